@@ -1,0 +1,78 @@
+# One command each: `make demo` shows it running, `make test` checks all of it. Everything lives in .venv and .tools.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+ARGS ?=
+PYTEST_ARGS ?=
+PYTEST_WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Generated low, so that the stubs run on every later grpcio and protobuf; it wants protobuf < 6, hence a venv of its own.
+GRPCIO_TOOLS := 1.71.2
+PROTOS_VENV := .tools/protos
+
+# A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
+$(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
+
+.PHONY: help demo test lint protos protos-tool clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+demo: $(VENV)/installed-all ## train LeNet on Fashion-MNIST on this machine (ARGS=--json)
+	@$(BIN)/sheepfold demo $(ARGS)
+
+test: lint ## static checks, then every test (PYTEST_ARGS="-k lease")
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-dev ## ruff, mypy --strict, arrow of imports
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+	$(BIN)/lint-imports
+
+protos: protos-tool ## regenerate the stubs beside protos/sheepfold_wire/v1/*.proto
+	$(PROTOS_VENV)/bin/python -m grpc_tools.protoc -I protos \
+		--python_out=protos --pyi_out=protos --grpc_python_out=protos protos/sheepfold_wire/v1/*.proto
+
+protos-tool: $(PROTOS_VENV)/grpcio-tools-$(GRPCIO_TOOLS) ## the generator of the stubs, in .tools/protos
+
+clean: ## remove .venv, .tools and every cache
+	rm -rf $(VENV) .tools build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find client server protos tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than what was installed from; installing dev installs all, so it renews both.
+$(VENV)/installed-all: pyproject.toml constraints.txt
+	$(call make_venv,$(VENV))
+	@echo "installing sheepfold[all] into $(VENV) (about 1 minute)..." >&2
+	@$(PIP) install -qq -c constraints.txt -e '.[all]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	$(call make_venv,$(VENV))
+	@echo "installing sheepfold[dev] into $(VENV) (about 1 minute)..." >&2
+	@$(PIP) install -qq -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/installed-all
+
+$(PROTOS_VENV)/grpcio-tools-$(GRPCIO_TOOLS):
+	$(call make_venv,$(PROTOS_VENV))
+	@echo "installing grpcio-tools $(GRPCIO_TOOLS) into $(PROTOS_VENV)..." >&2
+	@$(PROTOS_VENV)/bin/python -m pip --disable-pip-version-check install -qq grpcio-tools==$(GRPCIO_TOOLS) 'setuptools<81'
+	@touch $@
+
+# A venv that works here is kept, whoever made it; one that was moved with its checkout, or has lost its Python, is made anew.
+define make_venv
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON): not found; name a Python 3.11 or newer: make PYTHON=..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but sheepfold needs 3.11 or newer: make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'sudo apt-get install -y python3-venv' >&2; exit 2; }
+	@if ! { grep -qF '$(CURDIR)/$(1)' $(1)/bin/activate && $(1)/bin/python -c ''; } 2>/dev/null; then \
+		rm -rf $(1) && $(PYTHON) -m venv $(1); fi
+endef
