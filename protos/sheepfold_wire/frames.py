@@ -1,0 +1,179 @@
+"""Frames of the bulk calls: a header, then pieces of raw payload.
+
+Each frame is the protobuf encoding of `PushFrame` or `PullFrame` of shard.proto, but a chunk's bytes are
+placed and found by position, so that a tensor is never copied through a message object. Any protobuf
+client reads and writes the same frames (tests compare the two byte for byte).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import xxhash
+
+from sheepfold_wire import messages
+from sheepfold_wire.convert import from_proto, to_proto
+from sheepfold_wire.errors import BadFrame, ChunkChecksumMismatch
+from sheepfold_wire.v1 import shard_pb2
+
+CHUNK_BYTES = 1 << 20
+"""Payload bytes per frame; see server/DECISIONS.md for the measurement behind it."""
+
+MESSAGE_BYTES_MAX = 8 << 20
+"""Bound of every gRPC message of ours, both ways; never unlimited."""
+
+Buffer = bytes | bytearray | memoryview
+
+_TAG_HEADER = 0x0A  # field 1, length-delimited
+_TAG_CHUNK = 0x12  # field 2, length-delimited
+_TAG_OFFSET = 0x08  # field 1, varint
+_TAG_CHECKSUM = 0x11  # field 2, fixed64
+_TAG_DATA = 0x1A  # field 3, length-delimited
+_TAG_END = 0x18  # field 3, varint
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of payload at byte `offset`; `data` is a view into the received message."""
+
+    offset: int
+    data: memoryview
+
+
+def payload_digest(payload: Buffer) -> bytes:
+    """XXH3-128 of a part's payload: two pushes of one attempt must agree in it."""
+    return xxhash.xxh3_128_digest(payload)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(frame: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(frame) or shift > 63:
+            raise BadFrame(f"frame of {len(frame)} bytes ends inside a number at byte {at}")
+        byte = frame[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def push_header_frame(header: messages.PushHeader) -> bytes:
+    return bytes(shard_pb2.PushFrame(header=to_proto(header)).SerializeToString())
+
+
+def pull_header_frame(header: messages.PullHeader) -> bytes:
+    return bytes(shard_pb2.PullFrame(header=to_proto(header)).SerializeToString())
+
+
+def pull_end_frame(version: int) -> bytes:
+    return bytes(shard_pb2.PullFrame(end_version=version).SerializeToString())
+
+
+def chunk_frame(offset: int, data: Buffer) -> bytes:
+    """One chunk as bytes of the wire: the only copy of the payload on the sending side."""
+    checksum = xxhash.xxh3_64_intdigest(data).to_bytes(8, "little")
+    place = bytes([_TAG_OFFSET]) + _varint(offset) if offset else b""
+    prefix = place + bytes([_TAG_CHECKSUM]) + checksum + bytes([_TAG_DATA]) + _varint(len(data))
+    return b"".join((bytes([_TAG_CHUNK]), _varint(len(prefix) + len(data)), prefix, data))
+
+
+def chunk_frames(payload: Buffer, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """The payload as frames, in order of offset; none for an empty payload."""
+    view = memoryview(payload).cast("B")
+    for offset in range(0, len(view), chunk_bytes):
+        yield chunk_frame(offset, view[offset : offset + chunk_bytes])
+
+
+def read_push_frame(frame: Buffer) -> messages.PushHeader | Chunk:
+    """A frame of a push; raises BadFrame, ChunkChecksumMismatch."""
+    view = memoryview(frame)
+    if len(view) and view[0] == _TAG_CHUNK:
+        return _read_chunk(view)
+    message = _parse(shard_pb2.PushFrame, frame)
+    if message.WhichOneof("frame") != "header":
+        raise BadFrame("the first frame of a push must be its header")
+    return from_proto(messages.PushHeader, message.header)
+
+
+def read_pull_frame(frame: Buffer) -> messages.PullHeader | Chunk | int:
+    """A frame of a pull: header, chunk, or the version of the last frame; raises as read_push_frame."""
+    view = memoryview(frame)
+    if len(view) and view[0] == _TAG_CHUNK:
+        return _read_chunk(view)
+    message = _parse(shard_pb2.PullFrame, frame)
+    match message.WhichOneof("frame"):
+        case "header":
+            return from_proto(messages.PullHeader, message.header)
+        case "end_version":
+            return int(message.end_version)
+    raise BadFrame("a frame of a pull is neither header, chunk nor end")
+
+
+def _parse(kind: type, frame: Buffer) -> shard_pb2.PushFrame | shard_pb2.PullFrame:
+    try:
+        return kind.FromString(bytes(frame))  # type: ignore[attr-defined, no-any-return]
+    except Exception as error:
+        raise BadFrame(f"frame of {len(frame)} bytes is not a {kind.__name__}: {error}") from None
+
+
+def _read_chunk(view: memoryview) -> Chunk:
+    length, at = _read_varint(view, 1)
+    if at + length != len(view):
+        raise BadFrame(f"chunk announces {length} bytes, {len(view) - at} arrived")
+    offset, checksum, data = 0, None, None
+    while at < len(view):
+        tag, at = view[at], at + 1
+        if tag == _TAG_OFFSET:
+            offset, at = _read_varint(view, at)
+        elif tag == _TAG_CHECKSUM and at + 8 <= len(view):
+            checksum, at = int.from_bytes(view[at : at + 8], "little"), at + 8
+        elif tag == _TAG_DATA:
+            size, at = _read_varint(view, at)
+            if at + size > len(view):
+                raise BadFrame(f"chunk at offset {offset} announces {size} bytes of data, {len(view) - at} arrived")
+            data, at = view[at : at + size], at + size
+        else:
+            raise BadFrame(f"unknown or truncated field {tag >> 3} in a chunk")
+    if data is None or checksum is None:
+        raise BadFrame(f"chunk at offset {offset} lacks its {'data' if data is None else 'checksum'}")
+    found = xxhash.xxh3_64_intdigest(data)
+    if found != checksum:
+        raise ChunkChecksumMismatch(
+            f"chunk at offset {offset} of {len(data)} bytes has XXH3 {found:016x}, sent as {checksum:016x}; send it again"
+        )
+    return Chunk(offset, data)
+
+
+class PartBuffer:
+    """Collects the chunks of one part, in order, into one buffer of the announced length."""
+
+    def __init__(self, payload_bytes: int) -> None:
+        self.payload = bytearray(payload_bytes)
+        self._filled = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Raises BadFrame for a gap, a repetition or too many bytes; nothing is written then."""
+        end = chunk.offset + len(chunk.data)
+        if chunk.offset != self._filled or end > len(self.payload):
+            raise BadFrame(
+                f"chunk covers bytes {chunk.offset} to {end} of a part of {len(self.payload)}, "
+                f"expected it to begin at {self._filled}"
+            )
+        self.payload[chunk.offset : end] = chunk.data
+        self._filled = end
+
+    def finish(self) -> bytearray:
+        """The whole payload; raises BadFrame if bytes are missing."""
+        if self._filled != len(self.payload):
+            raise BadFrame(f"the stream ended after {self._filled} of {len(self.payload)} bytes; send the part again")
+        return self.payload

@@ -1,0 +1,1 @@
+"""Protocol sheepfold.v1: the .proto files and the stubs generated from them (`make protos`)."""

@@ -1,0 +1,219 @@
+from sheepfold_wire.v1 import shard_pb2 as _shard_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CreateJobRequest(_message.Message):
+    __slots__ = ("request_id", "config_json", "manifest_json")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    config_json: str
+    manifest_json: str
+    def __init__(self, request_id: _Optional[str] = ..., config_json: _Optional[str] = ..., manifest_json: _Optional[str] = ...) -> None: ...
+
+class CreateJobReply(_message.Message):
+    __slots__ = ("job", "is_new")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    IS_NEW_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    is_new: bool
+    def __init__(self, job: _Optional[str] = ..., is_new: bool = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("job", "worker", "host", "pid", "manifest_json", "is_reader", "data_samples", "data_fingerprint", "device")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
+    IS_READER_FIELD_NUMBER: _ClassVar[int]
+    DATA_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    worker: str
+    host: str
+    pid: int
+    manifest_json: str
+    is_reader: bool
+    data_samples: int
+    data_fingerprint: str
+    device: str
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., manifest_json: _Optional[str] = ..., is_reader: bool = ..., data_samples: _Optional[int] = ..., data_fingerprint: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
+
+class ShardAddress(_message.Message):
+    __slots__ = ("shard", "address", "incarnation")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    address: str
+    incarnation: int
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class AttachReply(_message.Message):
+    __slots__ = ("job", "worker", "term", "lineage", "version", "manifest_json", "config_json", "shards", "heartbeat_seconds")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    worker: str
+    term: int
+    lineage: str
+    version: int
+    manifest_json: str
+    config_json: str
+    shards: _containers.RepeatedCompositeFieldContainer[ShardAddress]
+    heartbeat_seconds: float
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., manifest_json: _Optional[str] = ..., config_json: _Optional[str] = ..., shards: _Optional[_Iterable[_Union[ShardAddress, _Mapping]]] = ..., heartbeat_seconds: _Optional[float] = ...) -> None: ...
+
+class AttemptEnd(_message.Message):
+    __slots__ = ("attempt", "reason")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    attempt: _shard_pb2.AttemptId
+    reason: str
+    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class LeaseRequest(_message.Message):
+    __slots__ = ("job", "worker", "holding", "wait_seconds")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    HOLDING_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    worker: str
+    holding: _containers.RepeatedCompositeFieldContainer[_shard_pb2.AttemptId]
+    wait_seconds: float
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., holding: _Optional[_Iterable[_Union[_shard_pb2.AttemptId, _Mapping]]] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("attempt", "is_init", "base_version", "sample_start", "sample_count", "seed", "lease_seconds", "step", "slot")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    IS_INIT_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_START_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    attempt: _shard_pb2.AttemptId
+    is_init: bool
+    base_version: int
+    sample_start: int
+    sample_count: int
+    seed: int
+    lease_seconds: float
+    step: int
+    slot: int
+    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., is_init: bool = ..., base_version: _Optional[int] = ..., sample_start: _Optional[int] = ..., sample_count: _Optional[int] = ..., seed: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., step: _Optional[int] = ..., slot: _Optional[int] = ...) -> None: ...
+
+class LeaseReply(_message.Message):
+    __slots__ = ("state", "version", "why", "lease", "ends")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    version: int
+    why: str
+    lease: Lease
+    ends: _containers.RepeatedCompositeFieldContainer[AttemptEnd]
+    def __init__(self, state: _Optional[str] = ..., version: _Optional[int] = ..., why: _Optional[str] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., ends: _Optional[_Iterable[_Union[AttemptEnd, _Mapping]]] = ...) -> None: ...
+
+class AttemptProgress(_message.Message):
+    __slots__ = ("attempt", "done")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    attempt: _shard_pb2.AttemptId
+    done: int
+    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., done: _Optional[int] = ...) -> None: ...
+
+class HeartbeatRequest(_message.Message):
+    __slots__ = ("job", "worker", "progress")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    worker: str
+    progress: _containers.RepeatedCompositeFieldContainer[AttemptProgress]
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., progress: _Optional[_Iterable[_Union[AttemptProgress, _Mapping]]] = ...) -> None: ...
+
+class HeartbeatReply(_message.Message):
+    __slots__ = ("state", "version", "ends")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    version: int
+    ends: _containers.RepeatedCompositeFieldContainer[AttemptEnd]
+    def __init__(self, state: _Optional[str] = ..., version: _Optional[int] = ..., ends: _Optional[_Iterable[_Union[AttemptEnd, _Mapping]]] = ...) -> None: ...
+
+class ReleaseRequest(_message.Message):
+    __slots__ = ("job", "worker", "attempts", "is_leaving", "reason")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    IS_LEAVING_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    worker: str
+    attempts: _containers.RepeatedCompositeFieldContainer[_shard_pb2.AttemptId]
+    is_leaving: bool
+    reason: str
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., attempts: _Optional[_Iterable[_Union[_shard_pb2.AttemptId, _Mapping]]] = ..., is_leaving: bool = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ReleaseReply(_message.Message):
+    __slots__ = ("released",)
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    released: int
+    def __init__(self, released: _Optional[int] = ...) -> None: ...
+
+class ConfigChangeRequest(_message.Message):
+    __slots__ = ("request_id", "job", "from_step", "changes_json", "author")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_JSON_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    job: str
+    from_step: int
+    changes_json: str
+    author: str
+    def __init__(self, request_id: _Optional[str] = ..., job: _Optional[str] = ..., from_step: _Optional[int] = ..., changes_json: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
+
+class ConfigChangeReply(_message.Message):
+    __slots__ = ("from_step",)
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    from_step: int
+    def __init__(self, from_step: _Optional[int] = ...) -> None: ...
+
+class ControlRequest(_message.Message):
+    __slots__ = ("job", "action", "author")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    action: str
+    author: str
+    def __init__(self, job: _Optional[str] = ..., action: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
+
+class ControlReply(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...

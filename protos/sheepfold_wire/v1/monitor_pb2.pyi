@@ -1,0 +1,206 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SlotCounts(_message.Message):
+    __slots__ = ("leased", "committed", "leased_again", "dropped", "skipped", "outstanding")
+    LEASED_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    LEASED_AGAIN_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    leased: int
+    committed: int
+    leased_again: int
+    dropped: int
+    skipped: int
+    outstanding: int
+    def __init__(self, leased: _Optional[int] = ..., committed: _Optional[int] = ..., leased_again: _Optional[int] = ..., dropped: _Optional[int] = ..., skipped: _Optional[int] = ..., outstanding: _Optional[int] = ...) -> None: ...
+
+class SlotReport(_message.Message):
+    __slots__ = ("slot", "worker", "samples", "weight", "attempts", "base_version", "loss")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    worker: str
+    samples: int
+    weight: float
+    attempts: int
+    base_version: int
+    loss: float
+    def __init__(self, slot: _Optional[int] = ..., worker: _Optional[str] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., attempts: _Optional[int] = ..., base_version: _Optional[int] = ..., loss: _Optional[float] = ...) -> None: ...
+
+class SliceFacts(_message.Message):
+    __slots__ = ("slice", "name", "weight_norm", "update_norm", "gradient_norm", "trust_ratio")
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_NORM_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_NORM_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
+    TRUST_RATIO_FIELD_NUMBER: _ClassVar[int]
+    slice: int
+    name: str
+    weight_norm: float
+    update_norm: float
+    gradient_norm: float
+    trust_ratio: float
+    def __init__(self, slice: _Optional[int] = ..., name: _Optional[str] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ...) -> None: ...
+
+class StepReport(_message.Message):
+    __slots__ = ("job", "step", "version", "is_skip", "skip_reason", "learning_rate", "clip_scale", "gradient_norm", "samples", "weight", "wait_seconds", "prepare_seconds", "apply_seconds", "slices", "slots", "counts", "bytes_in", "bytes_out", "loss")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    IS_SKIP_FIELD_NUMBER: _ClassVar[int]
+    SKIP_REASON_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    CLIP_SCALE_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    APPLY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    version: int
+    is_skip: bool
+    skip_reason: str
+    learning_rate: float
+    clip_scale: float
+    gradient_norm: float
+    samples: int
+    weight: float
+    wait_seconds: float
+    prepare_seconds: float
+    apply_seconds: float
+    slices: _containers.RepeatedCompositeFieldContainer[SliceFacts]
+    slots: _containers.RepeatedCompositeFieldContainer[SlotReport]
+    counts: SlotCounts
+    bytes_in: int
+    bytes_out: int
+    loss: float
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., is_skip: bool = ..., skip_reason: _Optional[str] = ..., learning_rate: _Optional[float] = ..., clip_scale: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., prepare_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., slices: _Optional[_Iterable[_Union[SliceFacts, _Mapping]]] = ..., slots: _Optional[_Iterable[_Union[SlotReport, _Mapping]]] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., loss: _Optional[float] = ...) -> None: ...
+
+class WorkerStatus(_message.Message):
+    __slots__ = ("worker", "host", "pid", "device", "seconds_since_seen", "slots_committed", "samples_committed", "holding")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_SINCE_SEEN_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    HOLDING_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    host: str
+    pid: int
+    device: str
+    seconds_since_seen: float
+    slots_committed: int
+    samples_committed: int
+    holding: int
+    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., seconds_since_seen: _Optional[float] = ..., slots_committed: _Optional[int] = ..., samples_committed: _Optional[int] = ..., holding: _Optional[int] = ...) -> None: ...
+
+class ShardStatus(_message.Message):
+    __slots__ = ("shard", "address", "incarnation", "is_connected", "version", "numeric_fingerprint", "parameters", "part_slots")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    IS_CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUMERIC_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    PART_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    address: str
+    incarnation: int
+    is_connected: bool
+    version: int
+    numeric_fingerprint: str
+    parameters: int
+    part_slots: int
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., is_connected: bool = ..., version: _Optional[int] = ..., numeric_fingerprint: _Optional[str] = ..., parameters: _Optional[int] = ..., part_slots: _Optional[int] = ...) -> None: ...
+
+class JobStatus(_message.Message):
+    __slots__ = ("job", "state", "why", "term", "lineage", "version", "stop_steps", "open_step", "slots_total", "slots_admitted", "waiting_for", "steps_per_second", "samples_per_second", "samples_committed", "samples_skipped", "manifest_digest", "config_json", "counts", "workers", "shards")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STOP_STEPS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_STEP_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_ADMITTED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    STEPS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    state: str
+    why: str
+    term: int
+    lineage: str
+    version: int
+    stop_steps: int
+    open_step: int
+    slots_total: int
+    slots_admitted: int
+    waiting_for: str
+    steps_per_second: float
+    samples_per_second: float
+    samples_committed: int
+    samples_skipped: int
+    manifest_digest: str
+    config_json: str
+    counts: SlotCounts
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
+    shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
+    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., stop_steps: _Optional[int] = ..., open_step: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_admitted: _Optional[int] = ..., waiting_for: _Optional[str] = ..., steps_per_second: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., samples_committed: _Optional[int] = ..., samples_skipped: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., config_json: _Optional[str] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
+class ListJobsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListJobsReply(_message.Message):
+    __slots__ = ("jobs",)
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    jobs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, jobs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("job", "from_version")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    from_version: int
+    def __init__(self, job: _Optional[str] = ..., from_version: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,498 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AttemptId(_message.Message):
+    __slots__ = ("term", "counter")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    COUNTER_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    counter: int
+    def __init__(self, term: _Optional[int] = ..., counter: _Optional[int] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("offset", "checksum", "data")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    checksum: int
+    data: bytes
+    def __init__(self, offset: _Optional[int] = ..., checksum: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class PushFrame(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: PushHeader
+    chunk: Chunk
+    def __init__(self, header: _Optional[_Union[PushHeader, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
+
+class PullFrame(_message.Message):
+    __slots__ = ("header", "chunk", "end_version")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    END_VERSION_FIELD_NUMBER: _ClassVar[int]
+    header: PullHeader
+    chunk: Chunk
+    end_version: int
+    def __init__(self, header: _Optional[_Union[PullHeader, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., end_version: _Optional[int] = ...) -> None: ...
+
+class Facts(_message.Message):
+    __slots__ = ("samples", "weight", "base_version", "present", "loss")
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    weight: float
+    base_version: int
+    present: bytes
+    loss: float
+    def __init__(self, samples: _Optional[int] = ..., weight: _Optional[float] = ..., base_version: _Optional[int] = ..., present: _Optional[bytes] = ..., loss: _Optional[float] = ...) -> None: ...
+
+class PushHeader(_message.Message):
+    __slots__ = ("job", "attempt", "shard", "incarnation", "term", "manifest_digest", "plan_digest", "codec", "payload_bytes", "payload_digest", "facts")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    attempt: AttemptId
+    shard: int
+    incarnation: int
+    term: int
+    manifest_digest: str
+    plan_digest: str
+    codec: str
+    payload_bytes: int
+    payload_digest: bytes
+    facts: Facts
+    def __init__(self, job: _Optional[str] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., term: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., codec: _Optional[str] = ..., payload_bytes: _Optional[int] = ..., payload_digest: _Optional[bytes] = ..., facts: _Optional[_Union[Facts, _Mapping]] = ...) -> None: ...
+
+class PushReply(_message.Message):
+    __slots__ = ("duplicate",)
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    duplicate: bool
+    def __init__(self, duplicate: bool = ...) -> None: ...
+
+class PullRequest(_message.Message):
+    __slots__ = ("job", "shard", "incarnation", "manifest_digest", "plan_digest", "codec", "version", "wait_seconds")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    shard: int
+    incarnation: int
+    manifest_digest: str
+    plan_digest: str
+    codec: str
+    version: int
+    wait_seconds: float
+    def __init__(self, job: _Optional[str] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., codec: _Optional[str] = ..., version: _Optional[int] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
+
+class PullHeader(_message.Message):
+    __slots__ = ("version", "payload_bytes")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    payload_bytes: int
+    def __init__(self, version: _Optional[int] = ..., payload_bytes: _Optional[int] = ...) -> None: ...
+
+class DigestRequest(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
+class DigestEntry(_message.Message):
+    __slots__ = ("index", "digest")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    digest: bytes
+    def __init__(self, index: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class DigestReply(_message.Message):
+    __slots__ = ("version", "entries")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    entries: _containers.RepeatedCompositeFieldContainer[DigestEntry]
+    def __init__(self, version: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[DigestEntry, _Mapping]]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("term", "incarnation")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    incarnation: int
+    def __init__(self, term: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class OpenJob(_message.Message):
+    __slots__ = ("job", "lineage", "term", "shard_count", "manifest_json", "config_json")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    lineage: str
+    term: int
+    shard_count: int
+    manifest_json: str
+    config_json: str
+    def __init__(self, job: _Optional[str] = ..., lineage: _Optional[str] = ..., term: _Optional[int] = ..., shard_count: _Optional[int] = ..., manifest_json: _Optional[str] = ..., config_json: _Optional[str] = ...) -> None: ...
+
+class Expect(_message.Message):
+    __slots__ = ("job", "attempt", "is_init", "step", "slot")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    IS_INIT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    attempt: AttemptId
+    is_init: bool
+    step: int
+    slot: int
+    def __init__(self, job: _Optional[str] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., is_init: bool = ..., step: _Optional[int] = ..., slot: _Optional[int] = ...) -> None: ...
+
+class EndAttempts(_message.Message):
+    __slots__ = ("job", "attempts", "reason")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    attempts: _containers.RepeatedCompositeFieldContainer[AttemptId]
+    reason: str
+    def __init__(self, job: _Optional[str] = ..., attempts: _Optional[_Iterable[_Union[AttemptId, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class LoadInit(_message.Message):
+    __slots__ = ("job", "attempt")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    attempt: AttemptId
+    def __init__(self, job: _Optional[str] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ...) -> None: ...
+
+class Admit(_message.Message):
+    __slots__ = ("job", "step", "slot", "attempt", "factor")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    slot: int
+    attempt: AttemptId
+    factor: float
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slot: _Optional[int] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., factor: _Optional[float] = ...) -> None: ...
+
+class Refold(_message.Message):
+    __slots__ = ("job", "step", "lost_slots")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LOST_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    lost_slots: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., lost_slots: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Restart(_message.Message):
+    __slots__ = ("job", "step")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
+
+class SlotEntry(_message.Message):
+    __slots__ = ("slot", "attempt")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    attempt: AttemptId
+    def __init__(self, slot: _Optional[int] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ...) -> None: ...
+
+class Close(_message.Message):
+    __slots__ = ("job", "term", "step", "map_digest", "slots", "divisor")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    MAP_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    DIVISOR_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    term: int
+    step: int
+    map_digest: str
+    slots: _containers.RepeatedCompositeFieldContainer[SlotEntry]
+    divisor: float
+    def __init__(self, job: _Optional[str] = ..., term: _Optional[int] = ..., step: _Optional[int] = ..., map_digest: _Optional[str] = ..., slots: _Optional[_Iterable[_Union[SlotEntry, _Mapping]]] = ..., divisor: _Optional[float] = ...) -> None: ...
+
+class Commit(_message.Message):
+    __slots__ = ("job", "term", "step", "map_digest", "is_skip", "learning_rate", "clip_scale", "present")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    MAP_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    IS_SKIP_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    CLIP_SCALE_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    term: int
+    step: int
+    map_digest: str
+    is_skip: bool
+    learning_rate: float
+    clip_scale: float
+    present: bytes
+    def __init__(self, job: _Optional[str] = ..., term: _Optional[int] = ..., step: _Optional[int] = ..., map_digest: _Optional[str] = ..., is_skip: bool = ..., learning_rate: _Optional[float] = ..., clip_scale: _Optional[float] = ..., present: _Optional[bytes] = ...) -> None: ...
+
+class SliceTotals(_message.Message):
+    __slots__ = ("slice", "weight_squares", "update_squares")
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    slice: int
+    weight_squares: float
+    update_squares: float
+    def __init__(self, slice: _Optional[int] = ..., weight_squares: _Optional[float] = ..., update_squares: _Optional[float] = ...) -> None: ...
+
+class Totals(_message.Message):
+    __slots__ = ("job", "step", "slices")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    slices: _containers.RepeatedCompositeFieldContainer[SliceTotals]
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[SliceTotals, _Mapping]]] = ...) -> None: ...
+
+class CloseJob(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NUMERIC_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    STAGING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    shard: int
+    shard_count: int
+    address: str
+    numeric_fingerprint: str
+    staging_bytes: int
+    def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[int] = ..., shard_count: _Optional[int] = ..., address: _Optional[str] = ..., numeric_fingerprint: _Optional[str] = ..., staging_bytes: _Optional[int] = ...) -> None: ...
+
+class JobOpened(_message.Message):
+    __slots__ = ("job", "part_slots", "version")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    PART_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    part_slots: int
+    version: int
+    def __init__(self, job: _Optional[str] = ..., part_slots: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class Staged(_message.Message):
+    __slots__ = ("job", "attempt", "payload_digest", "facts", "sum_of_squares")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    SUM_OF_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    attempt: AttemptId
+    payload_digest: bytes
+    facts: Facts
+    sum_of_squares: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, job: _Optional[str] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., payload_digest: _Optional[bytes] = ..., facts: _Optional[_Union[Facts, _Mapping]] = ..., sum_of_squares: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class PartRefused(_message.Message):
+    __slots__ = ("job", "attempt", "tensor", "count")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    attempt: AttemptId
+    tensor: str
+    count: int
+    def __init__(self, job: _Optional[str] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., tensor: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class Folded(_message.Message):
+    __slots__ = ("job", "step", "folded", "can_refold")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_FIELD_NUMBER: _ClassVar[int]
+    CAN_REFOLD_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    folded: int
+    can_refold: bool
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., folded: _Optional[int] = ..., can_refold: bool = ...) -> None: ...
+
+class PartLost(_message.Message):
+    __slots__ = ("job", "step", "slot")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    slot: int
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slot: _Optional[int] = ...) -> None: ...
+
+class Prepared(_message.Message):
+    __slots__ = ("job", "step", "map_digest", "is_finite", "max_abs", "sum_of_squares")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    MAP_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    IS_FINITE_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_FIELD_NUMBER: _ClassVar[int]
+    SUM_OF_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    map_digest: str
+    is_finite: bool
+    max_abs: float
+    sum_of_squares: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., map_digest: _Optional[str] = ..., is_finite: bool = ..., max_abs: _Optional[float] = ..., sum_of_squares: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class BlockNorms(_message.Message):
+    __slots__ = ("block", "weight_squares", "update_squares")
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    block: int
+    weight_squares: float
+    update_squares: float
+    def __init__(self, block: _Optional[int] = ..., weight_squares: _Optional[float] = ..., update_squares: _Optional[float] = ...) -> None: ...
+
+class Norms(_message.Message):
+    __slots__ = ("job", "step", "blocks")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    blocks: _containers.RepeatedCompositeFieldContainer[BlockNorms]
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[BlockNorms, _Mapping]]] = ...) -> None: ...
+
+class SliceReport(_message.Message):
+    __slots__ = ("slice", "weight_norm", "update_norm", "trust_ratio")
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_NORM_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_NORM_FIELD_NUMBER: _ClassVar[int]
+    TRUST_RATIO_FIELD_NUMBER: _ClassVar[int]
+    slice: int
+    weight_norm: float
+    update_norm: float
+    trust_ratio: float
+    def __init__(self, slice: _Optional[int] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ...) -> None: ...
+
+class Applied(_message.Message):
+    __slots__ = ("job", "step", "slices", "fold_seconds", "apply_seconds", "encode_seconds", "bytes_in", "bytes_out")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    FOLD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    APPLY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    step: int
+    slices: _containers.RepeatedCompositeFieldContainer[SliceReport]
+    fold_seconds: float
+    apply_seconds: float
+    encode_seconds: float
+    bytes_in: int
+    bytes_out: int
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[SliceReport, _Mapping]]] = ..., fold_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ...) -> None: ...
+
+class ShardFailed(_message.Message):
+    __slots__ = ("job", "why")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    why: str
+    def __init__(self, job: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class ShardCommand(_message.Message):
+    __slots__ = ("welcome", "open_job", "expect", "end_attempts", "load_init", "admit", "refold", "restart", "close", "commit", "totals", "close_job")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    OPEN_JOB_FIELD_NUMBER: _ClassVar[int]
+    EXPECT_FIELD_NUMBER: _ClassVar[int]
+    END_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_INIT_FIELD_NUMBER: _ClassVar[int]
+    ADMIT_FIELD_NUMBER: _ClassVar[int]
+    REFOLD_FIELD_NUMBER: _ClassVar[int]
+    RESTART_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_JOB_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    open_job: OpenJob
+    expect: Expect
+    end_attempts: EndAttempts
+    load_init: LoadInit
+    admit: Admit
+    refold: Refold
+    restart: Restart
+    close: Close
+    commit: Commit
+    totals: Totals
+    close_job: CloseJob
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open_job: _Optional[_Union[OpenJob, _Mapping]] = ..., expect: _Optional[_Union[Expect, _Mapping]] = ..., end_attempts: _Optional[_Union[EndAttempts, _Mapping]] = ..., load_init: _Optional[_Union[LoadInit, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., refold: _Optional[_Union[Refold, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ..., close_job: _Optional[_Union[CloseJob, _Mapping]] = ...) -> None: ...
+
+class ShardReport(_message.Message):
+    __slots__ = ("hello", "job_opened", "staged", "part_refused", "folded", "part_lost", "prepared", "norms", "applied", "shard_failed")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    JOB_OPENED_FIELD_NUMBER: _ClassVar[int]
+    STAGED_FIELD_NUMBER: _ClassVar[int]
+    PART_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_FIELD_NUMBER: _ClassVar[int]
+    PART_LOST_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    NORMS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FAILED_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    job_opened: JobOpened
+    staged: Staged
+    part_refused: PartRefused
+    folded: Folded
+    part_lost: PartLost
+    prepared: Prepared
+    norms: Norms
+    applied: Applied
+    shard_failed: ShardFailed
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., job_opened: _Optional[_Union[JobOpened, _Mapping]] = ..., staged: _Optional[_Union[Staged, _Mapping]] = ..., part_refused: _Optional[_Union[PartRefused, _Mapping]] = ..., folded: _Optional[_Union[Folded, _Mapping]] = ..., part_lost: _Optional[_Union[PartLost, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., norms: _Optional[_Union[Norms, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., shard_failed: _Optional[_Union[ShardFailed, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,19 @@
+"""What every suite shares: the rule for tests whose tools are not installed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def require(name: str, reason: str) -> None:
+    """Skip the calling test for want of `name`, or fail it where $SHEEPFOLD_REQUIRE asks for that name.
+
+    SHEEPFOLD_REQUIRE is a comma-separated list of names (protos, browser, ...), or `all`; CI sets `all`, so
+    that a suite cannot silently stop running. Call it once it is known that the tool is missing.
+    """
+    required = {word.strip() for word in os.environ.get("SHEEPFOLD_REQUIRE", "").split(",")}
+    if required & {name, "all"}:
+        pytest.fail(f"{name} is required (SHEEPFOLD_REQUIRE) but missing: {reason}", pytrace=False)
+    pytest.skip(f"{name}: {reason}")
