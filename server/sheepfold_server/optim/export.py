@@ -1,0 +1,58 @@
+"""State as bytes: encoded parts for pulls and logs, digests for comparing shards."""
+
+from __future__ import annotations
+
+import numpy as np
+import xxhash
+from torch import Tensor
+
+from sheepfold_server.optim.fold import StatisticSums
+from sheepfold_server.optim.layout import Integers, ShardLayout, tiles, to_host
+from sheepfold_server.optim.payload import write_part
+from sheepfold_wire.codecs import Codec
+from sheepfold_wire.digest import BIAS_COUNTERS, STATISTICS, Entry
+from sheepfold_wire.manifest import ROW_ELEMENTS
+
+
+def encode_part(
+    layout: ShardLayout,
+    rows: Tensor,  # (rows, 1024) fp32, on any device
+    statistics: StatisticSums,
+    codec: Codec,
+    tile_rows: int,
+) -> bytearray:
+    """A part with these parameter rows, rounded to nearest even, and these statistics."""
+    out = bytearray(layout.plan.part_bytes(layout.shard, codec.itemsize))
+    part = write_part(layout.plan, layout.shard, codec, out)
+    for first, count in tiles(layout.rows, tile_rows):
+        tile = rows.narrow(0, first, count).to(part.parameters.dtype)  # converted before it is downloaded
+        part.parameters.narrow(0, first, count).copy_(tile)
+    part.floats[:] = statistics.floats
+    part.integers[:] = statistics.integers
+    return out
+
+
+def state_digests(
+    layout: ShardLayout,
+    buffers: tuple[Tensor, ...],  # w, m, v: (rows, 1024) fp32 each
+    applied_steps: Integers,  # per own parameter
+    statistics: StatisticSums,
+) -> list[Entry]:
+    """XXH3-128 of each own block's w, m, v without padding, each bias counter and each statistic."""
+    entries: list[Entry] = []
+    places = zip(
+        layout.blocks.tolist(), layout.block_first_rows.tolist(), layout.block_elements.tolist(), strict=True
+    )
+    for block, first_row, elements in places:
+        digest = xxhash.xxh3_128()
+        for buffer in buffers:
+            rows = to_host(buffer.narrow(0, first_row, -(-elements // ROW_ELEMENTS)))
+            digest.update(rows.reshape(-1)[:elements].data)
+        entries.append((block, digest.digest()))
+    for tensor, applied in zip(layout.tensors, applied_steps.tolist(), strict=True):
+        entries.append((BIAS_COUNTERS + tensor, xxhash.xxh3_128_digest(np.int64(applied).tobytes())))
+    for place in layout.plan.statistics(layout.shard):
+        held = statistics.integers if place.is_integer else statistics.floats
+        values = held[place.offset : place.offset + place.elements]
+        entries.append((STATISTICS + place.tensor, xxhash.xxh3_128_digest(values.tobytes())))
+    return entries

@@ -1,0 +1,141 @@
+"""A part's bytes as tensors and arrays, and the one-pass check at staging.
+
+Nothing here needs a job's state: parts are read and checked while a step runs in another thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sheepfold_server.optim.layout import CPU_TILE_ROWS, Booleans, ShardLayout, tiles, to_host
+from sheepfold_server.optim.norms import RowSums, wide_tile
+from sheepfold_wire.codecs import Buffer, Codec
+from sheepfold_wire.manifest import ROW_ELEMENTS, ROWS_PER_BLOCK
+from sheepfold_wire.plan import FP32_BYTES, INT64_BYTES, Plan
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+TORCH_DTYPES = {Codec.FP32: torch.float32, Codec.BF16: torch.bfloat16, Codec.FP16: torch.float16}
+
+
+class PartLengthError(ValueError):
+    """A part that is not exactly as long as plan and codec say."""
+
+    def __init__(self, shard: int, codec: Codec, sent: int, wanted: int) -> None:
+        super().__init__(
+            f"the part for shard {shard} has {sent} bytes, but {codec.value} under this plan takes {wanted}; "
+            "pack it again with the job's current manifest and plan"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Views of one part's three stretches, on the host."""
+
+    parameters: Tensor  # (rows, 1024) in the codec's dtype
+    floats: Float32  # (float statistic elements,)
+    integers: Int64  # (integer statistic elements,)
+
+
+@dataclass(frozen=True, slots=True)
+class PartCheck:
+    """What staging learns of a part. A non-finite value leaves its block's sum non-finite."""
+
+    sum_of_squares: Float64  # (own blocks,), in own block order
+    nonfinite: dict[str, int]  # tensor name -> how many values are NaN or infinite; only tensors with some
+    padding_is_zero: bool
+
+
+def read_part(plan: Plan, shard: int, payload: Buffer | npt.NDArray[np.uint8], codec: Codec) -> Part:
+    """Views into `payload`, without a copy; raises PartLengthError."""
+    raw: npt.NDArray[np.uint8] = np.frombuffer(payload, np.uint8)
+    wanted = plan.part_bytes(shard, codec.itemsize)
+    if raw.size != wanted:
+        raise PartLengthError(shard, codec, raw.size, wanted)
+    floats_at = plan.rows(shard) * ROW_ELEMENTS * codec.itemsize
+    integers_at = floats_at + FP32_BYTES * plan.statistic_elements(shard, is_integer=False)
+    assert raw.size == integers_at + INT64_BYTES * plan.statistic_elements(shard, is_integer=True)
+    return Part(
+        parameters=_tensor_view(raw[:floats_at], TORCH_DTYPES[codec]),
+        floats=raw[floats_at:integers_at].view("<f4"),
+        integers=raw[integers_at:].view("<i8"),
+    )
+
+
+def _tensor_view(raw: npt.NDArray[np.uint8], dtype: torch.dtype) -> Tensor:
+    """(rows, 1024) over the bytes of `raw`, never written to.
+
+    torch warns of every read-only buffer, and received bytes are read-only; a ctypes array over the same
+    address says nothing about it. The array holds on to `raw`, and the tensor to the array.
+    """
+    if raw.size == 0:
+        return torch.empty((0, ROW_ELEMENTS), dtype=dtype)
+    array = (ctypes.c_ubyte * raw.size).from_address(raw.ctypes.data)
+    array.owner = raw  # type: ignore[attr-defined]
+    return torch.frombuffer(array, dtype=dtype).view(-1, ROW_ELEMENTS)
+
+
+def check_part(layout: ShardLayout, payload: Buffer, codec: Codec) -> PartCheck:
+    """Sums of squares, non-finite values and padding of one part, in one pass over it.
+
+    Own scratch: may run in any thread. Always on the CPU, where the bytes are. Raises PartLengthError.
+    """
+    part = read_part(layout.plan, layout.shard, payload, codec)
+    host = torch.device("cpu")
+    sums = RowSums(layout.rows, torch.from_numpy(layout.block_rows), host)
+    values = torch.empty((CPU_TILE_ROWS, ROW_ELEMENTS))
+    wide = wide_tile(CPU_TILE_ROWS, host)
+    for first, count in tiles(layout.rows, CPU_TILE_ROWS):
+        tile = values.narrow(0, 0, count)
+        tile.copy_(part.parameters.narrow(0, first, count))
+        sums.square(first, tile, wide)
+    return PartCheck(
+        sum_of_squares=to_host(sums.blocks()),
+        nonfinite=_nonfinite(layout, part, ~np.isfinite(to_host(sums.rows()))),
+        padding_is_zero=_padding_is_zero(layout, part.parameters),
+    )
+
+
+def _nonfinite(layout: ShardLayout, part: Part, bad_rows: Booleans) -> dict[str, int]:
+    """Counts per tensor. Only rows whose sum is not finite are looked at again."""
+    tensors = layout.plan.manifest.tensors
+    counts: dict[str, int] = {}
+    for row in np.flatnonzero(bad_rows).tolist():
+        owner = int(layout.tensor_of_row[row])
+        if owner == len(layout.tensors):
+            continue  # the padding at the end belongs to no tensor; it is reported as padding
+        name = tensors[layout.tensors[owner]].name
+        counts[name] = counts.get(name, 0) + int((~torch.isfinite(part.parameters[row])).sum())
+    for place in layout.plan.statistics(layout.shard):
+        if not place.is_integer:
+            values = part.floats[place.offset : place.offset + place.elements]
+            if bad := values.size - int(np.isfinite(values).sum()):
+                counts[tensors[place.tensor].name] = bad
+    return counts
+
+
+def _padding_is_zero(layout: ShardLayout, parameters: Tensor) -> bool:
+    """Whether every element beyond the end of a slice is 0 (of either sign)."""
+    rows, held = layout.partial_rows
+    columns = torch.arange(ROW_ELEMENTS)
+    for first, count in tiles(len(rows), ROWS_PER_BLOCK):
+        chosen = parameters[torch.from_numpy(rows[first : first + count])]
+        is_padding = columns >= torch.from_numpy(held[first : first + count]).unsqueeze(1)
+        if bool(((chosen != 0) & is_padding).any()):
+            return False
+    return True
+
+
+def write_part(plan: Plan, shard: int, codec: Codec, out: bytearray | memoryview) -> Part:
+    """Writable views of the three stretches of `out`; raises PartLengthError."""
+    writable: npt.NDArray[Any] = np.frombuffer(out, np.uint8)
+    return read_part(plan, shard, writable, codec)

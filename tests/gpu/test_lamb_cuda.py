@@ -1,0 +1,96 @@
+"""LAMB on CUDA: the same step as on a CPU, and (without a GPU) that no tensor is left on the wrong device."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import require
+from tests.oracle.shards import Job
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sheepfold_server.optim import fold, layout, state
+from sheepfold_server.optim.lamb import LambConfig
+from sheepfold_server.optim.state import ShardTensors
+from sheepfold_wire.codecs import Codec
+from sheepfold_wire.manifest import Manifest, TensorSpec
+from sheepfold_wire.plan import Plan
+
+MANIFEST = Manifest(
+    (
+        TensorSpec("a", (200_000,), "float32", "parameter"),
+        TensorSpec("b", (3, 700), "float32", "parameter"),
+        TensorSpec("mean", (7,), "float32", "statistic"),
+    )
+)
+
+
+def values(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {t.name: rng.normal(size=t.shape).astype(np.float32) for t in MANIFEST.tensors}
+
+
+def trained(device: str, shards: int = 1, tile_rows: int = 256) -> Job:
+    job = Job.start(MANIFEST, values(0), shards, LambConfig(clip_norm=1.0), 100_000, tile_rows, device)
+    for t in range(4):
+        absent = frozenset({"b"} if t == 2 else ())
+        job.step(t, [values(2 * t + 1), values(2 * t + 2)], 0.02, [1.0, 2.5], Codec.BF16, absent)
+    return job
+
+
+@pytest.fixture
+def cuda() -> str:
+    if not torch.cuda.is_available():
+        require("cuda", "this machine has no CUDA device")
+    return "cuda"
+
+
+def test_cuda_agrees_with_the_cpu(cuda: str) -> None:
+    """Bits may differ between device types, which the numeric fingerprint names; more may not."""
+    mine, theirs = trained(cuda).values(), trained("cpu").values()
+    for name, expected in theirs.items():
+        np.testing.assert_allclose(mine[name], expected, rtol=2e-6, atol=2e-7, err_msg=name)
+
+
+def test_cuda_bits_do_not_depend_on_shards_or_tiles(cuda: str) -> None:
+    digests = {
+        trained(cuda, shards, tile_rows).digest() for shards in (1, 3) for tile_rows in (64, 256, 16_384)
+    }
+    assert len(digests) == 1
+
+
+def test_a_whole_step_keeps_every_tensor_on_the_jobs_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On fake CUDA tensors, which have shapes and devices but no values: mixing devices raises.
+
+    Only copying is replaced, by a check: the two doors between host and device, and copy_, which asks for a
+    CUDA library even for fake tensors.
+    """
+
+    def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+    def to_host(tensor: Tensor) -> np.ndarray:
+        assert tensor.device.type == "cuda"
+        return np.ones(tuple(tensor.shape))
+
+    def copy_(target: Tensor, source: Tensor) -> Tensor:
+        assert source.device == target.device, "only to_device and to_host may copy between devices"
+        assert torch.broadcast_shapes(source.shape, target.shape) == target.shape
+        return target
+
+    monkeypatch.setattr(Tensor, "copy_", copy_)
+    for module in (layout, fold, state):
+        monkeypatch.setattr(module, "to_device", to_device)
+    monkeypatch.setattr(state, "to_host", to_host)
+    plan = Plan.of(MANIFEST, 1)
+    part = bytes(plan.part_bytes(0, 4))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        shard = ShardTensors(plan, 0, LambConfig(), "cuda", tile_rows=64)
+        shard.load(part)
+        for t, present in enumerate((None, np.array([True, False, True]))):
+            shard.begin(t)
+            shard.fold(t, [(part, Codec.FP32, 1.0), (part, Codec.FP32, 2.0)])
+            shard.finish(t, 3.0)
+            shard.directions(t, 0.5, present)
+            shard.apply(t, 0.1)

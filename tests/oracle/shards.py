@@ -1,0 +1,131 @@
+"""A job's tensors spread over shards and driven through whole steps, without coordinator or network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sheepfold_server.optim.lamb import LambConfig
+from sheepfold_server.optim.state import ShardTensors
+from sheepfold_server.optim.steps import SliceReport, SquareTotals
+from sheepfold_wire.codecs import Codec, decode, encode
+from sheepfold_wire.digest import combine_digests
+from sheepfold_wire.manifest import ROW_ELEMENTS, Manifest
+from sheepfold_wire.plan import Plan
+from sheepfold_wire.sums import add_in_order
+
+Values = Mapping[str, npt.NDArray[np.generic]]
+
+
+def pack(plan: Plan, shard: int, values: Values, codec: Codec = Codec.FP32) -> bytes:
+    """The part of `values` (tensor name -> array) for one shard."""
+    rows = np.zeros(plan.rows(shard) * ROW_ELEMENTS, np.float32)
+    for f in plan.shard_fragments(shard):
+        piece = plan.manifest.slices[f.slice]
+        flat = np.asarray(values[plan.manifest.tensors[piece.tensor].name], np.float32).reshape(-1)
+        start = piece.first_element + f.first_element
+        rows[f.first_row * ROW_ELEMENTS :][: f.elements] = flat[start : start + f.elements]
+    out = bytearray(rows.size * codec.itemsize)
+    encode(codec, rows, out)
+    for is_integer, dtype in ((False, "<f4"), (True, "<i8")):
+        for place in plan.statistics(shard):
+            if place.is_integer == is_integer:
+                out += np.asarray(values[plan.manifest.tensors[place.tensor].name]).astype(dtype).tobytes()
+    return bytes(out)
+
+
+def unpack(
+    plan: Plan, parts: Sequence[bytes], codec: Codec = Codec.FP32
+) -> dict[str, npt.NDArray[np.generic]]:
+    """All tensors of all shards' parts, in their shapes; parameters as fp32."""
+    tensors = plan.manifest.tensors
+    found = {t.name: np.zeros(t.elements, np.int64 if t.is_integer else np.float32) for t in tensors}
+    for shard, part in enumerate(parts):
+        end = plan.rows(shard) * ROW_ELEMENTS * codec.itemsize
+        rows = decode(codec, part[:end])
+        for f in plan.shard_fragments(shard):
+            piece = plan.manifest.slices[f.slice]
+            start = piece.first_element + f.first_element
+            values = rows[f.first_row * ROW_ELEMENTS :][: f.elements]
+            found[tensors[piece.tensor].name][start : start + f.elements] = values
+        for place in plan.statistics(shard):
+            floats = 4 * plan.statistic_elements(shard, False)
+            at = end + (floats + 8 * place.offset if place.is_integer else 4 * place.offset)
+            dtype = "<i8" if place.is_integer else "<f4"
+            found[tensors[place.tensor].name][:] = np.frombuffer(part, dtype, place.elements, at)
+    return {t.name: found[t.name].reshape(t.shape) for t in tensors}
+
+
+@dataclass
+class Job:
+    """All shards of one job, and the little a coordinator adds: totals of split slices, the clip scale."""
+
+    plan: Plan
+    shards: list[ShardTensors]
+
+    @classmethod
+    def start(
+        cls,
+        manifest: Manifest,
+        values: Values,
+        shard_count: int = 1,
+        config: LambConfig | None = None,
+        split_above_bytes: int = 2**23,
+        tile_rows: int = 256,
+        device: str = "cpu",
+    ) -> Job:
+        plan = Plan.of(manifest, shard_count, split_above_bytes)
+        config = config or LambConfig()
+        shards = [ShardTensors(plan, s, config, device, tile_rows=tile_rows) for s in range(shard_count)]
+        for s, shard in enumerate(shards):
+            shard.load(pack(plan, s, values))
+        return cls(plan, shards)
+
+    def step(
+        self,
+        t: int,
+        contributions: Sequence[Values],
+        learning_rate: float = 0.01,
+        factors: Sequence[float] | None = None,
+        codec: Codec = Codec.FP32,
+        absent: frozenset[str] = frozenset(),
+    ) -> dict[str, SliceReport]:
+        """One committed step; reports by slice name."""
+        factors = factors or [1.0] * len(contributions)
+        present = np.array([tensor.name not in absent for tensor in self.plan.manifest.tensors])
+        blocks = np.zeros((3, self.plan.manifest.block_count))
+        for s, shard in enumerate(self.shards):
+            shard.begin(t)
+            parts = [pack(self.plan, s, values, codec) for values in contributions]
+            shard.fold(t, [(part, codec, factor) for part, factor in zip(parts, factors, strict=True)])
+            blocks[0][shard.layout.blocks] = shard.finish(t, sum(factors)).sum_of_squares
+        scale = self._clip_scale(add_in_order(blocks[0].tolist()))
+        for shard in self.shards:
+            report = shard.directions(t, scale, present)
+            blocks[1][shard.layout.blocks] = report.weight_squares
+            blocks[2][shard.layout.blocks] = report.update_squares
+        totals = {index: self._totals(blocks, index) for index in self.plan.split_slices}
+        reports = [r for shard in self.shards for r in shard.apply(t, learning_rate, totals)]
+        return {self.plan.manifest.slices[r.slice].name: r for r in sorted(reports, key=lambda r: r.slice)}
+
+    def _clip_scale(self, gradient_squares: float) -> float:
+        limit = self.shards[0].config.clip_norm
+        return 1.0 if limit is None else 1.0 / max(1.0, math.sqrt(gradient_squares) / limit)
+
+    def _totals(self, blocks: npt.NDArray[np.float64], index: int) -> SquareTotals:
+        first = self.plan.manifest.first_block(index)
+        own = blocks[:, first : first + self.plan.manifest.slices[index].blocks]
+        gradient, weight, update = (add_in_order(row.tolist()) for row in own)
+        return SquareTotals(weight, update, gradient)
+
+    def values(self, codec: Codec = Codec.FP32) -> dict[str, npt.NDArray[np.generic]]:
+        """The current version."""
+        return unpack(self.plan, [shard.encoded(codec) for shard in self.shards], codec)
+
+    def digest(self) -> str:
+        """One digest of the whole state."""
+        return combine_digests(entry for shard in self.shards for entry in shard.block_digests())

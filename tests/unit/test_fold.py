@@ -1,0 +1,157 @@
+"""sheepfold_server.optim.fold and payload"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.oracle.shards import pack
+
+from sheepfold_server.optim.fold import Contribution, StatisticSums, fold_rows
+from sheepfold_server.optim.layout import ShardLayout
+from sheepfold_server.optim.payload import Part, PartLengthError, check_part, read_part
+from sheepfold_wire.codecs import Codec
+from sheepfold_wire.manifest import Manifest, TensorSpec
+from sheepfold_wire.plan import Plan
+
+MANIFEST = Manifest(
+    (
+        TensorSpec("w", (70_000,), "float32", "parameter"),
+        TensorSpec("mean", (5,), "float32", "statistic"),
+        TensorSpec("b", (10,), "float32", "parameter"),
+        TensorSpec("seen", (), "int64", "statistic"),
+    )
+)
+PLAN = Plan.of(MANIFEST, 1)
+LAYOUT = ShardLayout(PLAN, 0)
+
+
+def values(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    floats = {
+        n: rng.normal(size=MANIFEST.tensors[i].shape).astype(np.float32)
+        for i, n in enumerate(["w", "mean", "b"])
+    }
+    return floats | {"seen": np.array(seed)}
+
+
+def part(rows: torch.Tensor) -> Part:
+    return Part(rows, np.empty(0, np.float32), np.empty(0, np.int64))
+
+
+def folded(parts: list[torch.Tensor], factors: list[float], tile_rows: int = 64) -> torch.Tensor:
+    total = torch.full((parts[0].shape[0], 1024), torch.nan)
+    contributions = [Contribution(part(p), np.float32(f)) for p, f in zip(parts, factors, strict=True)]
+    fold_rows(total, contributions, True, torch.empty((tile_rows, 1024)))
+    return total
+
+
+def random_parts(seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn((320, 1024), generator=generator) for _ in range(3)]
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.numpy().tobytes()
+
+
+def test_contributions_are_added_in_the_order_given_with_one_rounding_each() -> None:
+    parts, factors = random_parts(1), [3.0, 0.1, 7.7]
+    expected = parts[0].numpy() * np.float32(3.0)
+    for p, f in zip(parts[1:], factors[1:], strict=True):
+        expected = expected + p.numpy() * np.float32(f)
+    assert bits(folded(parts, factors)) == expected.tobytes()
+    assert bits(folded(parts[::-1], factors[::-1])) != expected.tobytes(), "the order must be visible"
+
+
+def test_the_first_contribution_is_copied_so_that_a_negative_zero_keeps_its_sign() -> None:
+    zeros = torch.full((64, 1024), -0.0)
+    assert bits(folded([zeros], [1.0])) == bits(zeros)
+
+
+@pytest.mark.parametrize("tile_rows", [128, 256])
+def test_bits_do_not_depend_on_tile_rows(tile_rows: int) -> None:
+    parts = random_parts(2)
+    assert bits(folded(parts, [1.0, 2.5, 0.3], tile_rows)) == bits(folded(parts, [1.0, 2.5, 0.3]))
+
+
+def test_folding_one_by_one_equals_folding_in_one_pass() -> None:
+    parts = random_parts(3)
+    total = torch.full((320, 1024), torch.nan)
+    for number, p in enumerate(parts):
+        fold_rows(total, [Contribution(part(p), np.float32(2.5))], number == 0, torch.empty((64, 1024)))
+    assert bits(total) == bits(folded(parts, [2.5, 2.5, 2.5]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_parts_are_widened_before_they_are_scaled(dtype: torch.dtype) -> None:
+    half = random_parts(4)[0].to(dtype)
+    assert bits(folded([half], [1.7])) == bits(half.float() * np.float32(1.7))
+
+
+def test_float_statistics_are_averaged_and_of_integer_statistics_the_largest_stays() -> None:
+    sums = StatisticSums(2, 2)
+    for number, (floats, integers, factor) in enumerate(
+        [([1.0, 2.0], [5, -7], 1.0), ([4.0, 5.0], [3, -2], 3.0)]
+    ):
+        one = Part(torch.empty((0, 1024)), np.array(floats, np.float32), np.array(integers))
+        sums.fold(Contribution(one, np.float32(factor)), number == 0)
+    assert sums.divide(np.float32(4.0))
+    assert sums.floats.tolist() == [3.25, 4.25]
+    assert sums.integers.tolist() == [5, -2]
+
+
+def test_a_statistic_that_overflows_is_reported_as_not_finite() -> None:
+    sums = StatisticSums(1, 0)
+    for number in range(2):
+        one = Part(torch.empty((0, 1024)), np.array([3e38], np.float32), np.empty(0, np.int64))
+        sums.fold(Contribution(one, np.float32(1)), number == 0)
+    assert not sums.divide(np.float32(2))
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_a_part_of_another_length_is_refused_with_both_lengths(codec: Codec) -> None:
+    payload = pack(PLAN, 0, values(1), codec)
+    for wrong in (payload[:-1], payload + b"\0", b""):
+        with pytest.raises(PartLengthError, match=str(len(payload))):
+            check_part(LAYOUT, wrong, codec)
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_a_good_part_passes_with_its_sums_of_squares(codec: Codec) -> None:
+    payload = pack(PLAN, 0, values(2), codec)
+    check = check_part(LAYOUT, memoryview(payload), codec)
+    assert check.padding_is_zero
+    assert check.nonfinite == {}
+    w = read_part(PLAN, 0, payload, codec).parameters.double().reshape(-1).numpy()[:65_536]
+    assert check.sum_of_squares[0] == pytest.approx((w * w).sum(), rel=1e-12)
+    assert check.sum_of_squares.shape == (3,)
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_non_finite_values_are_counted_per_tensor(codec: Codec) -> None:
+    bad = values(3)
+    bad["w"][[5, 69_999]] = [np.nan, np.inf]
+    bad["b"][0] = -np.inf
+    bad["mean"][:2] = np.nan
+    check = check_part(LAYOUT, pack(PLAN, 0, bad, codec), codec)
+    assert check.nonfinite == {"w": 2, "b": 1, "mean": 2}
+    assert check.padding_is_zero
+    assert np.isfinite(check.sum_of_squares).tolist() == [False, False, False]
+
+
+# w takes rows 0 to 68 and ends at element 70,000; b takes row 69; rows 70 to 127 are unused.
+@pytest.mark.parametrize("element", [70_000, 69 * 1024 - 1, 69 * 1024 + 10, 70 * 1024, 128 * 1024 - 1])
+@pytest.mark.parametrize("value", [1.0, np.nan, 1e-40])
+def test_anything_but_zero_in_the_padding_is_noticed(element: int, value: float) -> None:
+    payload = bytearray(pack(PLAN, 0, values(4)))
+    np.frombuffer(payload, np.float32, PLAN.rows(0) * 1024)[element] = value
+    assert not check_part(LAYOUT, payload, Codec.FP32).padding_is_zero
+
+
+def test_a_read_only_part_is_viewed_without_a_copy_or_a_warning() -> None:
+    payload = pack(PLAN, 0, values(5))
+    assert (
+        read_part(PLAN, 0, payload, Codec.FP32).parameters.data_ptr()
+        == np.frombuffer(payload, np.uint8).ctypes.data
+    )
