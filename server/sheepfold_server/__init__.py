@@ -1,0 +1,1 @@
+"""The server: coordinator, shards and dashboard."""

@@ -1,0 +1,1 @@
+"""Decisions: no tensors, no clock, no I/O."""

@@ -1,0 +1,129 @@
+"""Attempts: who holds a lease of what, until when, and how each of them ended."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.messages import Facts, SlotCounts
+
+DURATIONS_KEPT = 64
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One lease. `step` is None until admission in asynchronous mode; `slot` then is the sequence number."""
+
+    id: AttemptId
+    worker: str
+    is_init: bool
+    step: int | None
+    slot: int
+    base_version: int
+    leased_at: float
+    deadline: float
+    is_first_of_worker: bool
+    done: int = 0
+    staged_on: set[int] = field(default_factory=set)
+    facts: Facts | None = None
+    is_staged: bool = False
+    """On every shard: the worker has nothing left to do for it."""
+    is_admitted: bool = False
+    staged_digests: dict[int, bytes] = field(default_factory=dict)
+
+
+class Attempts:
+    """Every live attempt of a job, and the count of all that ended (invariant I17).
+
+    leased = committed + skipped + dropped + live, at every moment; init leases are not counted.
+    """
+
+    def __init__(self, term: int) -> None:
+        self._term = term
+        self._counter = 0
+        self._live: dict[AttemptId, Attempt] = {}
+        self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
+        self.leased = self.committed = self.skipped = self.leased_again = 0
+        self.dropped: Counter[str] = Counter()
+
+    def grant(
+        self, worker: str, step: int | None, slot: int, base_version: int, now: float, seconds: float, is_first: bool
+    ) -> Attempt:
+        """A new attempt of (step, slot); the caller has checked the lease window."""
+        return self._add(worker, False, step, slot, base_version, now, seconds, is_first)
+
+    def grant_init(self, worker: str, now: float, seconds: float) -> Attempt:
+        """The lease to upload w0."""
+        return self._add(worker, True, None, 0, -1, now, seconds, True)
+
+    def _add(
+        self,
+        worker: str,
+        is_init: bool,
+        step: int | None,
+        slot: int,
+        base_version: int,
+        now: float,
+        seconds: float,
+        is_first: bool,
+    ) -> Attempt:
+        self._counter += 1
+        self.leased += not is_init
+        key = AttemptId(self._term, self._counter)
+        attempt = Attempt(key, worker, is_init, step, slot, base_version, now, now + seconds, is_first)
+        self._live[key] = attempt
+        return attempt
+
+    def get(self, key: AttemptId) -> Attempt | None:
+        return self._live.get(key)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        """Live attempts, oldest first; the caller may end some while iterating."""
+        return iter(list(self._live.values()))
+
+    def of_worker(self, worker: str) -> list[Attempt]:
+        """Live attempts the worker still has to push, oldest first."""
+        return [a for a in self._live.values() if a.worker == worker and not a.is_staged]
+
+    def of_slot(self, step: int | None, slot: int) -> list[Attempt]:
+        return [a for a in self._live.values() if a.step == step and a.slot == slot and not a.is_init]
+
+    def unadmitted(self) -> int:
+        """Attempts that hold reserved room and are not admitted."""
+        return sum(not attempt.is_admitted for attempt in self._live.values())
+
+    def end(self, attempt: Attempt, why: str) -> None:
+        """The attempt will never count."""
+        del self._live[attempt.id]
+        if not attempt.is_init:
+            self.dropped[why] += 1
+
+    def commit(self, attempt: Attempt, is_skip: bool) -> None:
+        """The attempt is part of a step that is decided."""
+        del self._live[attempt.id]
+        if not attempt.is_init:
+            self.skipped += is_skip
+            self.committed += not is_skip
+
+    def note_duration(self, seconds: float) -> None:
+        """From lease to staged on every shard, of one attempt."""
+        self._durations.append(seconds)
+
+    def duration_p95(self) -> float | None:
+        """95th percentile of recent slot durations, seconds; None before eight are known."""
+        if len(self._durations) < 8:
+            return None
+        ordered = sorted(self._durations)
+        return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+
+    def counts(self) -> SlotCounts:
+        return SlotCounts(
+            leased=self.leased,
+            committed=self.committed,
+            leased_again=self.leased_again,
+            dropped=sum(self.dropped.values()),
+            skipped=self.skipped,
+            outstanding=sum(not a.is_init for a in self._live.values()),
+        )

@@ -1,0 +1,417 @@
+"""What the two state machines are told, and what they ask for.
+
+`Coordinator.handle(event, now)` and `Shard.handle(event)` return effects, to be carried out in their order.
+`caller` and `token` are opaque numbers of the shell: they name a waiting call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import sheepfold_wire.messages as m
+from sheepfold_wire.errors import SheepfoldError
+from sheepfold_wire.ids import AttemptId
+
+# --- coordinator: events ----------------------------------------------------------------------------
+
+WorkerRequest = (
+    m.CreateJobRequest
+    | m.AttachRequest
+    | m.LeaseRequest
+    | m.HeartbeatRequest
+    | m.ReleaseRequest
+    | m.ConfigChangeRequest
+    | m.ControlRequest
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FromWorker:
+    """A call of a worker, reader or administrator; answered by exactly one Answer or Refuse."""
+
+    caller: int
+    request: WorkerRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ShardUp:
+    """A shard's link is up. `is_resumed`: the same process as before; it still holds its buffers."""
+
+    shard: int
+    incarnation: int
+    hello: m.Hello
+    is_resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDown:
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class FromShard:
+    shard: int
+    report: m.ShardReport
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """The record of that number is as durable as the job's level demands."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+CoordinatorEvent = FromWorker | ShardUp | ShardDown | FromShard | Persisted | Tick
+
+# --- coordinator: effects ---------------------------------------------------------------------------
+
+WorkerReply = (
+    m.CreateJobReply
+    | m.AttachReply
+    | m.LeaseReply
+    | m.HeartbeatReply
+    | m.ReleaseReply
+    | m.ConfigChangeReply
+    | m.ControlReply
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    caller: int
+    reply: WorkerReply
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    caller: int
+    error: SheepfoldError
+
+
+@dataclass(frozen=True, slots=True)
+class ToShard:
+    shard: int
+    command: m.ShardCommand
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write a record of the coordinator's log; Persisted(number) follows when it is durable."""
+
+    number: int
+    record: object
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Give a step report to dashboards; dropping it loses nothing of the job."""
+
+    report: m.StepReport
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line for the operator's log."""
+
+    text: str
+
+
+CoordinatorEffect = Answer | Refuse | ToShard | Persist | Publish | Note
+
+# --- shard: events ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of the coordinator about this job."""
+
+    command: m.ShardCommand
+
+
+@dataclass(frozen=True, slots=True)
+class PushOpened:
+    """The header of a push has arrived; its body waits for ReceiveBody."""
+
+    token: int
+    header: m.PushHeader
+
+
+@dataclass(frozen=True, slots=True)
+class PartCheck:
+    """What the staging pass found. `nonfinite_tensor` "" if all elements are finite."""
+
+    sum_of_squares: tuple[float, ...]
+    nonfinite_tensor: str = ""
+    nonfinite_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PushReceived:
+    """The whole part has arrived and is checked; its bytes are kept under the attempt."""
+
+    token: int
+    check: PartCheck
+
+
+@dataclass(frozen=True, slots=True)
+class PushBroken:
+    """The body will not arrive whole; its bytes are gone."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class PullAsked:
+    """`version` None: the newest. Answered by ServePull or RefusePull, at once or when it is applied."""
+
+    token: int
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PullGone:
+    """The caller of a pull no longer waits."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class DigestAsked:
+    """Answered by ComputeDigest between two steps."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The init part is the state now."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldDone:
+    """Slots below `folded` are in the sum of the step. `fold`: the number of the FoldSlots effect."""
+
+    step: int
+    fold: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FoldFailed:
+    """The part of `slot` could not be folded; the sum is unusable."""
+
+    step: int
+    fold: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class SumReady:
+    step: int
+    fold: int
+    is_finite: bool
+    max_abs: float
+    sum_of_squares: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The prepare record of the step is as durable as the job's level demands."""
+
+    step: int
+    fold: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionsReady:
+    """Pass 1 is done; block sums of the split slices held here, by global block index."""
+
+    step: int
+    split_blocks: tuple[m.BlockNorms, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsReady:
+    """Pass 2 and encoding are done."""
+
+    step: int
+    slices: tuple[m.SliceReport, ...]
+    apply_seconds: float = 0.0
+    encode_seconds: float = 0.0
+
+
+ShardEvent = (
+    Command
+    | PushOpened
+    | PushReceived
+    | PushBroken
+    | PullAsked
+    | PullGone
+    | DigestAsked
+    | Loaded
+    | FoldDone
+    | FoldFailed
+    | SumReady
+    | Appended
+    | DirectionsReady
+    | WeightsReady
+)
+
+# --- shard: effects ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveBody:
+    """Receive and check the body of this push."""
+
+    token: int
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPush:
+    token: int
+    is_duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RefusePush:
+    token: int
+    error: SheepfoldError
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    report: m.ShardReport
+
+
+@dataclass(frozen=True, slots=True)
+class DropParts:
+    """Free the bytes kept under these attempts."""
+
+    attempts: tuple[AttemptId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """The bytes of this attempt become weights and statistics of version 0 (then Loaded)."""
+
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class FoldSlots:
+    """sum += factor * gradient, in this order (then FoldDone). `is_first`: the sum begins here."""
+
+    step: int
+    fold: int
+    is_first: bool
+    parts: tuple[tuple[int, AttemptId, float], ...]
+    """(slot, attempt, factor) of each part."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishSum:
+    """sum /= divisor, with norms and finite test (then SumReady)."""
+
+    step: int
+    fold: int
+    divisor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Write the prepare record of the step to the shard's log (then Appended)."""
+
+    step: int
+    fold: int
+    map_digest: str
+    slots: tuple[m.SlotEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeDirections:
+    """Pass 1 (then DirectionsReady)."""
+
+    decision: m.Commit
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyUpdate:
+    """Pass 2, and encode version step + 1 (then WeightsReady). `totals`: of the split slices."""
+
+    decision: m.Commit
+    totals: tuple[m.SliceTotals, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardSum:
+    """Forget the sum of the step."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepVersion:
+    """A skipped step: version step + 1 has the bits of version step."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetireVersions:
+    """Encoded copies below `oldest` are no longer served."""
+
+    oldest: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServePull:
+    token: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusePull:
+    token: int
+    error: SheepfoldError
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeDigest:
+    token: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Our own bookkeeping contradicts the coordinator's: stop before anything wrong is served."""
+
+    why: str
+
+
+ShardEffect = (
+    ReceiveBody
+    | AnswerPush
+    | RefusePush
+    | Report
+    | DropParts
+    | LoadState
+    | FoldSlots
+    | FinishSum
+    | Append
+    | ComputeDirections
+    | ApplyUpdate
+    | DiscardSum
+    | KeepVersion
+    | RetireVersions
+    | ServePull
+    | RefusePull
+    | ComputeDigest
+    | Halt
+)

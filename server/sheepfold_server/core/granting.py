@@ -1,0 +1,183 @@
+"""Leases: which slot a worker gets next, and which attempts have lived too long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.attempts import Attempt
+from sheepfold_server.core.state import JobState, Life
+from sheepfold_server.core.steps import OpenStep, Phase, SlotState
+from sheepfold_wire.samples import slot_seed
+
+
+class Granting:
+    """Gives leases out and takes them back.
+
+    A lease is a reservation of staging room on every shard: at most W unfolded attempts live. Ordinary
+    leases use W - 1 places; the last is kept for leasing the lowest unadmitted slot again, so the fold
+    always advances (`test_window_of_two_cannot_deadlock`).
+    """
+
+    def __init__(self, state: JobState) -> None:
+        self._s = state
+        self._sequence = 0
+        self._returned: list[int] = []
+
+    # --- giving out ---------------------------------------------------------------------------------
+
+    def grant(self, worker: str) -> Attempt | None:
+        """A new attempt for this worker, announced to the shards; None if there is no work for it now."""
+        state = self._s
+        if state.life is Life.INITIALISING:
+            return self._grant_init(worker)
+        if state.life is not Life.RUNNING:
+            return None
+        if state.job.batch.is_asynchronous:
+            return self._grant_sequence(worker)
+        place = self._free_slot() or self._late_slot(worker)
+        if place is None:
+            return None
+        step, index, slot = place
+        state.attempts.leased_again += slot.attempts > 0
+        slot.attempts += 1
+        return self._announce(self._lease(worker, step.step, index, self._base_version(step.step)))
+
+    def _grant_init(self, worker: str) -> Attempt | None:
+        if any(attempt.is_init for attempt in self._s.attempts):
+            return None
+        attempt = self._s.attempts.grant_init(worker, self._s.now, self._s.job.leases.seconds)
+        return self._announce(attempt)
+
+    def _grant_sequence(self, worker: str) -> Attempt | None:
+        """Asynchronous: the lease names a place in the sample stream; the step is given at admission."""
+        state = self._s
+        if state.attempts.unadmitted() >= state.window() - 1:
+            return None
+        if self._returned:
+            number = self._returned.pop(0)
+            state.attempts.leased_again += 1
+        elif self._sequence < state.stop_steps:
+            number, self._sequence = self._sequence, self._sequence + 1
+        else:
+            return None
+        return self._announce(self._lease(worker, None, number, state.version))
+
+    def _lease(self, worker: str, step: int | None, slot: int, base_version: int) -> Attempt:
+        state = self._s
+        known = state.workers.get(worker)
+        is_first = known is None or known.slots_staged == 0
+        return state.attempts.grant(worker, step, slot, base_version, state.now, state.job.leases.seconds, is_first)
+
+    def _announce(self, attempt: Attempt) -> Attempt:
+        slot = None if attempt.step is None else attempt.slot
+        self._s.tell_all(m.Expect(self._s.name, attempt.id, attempt.is_init, attempt.step, slot))
+        return attempt
+
+    def _base_version(self, step: int) -> int:
+        """`delay: s` computes step t at exactly version max(0, t - s); otherwise at the newest."""
+        delay = self._s.job.batch.delay
+        return max(0, step - delay) if delay else self._s.version
+
+    def _unadmitted(self) -> Iterator[tuple[OpenStep, int, SlotState, bool]]:
+        """(step, slot number, slot, is the lowest of all) of slots without a winner, lowest first."""
+        is_lowest = True
+        for number in sorted(self._s.steps):
+            step = self._s.steps[number]
+            for index in range(step.admitted, len(step.slots)):
+                slot = step.slots[index]
+                if slot.winner is None and step.phase is Phase.OPEN:
+                    yield step, index, slot, is_lowest
+                is_lowest = False
+
+    def _has_room(self, is_lowest: bool) -> bool:
+        return self._s.unfolded() < self._s.window() - (not is_lowest)
+
+    def _free_slot(self) -> tuple[OpenStep, int, SlotState] | None:
+        for step, index, slot, is_lowest in self._unadmitted():
+            if not self._s.attempts.of_slot(step.step, index):
+                return (step, index, slot) if self._has_room(is_lowest) else None
+        return None
+
+    def _late_slot(self, worker: str) -> tuple[OpenStep, int, SlotState] | None:
+        """The lowest slot whose only attempt is much later than its kind; never the asker's own."""
+        limit = self.late_after()
+        if limit is None:
+            return None
+        for step, index, slot, is_lowest in self._unadmitted():
+            live = self._s.attempts.of_slot(step.step, index)
+            if len(live) != 1 or live[0].worker == worker or live[0].is_first_of_worker:
+                continue
+            if self._s.now - live[0].leased_at > limit and self._has_room(is_lowest):
+                return step, index, slot
+        return None
+
+    def late_after(self) -> float | None:
+        """Seconds after which a slot is leased a second time; None while durations are not known."""
+        p95 = self._s.attempts.duration_p95()
+        leases = self._s.job.leases
+        return None if p95 is None else max(leases.straggler_seconds_min, leases.straggler_factor * p95)
+
+    def message(self, attempt: Attempt) -> m.Lease:
+        """The attempt as the worker is told of it."""
+        state, job = self._s, self._s.job
+        if attempt.is_init:
+            return m.Lease(attempt.id, True, -1, 0, 0, job.seed, job.leases.seconds)
+        place = (attempt.slot, 0) if attempt.step is None else (attempt.step, attempt.slot)
+        start, count = state.batch.slot_range(*place)
+        return m.Lease(
+            attempt=attempt.id,
+            is_init=False,
+            base_version=attempt.base_version,
+            sample_start=start,
+            sample_count=count,
+            seed=slot_seed(job.seed, *place),
+            lease_seconds=job.leases.seconds,
+            step=attempt.step,
+            slot=None if attempt.step is None else attempt.slot,
+        )
+
+    # --- taking back --------------------------------------------------------------------------------
+
+    def end(self, attempt: Attempt, why: str) -> None:
+        """End an attempt that is not admitted; its place is free again."""
+        self._s.end_attempt(attempt, why)
+        if attempt.step is None and not attempt.is_init:
+            self._returned.append(attempt.slot)
+            self._returned.sort()
+
+    def abandon(self, sequence: int) -> None:
+        """Asynchronous: these samples are not leased again."""
+        self._returned.remove(sequence)
+
+    def renew(self, worker: str, progress: tuple[m.AttemptProgress, ...]) -> None:
+        """Move deadlines of attempts that got on; a worker's first slot (it compiles) needs no progress."""
+        done = {item.attempt: item.done for item in progress}
+        for attempt in self._s.attempts.of_worker(worker):
+            grown = done.get(attempt.id, 0) > attempt.done
+            if grown or attempt.is_first_of_worker:
+                attempt.done = max(attempt.done, done.get(attempt.id, 0))
+                attempt.deadline = self._s.now + self._patience()
+
+    def _patience(self) -> float:
+        """How long an attempt may show no progress: the lease, or thrice a slot's usual time if longer."""
+        p95 = self._s.attempts.duration_p95() or 0.0
+        return max(self._s.job.leases.seconds, 3.0 * p95)
+
+    def expire(self) -> None:
+        """End attempts past their deadline and forget workers that fell silent."""
+        for attempt in self._s.attempts:
+            if not attempt.is_staged and attempt.deadline <= self._s.now:
+                self.end(attempt, "expired")
+        silence = 3.0 * self._s.job.leases.seconds
+        for name in self._s.workers.silent_since(self._s.now - silence):
+            self._s.note(f"worker {name} has been silent for {silence:.0f} s; it is no longer counted")
+            self.release(name, (), "expired")
+            self._s.workers.leave(name)
+
+    def release(self, worker: str, keys: tuple[object, ...], why: str) -> int:
+        """End the worker's unstaged attempts (those of `keys`, or all); returns how many."""
+        given = [a for a in self._s.attempts.of_worker(worker) if not keys or a.id in keys]
+        for attempt in given:
+            self.end(attempt, why)
+        return len(given)

@@ -1,0 +1,149 @@
+"""What dashboards and terminals are told: one report per step, one status at any moment."""
+
+from __future__ import annotations
+
+import math
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.state import JobState
+from sheepfold_server.core.steps import OpenStep
+from sheepfold_wire.sums import add_in_order
+
+
+def step_report(state: JobState, step: OpenStep) -> m.StepReport:
+    """The report of a step whose last APPLIED is in."""
+    assert step.decision is not None
+    winners = step.winners()
+    facts = [a.facts for a in winners if a.facts is not None]
+    weight = sum(f.weight for f in facts)
+    losses = [(f.loss, f.weight) for f in facts if f.loss is not None]
+    loss_weight = sum(w for _, w in losses)
+    applied = step.applied.values()
+    return m.StepReport(
+        job=state.name,
+        step=step.step,
+        version=step.step + 1,
+        is_skip=step.decision.is_skip,
+        skip_reason=step.skip_reason,
+        learning_rate=step.decision.learning_rate,
+        clip_scale=step.decision.clip_scale,
+        gradient_norm=step.gradient_norm,
+        samples=sum(f.samples for f in facts),
+        weight=weight,
+        wait_seconds=step.closed_at - step.opened_at,
+        prepare_seconds=max(0.0, step.decided_at - step.closed_at),
+        apply_seconds=state.now - step.decided_at,
+        slices=_slice_facts(state, step),
+        slots=tuple(
+            m.SlotReport(i, a.worker, a.facts.samples, a.facts.weight, step.slots[i].attempts, a.base_version, a.facts.loss)
+            for i, a in enumerate(winners)
+            if a.facts is not None
+        ),
+        counts=state.attempts.counts(),
+        bytes_in=sum(report.bytes_in for report in applied),
+        bytes_out=sum(report.bytes_out for report in applied),
+        loss=sum(value * w for value, w in losses) / loss_weight if loss_weight > 0 else None,
+    )
+
+
+def _slice_facts(state: JobState, step: OpenStep) -> tuple[m.SliceFacts, ...]:
+    """Norms and ratio of each slice, in manifest order, as its shard reported them."""
+    geometry = state.geometry
+    if geometry is None:
+        return ()
+    squares: dict[int, list[float]] = {}
+    for block, value in enumerate(step.block_squares):
+        squares.setdefault(geometry.slice_of_block[block], []).append(value)
+    slices = sorted((s for report in step.applied.values() for s in report.slices), key=lambda s: s.slice)
+    return tuple(
+        m.SliceFacts(
+            slice=s.slice,
+            name=geometry.manifest.slices[s.slice].name,
+            weight_norm=s.weight_norm,
+            update_norm=s.update_norm,
+            gradient_norm=math.sqrt(add_in_order(squares.get(s.slice, ()))),
+            trust_ratio=s.trust_ratio,
+        )
+        for s in slices
+    )
+
+
+def rates(state: JobState) -> tuple[float, float]:
+    """(steps per second, samples per second) over the newest steps; 0 before two are known."""
+    if len(state.last_commits) < 2:
+        return 0.0, 0.0
+    first, last = state.last_commits[0], state.last_commits[-1]
+    seconds = last[0] - first[0]
+    if seconds <= 0:
+        return 0.0, 0.0
+    return (len(state.last_commits) - 1) / seconds, (last[1] - first[1]) / seconds
+
+
+def waiting_for(state: JobState) -> str:
+    """What the lowest open step waits for, with names and numbers; one sentence."""
+    missing = [str(i) for i, shard in enumerate(state.shards) if not shard.is_up]
+    if missing:
+        return f"shard {', '.join(missing)} to connect"
+    step = state.steps.get(state.version)
+    if step is None:
+        return state.why or "a worker to attach"
+    if step.is_full():
+        unapplied = [str(i) for i in range(len(state.shards)) if i not in step.applied]
+        return f"shard {', '.join(unapplied)} to finish step {step.step} ({step.phase.name.lower()})"
+    lowest = next((i for i in range(step.admitted, len(step.slots)) if step.slots[i].winner is None), step.admitted)
+    live = state.attempts.of_slot(step.step, lowest)
+    if not live:
+        return f"a worker to take slot {lowest} of step {step.step}"
+    attempt = live[0]
+    return (
+        f"slot {lowest} of step {step.step}, leased to {attempt.worker} {state.now - attempt.leased_at:.1f} s ago; "
+        f"its lease ends in {max(0.0, attempt.deadline - state.now):.1f} s unless it shows progress"
+    )
+
+
+def job_status(state: JobState) -> m.JobStatus:
+    steps_per_second, samples_per_second = rates(state)
+    step = state.steps.get(state.version)
+    holding: dict[str, int] = {}
+    for attempt in state.attempts:
+        if not attempt.is_staged:
+            holding[attempt.worker] = holding.get(attempt.worker, 0) + 1
+    return m.JobStatus(
+        job=state.name,
+        state=state.life.value,
+        why=state.why,
+        term=state.term,
+        lineage=state.lineage,
+        version=state.version,
+        stop_steps=state.stop_steps,
+        open_step=-1 if step is None else step.step,
+        slots_total=0 if step is None else len(step.slots),
+        slots_admitted=0 if step is None else step.admitted,
+        waiting_for=waiting_for(state),
+        steps_per_second=steps_per_second,
+        samples_per_second=samples_per_second,
+        samples_committed=state.samples_committed,
+        samples_skipped=state.samples_skipped,
+        manifest_digest="" if state.geometry is None else state.geometry.manifest.digest,
+        config_json=state.job.to_json(),
+        counts=state.attempts.counts(),
+        workers=state.workers.status(state.now, holding),
+        shards=tuple(_shard_status(state, index) for index in range(len(state.shards))),
+    )
+
+
+def _shard_status(state: JobState, index: int) -> m.ShardStatus:
+    shard = state.shards[index]
+    parameters = 0
+    if state.geometry is not None:
+        parameters = sum(fragment.elements for fragment in state.geometry.plan.shard_fragments(index))
+    return m.ShardStatus(
+        shard=index,
+        address="" if shard.hello is None else shard.hello.address,
+        incarnation=shard.incarnation,
+        is_connected=shard.is_up,
+        version=shard.version,
+        numeric_fingerprint="" if shard.hello is None else shard.hello.numeric_fingerprint,
+        parameters=parameters,
+        part_slots=shard.part_slots,
+    )

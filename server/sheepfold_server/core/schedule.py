@@ -1,0 +1,50 @@
+"""Learning rate and configuration as functions of the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sheepfold_wire.errors import BadConfig
+from sheepfold_wire.job import Job, LearningRate
+
+
+def learning_rate(lr: LearningRate, step: int, stop_steps: int) -> float:
+    """Learning rate of step t: t = 0 is the first; a warm-up of w steps reaches the peak at t = w - 1.
+
+    `poly`: final + (peak - final) * (1 - progress) ** power, progress from 0 after the warm-up to 1 at
+    `stop_steps`; power 1 is linear decay.
+    """
+    if step < lr.warmup_steps:
+        return lr.peak * (step + 1) / lr.warmup_steps
+    if lr.schedule == "constant":
+        return lr.peak
+    span = max(1, stop_steps - lr.warmup_steps)
+    left = max(0.0, 1.0 - (step - lr.warmup_steps) / span)
+    return lr.final + (lr.peak - lr.final) * float(left**lr.power)
+
+
+class ConfigHistory:
+    """Which configuration was in force at which step; replay asks the same question."""
+
+    def __init__(self, job: Job) -> None:
+        self._changes: list[tuple[int, Job]] = [(0, job)]
+
+    @property
+    def newest(self) -> Job:
+        return self._changes[-1][1]
+
+    def at(self, step: int) -> Job:
+        """The configuration in force at `step`."""
+        for first, job in reversed(self._changes):
+            if first <= step:
+                return job
+        return self._changes[0][1]
+
+    def change(self, from_step: int, changes: dict[str, Any]) -> Job:
+        """Replace live keys from `from_step` on; raises BadConfig and changes nothing if that is refused."""
+        newest_from = self._changes[-1][0]
+        if from_step < newest_from:
+            raise BadConfig(f"from_step = {from_step}: a later change, from step {newest_from}, is already in force")
+        changed = self.newest.changed(changes)
+        self._changes.append((from_step, changed))
+        return changed

@@ -1,0 +1,148 @@
+"""What the coordinator knows of one job; the parts of its machine work on this one value."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.attempts import Attempt, Attempts
+from sheepfold_server.core.batch import BatchPlan
+from sheepfold_server.core.events import CoordinatorEffect, Note, Persist, ToShard
+from sheepfold_server.core.schedule import ConfigHistory
+from sheepfold_server.core.steps import OpenStep
+from sheepfold_server.core.workers import Workers
+from sheepfold_wire.ids import NOTHING_LOADED
+from sheepfold_wire.job import Job
+from sheepfold_wire.manifest import Manifest
+from sheepfold_wire.plan import Plan
+
+RATE_STEPS = 64
+"""Steps and samples per second are over at most this many newest steps."""
+
+
+class Life(Enum):
+    """Where a job stands."""
+
+    DECLARED = "declared"
+    """Configured; the first worker brings the manifest."""
+    OPENING = "opening"
+    """Shards make room, or are missing."""
+    INITIALISING = "initialising"
+    """w0 is awaited from the holder of the init lease."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class ShardState:
+    incarnation: int = 0
+    hello: m.Hello | None = None
+    is_up: bool = False
+    part_slots: int = 0
+    """Parts its staging budget holds; 0 until the job is open there."""
+    version: int = NOTHING_LOADED
+
+
+@dataclass(slots=True)
+class Geometry:
+    """What follows from the manifest and the shard count."""
+
+    manifest: Manifest
+    plan: Plan
+    blocks_of_shard: tuple[tuple[int, ...], ...]
+    slice_of_block: tuple[int, ...]
+    split_shards: frozenset[int]
+    """Shards that hold a part of a split slice."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, shard_count: int, split_above_bytes: int) -> Geometry:
+        plan = Plan.of(manifest, shard_count, split_above_bytes)
+        slice_of_block = [s.index for s in manifest.slices for _ in range(s.blocks)]
+        blocks = tuple(
+            tuple(
+                f.first_block + i for f in plan.shard_fragments(shard) for i in range(f.blocks)
+            )
+            for shard in range(shard_count)
+        )
+        split = frozenset(plan.split_slices)
+        split_shards = frozenset(s for s in range(shard_count) if any(f.slice in split for f in plan.shard_fragments(s)))
+        return cls(manifest, plan, blocks, tuple(slice_of_block), split_shards)
+
+
+@dataclass(slots=True)
+class JobState:
+    config: ConfigHistory
+    batch: BatchPlan
+    term: int
+    lineage: str
+    shards: list[ShardState]
+    attempts: Attempts
+    geometry: Geometry | None = None
+    life: Life = Life.DECLARED
+    why: str = ""
+    version: int = NOTHING_LOADED
+    steps: dict[int, OpenStep] = field(default_factory=dict)
+    workers: Workers = field(default_factory=Workers)
+    samples_committed: int = 0
+    samples_skipped: int = 0
+    last_commits: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_STEPS + 1))
+    """(time, samples committed so far) at each of the newest commits."""
+    outbox: list[CoordinatorEffect] = field(default_factory=list)
+    now: float = 0.0
+    records: int = 0
+
+    @property
+    def job(self) -> Job:
+        """The newest configuration."""
+        return self.config.newest
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
+    def stop_steps(self) -> int:
+        return self.job.stop.steps
+
+    def tell(self, shard: int, command: m.ShardCommand) -> None:
+        """To one shard; while its link is down nothing is sent, ShardUp brings it up to date."""
+        if self.shards[shard].is_up:
+            self.outbox.append(ToShard(shard, command))
+
+    def tell_all(self, command: m.ShardCommand) -> None:
+        for shard in range(len(self.shards)):
+            self.tell(shard, command)
+
+    def note(self, text: str) -> None:
+        self.outbox.append(Note(text))
+
+    def persist(self, record: object) -> int:
+        """Ask for a durable record; its number comes back in Persisted."""
+        self.records += 1
+        self.outbox.append(Persist(self.records, record))
+        return self.records
+
+    def pause(self, why: str) -> None:
+        self.life, self.why = Life.PAUSED, why
+        self.note(f"paused: {why}")
+
+    def end_attempt(self, attempt: Attempt, why: str) -> None:
+        """On all shards, and the worker is told at its next call."""
+        self.attempts.end(attempt, why)
+        self.workers.tell_end(attempt, why)
+        self.tell_all(m.EndAttempts(self.name, (attempt.id,), why))
+
+    def window(self) -> int:
+        """W: live unfolded attempts that every shard has room for."""
+        return min(shard.part_slots for shard in self.shards)
+
+    def unfolded(self) -> int:
+        """Attempts that hold reserved room: not admitted, or admitted and not yet in every sum."""
+        waiting = sum(s.admitted - s.folded_everywhere(len(self.shards)) for s in self.steps.values())
+        return self.attempts.unadmitted() + waiting
+
+    def all_up(self) -> bool:
+        return all(shard.is_up for shard in self.shards)

@@ -1,0 +1,389 @@
+"""The life of a step on the coordinator: staged, admitted, closed, decided, applied.
+
+Steps are committed in order. Every transition that shards must agree on is one command to all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.attempts import Attempt
+from sheepfold_server.core.decide import blocks_in_order, decide, totals_in_order, union_of_presence
+from sheepfold_server.core.events import Publish
+from sheepfold_server.core.granting import Granting
+from sheepfold_server.core.reports import step_report
+from sheepfold_server.core.state import Geometry, JobState, Life
+from sheepfold_server.core.steps import OpenStep, Phase, SlotState, map_digest
+
+
+class Stepping:
+    """Moves open steps on as reports of the shards come in."""
+
+    def __init__(self, state: JobState, granting: Granting) -> None:
+        self._s = state
+        self._granting = granting
+        self._awaited: dict[int, m.Commit | m.LoadInit] = {}
+        """Commands that go out once their record is durable, by record number."""
+        self._ready: list[Attempt] = []
+        """Asynchronous mode: staged on every shard, waiting for a step."""
+        self._abandoned: list[str] = []
+        """Asynchronous mode: why each sequence number was given up; each skips one step."""
+        self._refusals: Counter[tuple[int | None, int]] = Counter()
+        """Refused contributions by (step, slot)."""
+        self._init_loaded: set[int] = set()
+
+    @property
+    def _geometry(self) -> Geometry:
+        assert self._s.geometry is not None
+        return self._s.geometry
+
+    # --- opening ------------------------------------------------------------------------------------
+
+    def open_steps(self) -> None:
+        """Open steps version .. version + s, as far as the job goes; end the job after its last step."""
+        state = self._s
+        if state.life is not Life.RUNNING:
+            return
+        if state.version >= state.stop_steps:
+            state.life, state.why = Life.ENDED, f"all {state.stop_steps} steps are committed"
+            state.note(f"job {state.name} has ended: {state.why}")
+            for attempt in state.attempts:
+                self._granting.end(attempt, "job ended")
+            return
+        for number in range(state.version, min(state.version + state.job.batch.open_steps, state.stop_steps)):
+            if number not in state.steps:
+                slots = [SlotState() for _ in range(state.batch.slots(number))]
+                state.steps[number] = OpenStep(number, slots, state.now)
+        self._admit_ready()
+        self._settle_lowest()
+
+    # --- staged and refused -------------------------------------------------------------------------
+
+    def on_staged(self, shard: int, report: m.Staged) -> None:
+        attempt = self._s.attempts.get(report.attempt)
+        if attempt is None:
+            self._s.tell(shard, m.EndAttempts(self._s.name, (report.attempt,), "ended"))
+            return
+        if attempt.is_staged:
+            return
+        if attempt.facts is None:
+            wrong = self._wrong_facts(attempt, report.facts)
+        else:
+            wrong = "" if attempt.facts == report.facts else "its facts differ between shards"
+        if wrong:
+            self._refuse(attempt, wrong)
+            return
+        attempt.facts = report.facts
+        attempt.staged_on.add(shard)
+        if len(attempt.staged_on) == len(self._s.shards):
+            self._staged_everywhere(attempt)
+
+    def _wrong_facts(self, attempt: Attempt, facts: m.Facts) -> str:
+        """Why a contribution cannot count, in words; "" if it can."""
+        if attempt.is_init:
+            return ""
+        if not (math.isfinite(facts.weight) and facts.weight > 0):
+            return f"its weight is {facts.weight}, it must be finite and above 0"
+        step = attempt.slot if attempt.step is None else attempt.step
+        due = self._s.batch.slot_samples(step)
+        if self._s.job.data.mode == "indexed" and facts.samples != due:
+            return f"it covers {facts.samples} samples, its slot has {due}"
+        newest = self._s.version if self._s.job.batch.max_staleness else attempt.base_version
+        if not attempt.base_version <= facts.base_version <= newest:
+            return f"it was computed at version {facts.base_version}, its lease says {attempt.base_version}"
+        if self._s.job.batch.absent == "refuse" and attempt.step in self._s.steps:
+            others = self._s.steps[attempt.step].winners()
+            if others and others[0].facts is not None and others[0].facts.present != facts.present:
+                return "its set of present tensors differs from the others' of its step (batch.absent = refuse)"
+        return ""
+
+    def _refuse(self, attempt: Attempt, why: str) -> None:
+        """End an attempt that must not count; a slot refused too often gives up its step or the job."""
+        state = self._s
+        state.note(f"attempt {attempt.id} of slot {attempt.slot}, step {attempt.step} is refused: {why}")
+        self._granting.end(attempt, f"refused: {why}")
+        if attempt.is_init:
+            return
+        place = (attempt.step, attempt.slot)
+        self._refusals[place] += 1
+        if self._refusals[place] < state.job.leases.attempts_max:
+            return
+        number, slot = (attempt.slot, 0) if attempt.step is None else (attempt.step, attempt.slot)
+        start, count = state.batch.slot_range(number, slot)
+        text = (
+            f"slot {slot} of step {number} (samples {start} to {start + count - 1} of the stream) "
+            f"was refused {self._refusals.pop(place)} times, last: {why}"
+        )
+        if state.job.leases.refused == "pause":
+            state.pause(text)
+        elif attempt.step is None:
+            self._granting.abandon(attempt.slot)
+            self._abandoned.append(text)
+            self._admit_ready()
+        else:
+            state.steps[attempt.step].skip_reason = text
+            self._settle_lowest()
+
+    def on_refused(self, report: m.PartRefused) -> None:
+        attempt = self._s.attempts.get(report.attempt)
+        if attempt is not None and not attempt.is_admitted:
+            self._refuse(attempt, f"{report.count} non-finite elements in tensor {report.tensor}")
+
+    def _staged_everywhere(self, attempt: Attempt) -> None:
+        """The first attempt of a slot that every shard has staged wins; others of the slot are ended."""
+        state = self._s
+        attempt.is_staged = True
+        if attempt.is_init:
+            record = state.persist(("init", attempt.id))
+            self._awaited[record] = m.LoadInit(state.name, attempt.id)
+            return
+        state.attempts.note_duration(state.now - attempt.leased_at)
+        worker = state.workers.get(attempt.worker)
+        if worker is not None:
+            worker.slots_staged += 1
+        if attempt.step is None:
+            self._ready.append(attempt)
+            self._admit_ready()
+            return
+        step = state.steps[attempt.step]
+        slot = step.slots[attempt.slot]
+        if slot.winner is not None:
+            self._granting.end(attempt, "superseded")
+            return
+        slot.winner = attempt
+        for other in state.attempts.of_slot(attempt.step, attempt.slot):
+            if other is not attempt:
+                self._granting.end(other, "superseded")
+        self._admit(step)
+
+    # --- admission ----------------------------------------------------------------------------------
+
+    def _admit_ready(self) -> None:
+        """Asynchronous: the oldest staged contribution becomes the open step; a lost one skips it."""
+        self._ready = [a for a in self._ready if self._s.attempts.get(a.id) is a and not a.is_admitted]
+        step = self._s.steps.get(self._s.version)
+        if step is None or step.phase is not Phase.OPEN or step.slots[0].winner is not None:
+            return
+        if self._abandoned:
+            step.skip_reason = self._abandoned.pop(0)
+            self._settle_lowest()
+        elif self._ready:
+            attempt = self._ready.pop(0)
+            attempt.step, step.slots[0].winner = step.step, attempt
+            step.slots[0].attempts = 1
+            self._admit(step)
+
+    def _factor(self, attempt: Attempt, step: int) -> float:
+        """Weight in units of a slot's samples: exactly 1 for equal weights, so that sums stay exact."""
+        assert attempt.facts is not None
+        if self._s.job.batch.weight == "samples" and self._s.job.data.mode == "indexed":
+            return 1.0
+        return attempt.facts.weight / self._s.batch.slot_samples(step)
+
+    def _admit(self, step: OpenStep) -> None:
+        """Admit winners in slot order, on all shards or on none; close when all are in."""
+        while step.phase is Phase.OPEN and not step.is_full():
+            attempt = step.slots[step.admitted].winner
+            if attempt is None:
+                return
+            attempt.is_admitted = True
+            factor = self._factor(attempt, step.step)
+            self._s.tell_all(m.Admit(self._s.name, step.step, step.admitted, attempt.id, factor))
+            step.admitted += 1
+        self._settle_lowest()
+
+    # --- close, decide, commit ------------------------------------------------------------------------
+
+    def _settle_lowest(self) -> None:
+        """Close the lowest open step if it is full, or skip it if it was given up."""
+        step = self._s.steps.get(self._s.version)
+        if step is None or step.phase is not Phase.OPEN or not self._s.all_up():
+            return
+        if step.skip_reason:
+            self._give_up(step)
+        elif step.is_full():
+            entries = tuple(m.SlotEntry(i, a.id) for i, a in enumerate(step.winners()))
+            divisor = 0.0
+            for attempt in step.winners():
+                divisor += self._factor(attempt, step.step)
+            digest = map_digest(self._s.name, step.step, entries)
+            step.close = m.Close(self._s.name, self._s.term, step.step, digest, entries, divisor)
+            step.phase, step.closed_at = Phase.CLOSED, self._s.now
+            self._s.tell_all(step.close)
+
+    def _give_up(self, step: OpenStep) -> None:
+        """SKIP without a sum: a slot of the step cannot be had."""
+        step.closed_at = self._s.now
+        rate = self._s.config.at(step.step).optimizer.lr.peak
+        self._commit(step, m.Commit(self._s.name, self._s.term, step.step, "", True, rate, 1.0, b""))
+
+    def on_folded(self, shard: int, report: m.Folded) -> None:
+        step = self._s.steps.get(report.step)
+        if step is None:
+            return
+        step.folded[shard] = report.folded
+        if report.can_refold:
+            step.cannot_refold.discard(shard)
+        else:
+            step.cannot_refold.add(shard)
+
+    def on_prepared(self, shard: int, report: m.Prepared) -> None:
+        step = self._s.steps.get(report.step)
+        if step is None or step.phase is not Phase.CLOSED or step.close is None:
+            return
+        if report.map_digest != step.close.map_digest:
+            return  # of a map that was given up; the new one is being prepared
+        step.prepared[shard] = report
+        if len(step.prepared) < len(self._s.shards):
+            return
+        geometry = self._geometry
+        step.block_squares = blocks_in_order(step.prepared, geometry.blocks_of_shard, len(geometry.slice_of_block))
+        decision = decide(step.step, self._s.config.at(step.step), step.prepared.values(), step.block_squares)
+        step.gradient_norm, step.skip_reason = decision.gradient_norm, decision.reason
+        present = union_of_presence(a.facts.present for a in step.winners() if a.facts is not None)
+        self._commit(
+            step,
+            m.Commit(
+                self._s.name,
+                self._s.term,
+                step.step,
+                report.map_digest,
+                decision.is_skip,
+                decision.learning_rate,
+                decision.clip_scale,
+                present,
+            ),
+        )
+
+    def _commit(self, step: OpenStep, decision: m.Commit) -> None:
+        step.phase, step.decided_at, step.decision = Phase.DECIDED, self._s.now, decision
+        self._awaited[self._s.persist(decision)] = decision
+
+    def on_persisted(self, number: int) -> None:
+        """The record is durable: from here on the decision stands, and everyone may know it."""
+        command = self._awaited.pop(number, None)
+        if command is None:
+            return
+        if isinstance(command, m.Commit):
+            self._s.steps[command.step].phase = Phase.APPLYING
+        self._s.tell_all(command)
+
+    # --- apply and publish ----------------------------------------------------------------------------
+
+    def on_norms(self, shard: int, report: m.Norms) -> None:
+        step = self._s.steps.get(report.step)
+        if step is None or step.phase is not Phase.APPLYING or step.totals is not None:
+            return
+        step.norms[shard] = report
+        if step.norms.keys() >= self._geometry.split_shards:
+            slices = totals_in_order(step.norms.values(), self._geometry.slice_of_block)
+            step.totals = m.Totals(self._s.name, step.step, slices)
+            for split_shard in sorted(self._geometry.split_shards):
+                self._s.tell(split_shard, step.totals)
+
+    def on_applied(self, shard: int, report: m.Applied) -> None:
+        state = self._s
+        state.shards[shard].version = max(state.shards[shard].version, report.step + 1)
+        if report.step < 0:
+            self._on_init_loaded(shard)
+            return
+        step = state.steps.get(report.step)
+        if step is None or step.phase is not Phase.APPLYING:
+            return
+        step.applied[shard] = report
+        if len(step.applied) == len(state.shards) and step.step == state.version:
+            self._publish(step)
+
+    def _on_init_loaded(self, shard: int) -> None:
+        state = self._s
+        self._init_loaded.add(shard)
+        if len(self._init_loaded) < len(state.shards) or state.life is not Life.INITIALISING:
+            return
+        for attempt in state.attempts:
+            if attempt.is_init:
+                state.attempts.commit(attempt, is_skip=False)
+        state.version, state.life, state.why = 0, Life.RUNNING, ""
+        state.last_commits.append((state.now, 0))
+        state.note(f"job {state.name}: version 0 is loaded on {len(state.shards)} shards")
+        self.open_steps()
+
+    def _publish(self, step: OpenStep) -> None:
+        """Version t + 1 is visible on every shard."""
+        state = self._s
+        assert step.decision is not None
+        is_skip = step.decision.is_skip
+        if is_skip:
+            state.note(f"step {step.step} is skipped: {step.skip_reason}")
+        # A step given up before it was full still had its place in the sample stream.
+        samples = sum(a.facts.samples for a in step.winners() if a.facts) if step.is_full() else 0
+        if not step.is_full():
+            state.samples_skipped += state.batch.samples(step.step)
+        elif is_skip:
+            state.samples_skipped += samples
+        else:
+            state.samples_committed += samples
+        for attempt in state.attempts:
+            if attempt.step != step.step or attempt.is_init:
+                continue
+            if attempt.is_admitted and step.is_full():
+                state.attempts.commit(attempt, is_skip)
+                state.workers.note_committed(attempt)
+            else:
+                self._granting.end(attempt, "step skipped")
+        for place in [place for place in self._refusals if place[0] == step.step]:
+            del self._refusals[place]
+        state.version = step.step + 1
+        state.last_commits.append((state.now, state.samples_committed))
+        state.outbox.append(Publish(step_report(state, step)))
+        del state.steps[step.step]
+        self.open_steps()
+
+    # --- shards lost and found --------------------------------------------------------------------------
+
+    def on_part_lost(self, shard: int, report: m.PartLost) -> None:
+        """Refold from raw bytes if every shard that has folded the slot still holds them, else RESTART(t)."""
+        step = self._s.steps.get(report.step)
+        if step is None or step.phase not in (Phase.OPEN, Phase.CLOSED) or report.slot >= step.admitted:
+            return
+        self._s.note(f"shard {shard} lost slot {report.slot} of step {report.step}")
+        if step.cannot_refold:
+            self.restart(step, f"shard {shard} lost slot {report.slot} and raw bytes are gone")
+            return
+        slot = step.slots[report.slot]
+        assert slot.winner is not None
+        self._granting.end(slot.winner, "lost by a shard")
+        slot.winner = None
+        step.reopen(report.slot)
+        self._s.tell_all(m.Refold(self._s.name, step.step, (report.slot,)))
+
+    def restart(self, step: OpenStep, why: str) -> None:
+        """RESTART(t): every sum is zeroed and every attempt of the step ended; slots are leased anew."""
+        self._s.note(f"step {step.step} begins again: {why}")
+        for attempt in self._s.attempts:
+            if attempt.step == step.step and not attempt.is_init:
+                if self._s.job.batch.is_asynchronous:
+                    attempt.step = None
+                self._granting.end(attempt, "step restarted")
+        step.slots = [SlotState(attempts=slot.attempts) for slot in step.slots]
+        step.reopen(0)
+        step.cannot_refold.clear()
+        self._s.tell_all(m.Restart(self._s.name, step.step))
+
+    def resume_shard(self, shard: int) -> None:
+        """A link is up again: undecided steps begin again everywhere, decisions are repeated to the shard."""
+        state = self._s
+        for number in sorted(state.steps):
+            step = state.steps[number]
+            if step.phase in (Phase.OPEN, Phase.CLOSED):
+                self.restart(step, f"the link of shard {shard} was interrupted")
+            elif step.phase is Phase.APPLYING and step.decision is not None:
+                state.tell(shard, step.decision)
+                if step.totals is not None:
+                    state.tell(shard, step.totals)
+        for attempt in state.attempts:
+            if not attempt.is_admitted and not (attempt.is_init and attempt.is_staged):
+                self._granting.end(attempt, "shard link interrupted")
+            elif attempt.is_init:
+                state.tell(shard, m.LoadInit(state.name, attempt.id))

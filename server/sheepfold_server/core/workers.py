@@ -1,0 +1,79 @@
+"""Who is attached: workers, when they were last heard of, and what they have not been told yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.attempts import Attempt
+
+ENDS_KEPT = 256
+
+
+@dataclass(slots=True)
+class Worker:
+    request: m.AttachRequest
+    seen_at: float
+    slots_staged: int = 0
+    slots_committed: int = 0
+    samples_committed: int = 0
+    ends: deque[m.AttemptEnd] = field(default_factory=lambda: deque(maxlen=ENDS_KEPT))
+
+    def take_ends(self) -> tuple[m.AttemptEnd, ...]:
+        """Ends not reported yet; a lost reply loses them, the refused push tells the worker then."""
+        ends = tuple(self.ends)
+        self.ends.clear()
+        return ends
+
+
+class Workers:
+    """The attached workers of a job, by the name each chose."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+
+    def attach(self, request: m.AttachRequest, now: float) -> bool:
+        """Whether the worker is new; attaching again keeps its counts."""
+        known = self._workers.get(request.worker)
+        if known is not None:
+            known.request, known.seen_at = request, now
+            return False
+        self._workers[request.worker] = Worker(request, now)
+        return True
+
+    def get(self, name: str) -> Worker | None:
+        return self._workers.get(name)
+
+    def leave(self, name: str) -> None:
+        self._workers.pop(name, None)
+
+    def silent_since(self, moment: float) -> list[str]:
+        return [name for name, worker in self._workers.items() if worker.seen_at < moment]
+
+    def tell_end(self, attempt: Attempt, why: str) -> None:
+        worker = self._workers.get(attempt.worker)
+        if worker is not None:
+            worker.ends.append(m.AttemptEnd(attempt.id, why))
+
+    def note_committed(self, attempt: Attempt) -> None:
+        worker = self._workers.get(attempt.worker)
+        if worker is not None and attempt.facts is not None:
+            worker.slots_committed += 1
+            worker.samples_committed += attempt.facts.samples
+
+    def status(self, now: float, holding: dict[str, int]) -> tuple[m.WorkerStatus, ...]:
+        return tuple(
+            m.WorkerStatus(
+                worker=name,
+                host=worker.request.host,
+                pid=worker.request.pid,
+                device=worker.request.device,
+                seconds_since_seen=now - worker.seen_at,
+                slots_committed=worker.slots_committed,
+                samples_committed=worker.samples_committed,
+                holding=holding.get(name, 0),
+            )
+            for name, worker in sorted(self._workers.items())
+            if not worker.request.is_reader
+        )

@@ -1,0 +1,1 @@
+"""Processes: gRPC services, actors, clocks. Decisions are in core, mathematics in optim."""

@@ -1,0 +1,50 @@
+"""The loop every actor shares: one event at a time through the one door, effects in their order."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Event = TypeVar("Event")
+Effect = TypeVar("Effect")
+
+
+class Actor(Generic[Event, Effect]):
+    """Feeds events to `handle` and performs its effects, from whichever thread submits.
+
+    Events submitted while one is being handled (also by an effect being performed) wait their turn, so that
+    the order of effects is the order of decisions. `perform` must not block.
+    """
+
+    def __init__(self, handle: Callable[[Event], list[Effect]], perform: Callable[[Effect], None]) -> None:
+        self._handle = handle
+        self._perform = perform
+        self._events: deque[Event] = deque()
+        self._lock = threading.Lock()
+        self._is_busy = False
+
+    def submit(self, event: Event) -> None:
+        """Handle the event now, or let the thread that is at it take it next."""
+        with self._lock:
+            self._events.append(event)
+            if self._is_busy:
+                return
+            self._is_busy = True
+        self._drain()
+
+    def _drain(self) -> None:
+        while True:
+            with self._lock:
+                if not self._events:
+                    self._is_busy = False
+                    return
+                event = self._events.popleft()
+            try:
+                for effect in self._handle(event):
+                    self._perform(effect)
+            except BaseException:
+                with self._lock:
+                    self._is_busy = False
+                raise

@@ -1,0 +1,222 @@
+"""All jobs of a coordinator process: one core each, their callers, their links, their readers.
+
+Thread-safe and free of gRPC: the aio service and the in-process transport both drive it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core import events as e
+from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.shell.actor import Actor
+from sheepfold_server.storage.null import NullStorage
+from sheepfold_wire.errors import BadConfig, JobUnknown, PreconditionError
+from sheepfold_wire.job import job_from_json
+
+log = logging.getLogger(__name__)
+
+REPORTS_KEPT = 512
+JOBS_MAX = 64
+
+Send = Callable[[m.ShardCommand], None]
+Reader = Callable[[m.StepReport | None], None]
+"""Takes each report as it comes; None: the job has ended. Must not block."""
+
+
+@dataclass(slots=True)
+class _LinkState:
+    incarnation: int
+    hello: m.Hello
+    send: Send
+
+
+class JobActor:
+    """One job: its core behind one door, and who waits for what."""
+
+    def __init__(self, coordinator: Coordinator, send: Callable[[int, m.ShardCommand], None], storage: NullStorage) -> None:
+        self.core = coordinator
+        self._send, self._storage = send, storage
+        self._callers: dict[int, Future[e.WorkerReply]] = {}
+        self._tokens = itertools.count(1)
+        self._lock = threading.Lock()
+        self.reports: deque[m.StepReport] = deque(maxlen=REPORTS_KEPT)
+        self._readers: list[Reader] = []
+        self._actor: Actor[e.CoordinatorEvent, e.CoordinatorEffect] = Actor(self._handle, self._perform)
+
+    def _handle(self, event: e.CoordinatorEvent) -> list[e.CoordinatorEffect]:
+        return self.core.handle(event, time.monotonic())
+
+    def submit(self, event: e.CoordinatorEvent) -> None:
+        self._actor.submit(event)
+        if self.core.has_ended:
+            self._end_readers()
+
+    def call(self, request: e.WorkerRequest) -> Future[e.WorkerReply]:
+        """The answer of a worker's or administrator's call; a refusal is raised by the future."""
+        future: Future[e.WorkerReply] = Future()
+        with self._lock:
+            token = next(self._tokens)
+            self._callers[token] = future
+        self.submit(e.FromWorker(token, request))
+        return future
+
+    def watch(self, from_version: int, reader: Reader) -> Callable[[], None]:
+        """Give `reader` the reports held since `from_version`, then live ones; returns how to stop."""
+        with self._lock:
+            for report in self.reports:
+                if report.version >= from_version:
+                    reader(report)
+            self._readers.append(reader)
+        if self.core.has_ended:
+            self._end_readers()
+
+        def stop() -> None:
+            with self._lock:
+                if reader in self._readers:
+                    self._readers.remove(reader)
+
+        return stop
+
+    def _end_readers(self) -> None:
+        with self._lock:
+            readers, self._readers = self._readers, []
+        for reader in readers:
+            reader(None)
+
+    def _perform(self, effect: e.CoordinatorEffect) -> None:
+        match effect:
+            case e.Answer(caller, reply):
+                future = self._take(caller)
+                if future is not None:
+                    future.set_result(reply)
+            case e.Refuse(caller, error):
+                future = self._take(caller)
+                if future is not None:
+                    future.set_exception(error)
+            case e.ToShard(shard, command):
+                self._send(shard, command)
+            case e.Persist(number, record):
+                self._storage.persist(record)
+                self._actor.submit(e.Persisted(number))
+            case e.Publish(report):
+                with self._lock:
+                    self.reports.append(report)
+                    readers = list(self._readers)
+                for reader in readers:
+                    reader(report)
+            case e.Note(text):
+                log.info(text)
+
+    def _take(self, caller: int) -> Future[e.WorkerReply] | None:
+        with self._lock:
+            future = self._callers.pop(caller, None)
+        return future if future is not None and future.set_running_or_notify_cancel() else None
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Jobs and shards of one coordinator process.
+
+    `on_jobs`: told when a job was added. Shards link once and serve every job.
+    """
+
+    shard_count: int
+    term: int = 1
+    storage: NullStorage = field(default_factory=NullStorage)
+    _jobs: dict[str, JobActor] = field(default_factory=dict)
+    _links: dict[int, _LinkState] = field(default_factory=dict)
+    _incarnations: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    # --- jobs -----------------------------------------------------------------------------------------
+
+    def job(self, name: str) -> JobActor:
+        actor = self._jobs.get(name)
+        if actor is None:
+            known = ", ".join(sorted(self._jobs)) or "none yet"
+            raise JobUnknown(f"no job named {name!r} here (known: {known}); create it with `sheepfold job create -f job.toml`")
+        return actor
+
+    def jobs(self) -> tuple[str, ...]:
+        return tuple(sorted(self._jobs))
+
+    def create(self, request: m.CreateJobRequest) -> Future[e.WorkerReply]:
+        """Create the job of the request, or compare it with the one that exists."""
+        job = job_from_json(request.config_json)
+        with self._lock:
+            if job.name not in self._jobs:
+                if len(self._jobs) >= JOBS_MAX:
+                    raise PreconditionError(f"{JOBS_MAX} jobs exist already; that is this coordinator's limit")
+                core = Coordinator(job, self.shard_count, self.term, uuid.uuid4().hex)
+                actor = JobActor(core, self._send, self.storage)
+                self._jobs[job.name] = actor
+                for shard, link in self._links.items():
+                    actor.submit(e.ShardUp(shard, link.incarnation, link.hello, is_resumed=False))
+        return self._jobs[job.name].call(request)
+
+    def call(self, request: e.WorkerRequest) -> Future[e.WorkerReply]:
+        if isinstance(request, m.CreateJobRequest):
+            return self.create(request)
+        return self.job(request.job).call(request)
+
+    def status(self, name: str) -> m.JobStatus:
+        return self.job(name).core.status(time.monotonic())
+
+    def tick(self) -> None:
+        """Time has passed, for every job."""
+        for actor in list(self._jobs.values()):
+            actor.submit(e.Tick())
+
+    # --- shards ---------------------------------------------------------------------------------------
+
+    def link_up(self, hello: m.Hello, send: Send) -> m.Welcome:
+        """A shard has said Hello; commands go to `send`, the Welcome first of all."""
+        if hello.shard_count != self.shard_count or not 0 <= hello.shard < self.shard_count:
+            raise BadConfig(
+                f"shard {hello.shard} of {hello.shard_count} does not fit here: this coordinator has {self.shard_count} "
+                "shards, numbered from 0; start it with the same --shards"
+            )
+        with self._lock:
+            known = self._links.get(hello.shard)
+            is_resumed = known is not None and hello.incarnation == known.incarnation
+            if not is_resumed:
+                self._incarnations += 1
+            incarnation = known.incarnation if known is not None and is_resumed else self._incarnations
+            self._links[hello.shard] = _LinkState(incarnation, hello, send)
+        welcome = m.Welcome(self.term, incarnation)
+        send(welcome)
+        for actor in list(self._jobs.values()):
+            actor.submit(e.ShardUp(hello.shard, incarnation, hello, is_resumed))
+        return welcome
+
+    def link_down(self, shard: int, send: Send) -> None:
+        """The link that `send` belonged to is gone, unless another has taken its place."""
+        with self._lock:
+            link = self._links.get(shard)
+            if link is None or link.send is not send:
+                return
+        for actor in list(self._jobs.values()):
+            actor.submit(e.ShardDown(shard))
+
+    def report(self, shard: int, report: m.ShardReport) -> None:
+        """A report of a linked shard, passed to the job it is about."""
+        if isinstance(report, m.Hello):
+            return
+        actor = self._jobs.get(report.job)
+        if actor is not None:
+            actor.submit(e.FromShard(shard, report))
+
+    def _send(self, shard: int, command: m.ShardCommand) -> None:
+        link = self._links.get(shard)
+        if link is not None:
+            link.send(command)

@@ -1,0 +1,89 @@
+"""Runs the coordinator process until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from sheepfold_server.shell.coordinator_actor import Fleet
+from sheepfold_server.shell.coordinator_service import CoordinatorService, MonitorService
+from sheepfold_server.shell.options import server_options
+from sheepfold_server.shell.start import StartError
+from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+GRACE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorConfig:
+    """What the coordinator process is started with."""
+
+    shard_count: int
+    listen: str = "127.0.0.1:7070"
+
+
+class CoordinatorServer:
+    """The fleet behind its gRPC server."""
+
+    def __init__(self, config: CoordinatorConfig) -> None:
+        self.config = config
+        self.fleet = Fleet(config.shard_count)
+        self.address = ""
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=server_options())
+
+    async def start(self) -> None:
+        """Listen; raises StartError."""
+        coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(CoordinatorService(self.fleet), self._server)
+        monitor_pb2_grpc.add_MonitorServiceServicer_to_server(MonitorService(self.fleet), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        listen = self.config.listen
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise StartError(
+                f"the coordinator cannot listen on {listen}: the port is taken or the address is not of this machine; "
+                "give another with --listen HOST:PORT"
+            )
+        self.address = f"{listen.rsplit(':', 1)[0]}:{port}"
+        await self._server.start()
+        for name in ("", "liveness", "readiness", "sheepfold.v1.CoordinatorService"):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def serve(self, stopped: asyncio.Event) -> None:
+        """Give the fleet its clock until `stopped`, then end calls within the grace period."""
+        while not stopped.is_set():
+            self.fleet.tick()
+            try:
+                await asyncio.wait_for(stopped.wait(), TICK_SECONDS)
+            except TimeoutError:
+                continue
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(GRACE_SECONDS)
+
+
+async def _run(config: CoordinatorConfig) -> None:
+    server = CoordinatorServer(config)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await server.start()
+    log.info("coordinator of %d shards listens on %s", config.shard_count, server.address)
+    await server.serve(stopped)
+
+
+def run_coordinator(config: CoordinatorConfig) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    asyncio.run(_run(config))
+    return 0

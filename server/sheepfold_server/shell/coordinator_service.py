@@ -1,0 +1,168 @@
+"""The coordinator's gRPC services, on grpc.aio: calls of workers, links of shards, the monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.events import WorkerReply, WorkerRequest
+from sheepfold_server.shell.coordinator_actor import Fleet
+from sheepfold_wire.convert import command_to_proto, from_proto, report_from_proto, to_proto
+from sheepfold_wire.errors import BadFrame, InternalError, InvalidError, Overloaded, SheepfoldError
+from sheepfold_wire.status import DETAILS_KEY, to_details
+from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc, shard_pb2
+
+log = logging.getLogger(__name__)
+
+WATCH_QUEUE_MAX = 1024
+LINK_QUEUE_MAX = 100_000
+
+Context = grpc.aio.ServicerContext
+
+
+async def abort(context: Context, error: SheepfoldError) -> None:
+    """End the call with the error's status, reason and text; does not return."""
+    code = next(code for code in grpc.StatusCode if code.value[0] == int(error.status))
+    await context.abort(code, str(error), ((DETAILS_KEY, to_details(error)),))
+
+
+async def guarded(context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
+    """The result of `work`, or the call's end: our errors as they are, any other with an incident number."""
+    try:
+        if context.time_remaining() is None:
+            raise InvalidError("the call has no deadline; set one (e.g. 10 s)")
+        return await work()
+    except SheepfoldError as error:
+        await abort(context, error)
+    except Exception:
+        incident = uuid.uuid4().hex[:12]
+        log.exception("incident %s", incident)
+        await abort(context, InternalError(f"incident {incident}: see the log of the coordinator"))
+
+
+class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
+    """Every call is one value of `messages` in, one out; the fleet decides."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def _call(self, kind: type[WorkerRequest], request: Any, context: Context) -> Any:
+        async def work() -> Any:
+            reply: WorkerReply = await asyncio.wrap_future(self._fleet.call(from_proto(kind, request)))
+            return to_proto(reply)
+
+        return await guarded(context, work)
+
+    async def CreateJob(self, request: Any, context: Context) -> Any:
+        return await self._call(m.CreateJobRequest, request, context)
+
+    async def Attach(self, request: Any, context: Context) -> Any:
+        return await self._call(m.AttachRequest, request, context)
+
+    async def TakeLease(self, request: Any, context: Context) -> Any:
+        return await self._call(m.LeaseRequest, request, context)
+
+    async def Heartbeat(self, request: Any, context: Context) -> Any:
+        return await self._call(m.HeartbeatRequest, request, context)
+
+    async def Release(self, request: Any, context: Context) -> Any:
+        return await self._call(m.ReleaseRequest, request, context)
+
+    async def ChangeConfig(self, request: Any, context: Context) -> Any:
+        return await self._call(m.ConfigChangeRequest, request, context)
+
+    async def Control(self, request: Any, context: Context) -> Any:
+        return await self._call(m.ControlRequest, request, context)
+
+    async def Link(
+        self, requests: AsyncIterator[shard_pb2.ShardReport], context: Context
+    ) -> AsyncIterator[shard_pb2.ShardCommand]:
+        """One shard's stream: reports in, commands out, for as long as both live."""
+        commands: asyncio.Queue[m.ShardCommand | None] = asyncio.Queue(LINK_QUEUE_MAX)
+        loop = asyncio.get_running_loop()
+
+        def send(command: m.ShardCommand) -> None:
+            loop.call_soon_threadsafe(commands.put_nowait, command)
+
+        try:
+            hello = await _first_report(requests)
+            self._fleet.link_up(hello, send)
+        except SheepfoldError as error:
+            log.error("a shard's link is refused: %s", error)
+            await abort(context, error)
+            return
+        reader = asyncio.create_task(self._read_reports(hello.shard, requests, commands))
+        try:
+            while (command := await commands.get()) is not None:
+                yield command_to_proto(command)
+        finally:
+            reader.cancel()
+            self._fleet.link_down(hello.shard, send)
+
+    async def _read_reports(
+        self, shard: int, requests: AsyncIterator[shard_pb2.ShardReport], commands: asyncio.Queue[m.ShardCommand | None]
+    ) -> None:
+        try:
+            async for message in requests:
+                report = report_from_proto(message)
+                if report is None:
+                    log.error("shard %d sent a report this version does not know; update the coordinator", shard)
+                else:
+                    self._fleet.report(shard, report)
+        except grpc.RpcError:
+            pass  # the link is gone; Link ends below and says so
+        except Exception:
+            log.exception("a report of shard %d could not be handled", shard)
+        finally:
+            commands.put_nowait(None)
+
+
+async def _first_report(requests: AsyncIterator[shard_pb2.ShardReport]) -> m.Hello:
+    first = await anext(requests, None)
+    hello = None if first is None else report_from_proto(first)
+    if not isinstance(hello, m.Hello):
+        raise BadFrame("the first report on a link must be Hello")
+    return hello
+
+
+class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
+    """Read-only: what dashboards and terminals show. A slow reader is dropped, never waited for."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def ListJobs(self, request: Any, context: Context) -> Any:
+        async def work() -> Any:
+            return to_proto(m.ListJobsReply(self._fleet.jobs()))
+
+        return await guarded(context, work)
+
+    async def Status(self, request: Any, context: Context) -> Any:
+        async def work() -> Any:
+            return to_proto(self._fleet.status(request.job))
+
+        return await guarded(context, work)
+
+    async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        reports: asyncio.Queue[m.StepReport | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        try:
+            stop = self._fleet.job(request.job).watch(
+                request.from_version, lambda report: loop.call_soon_threadsafe(reports.put_nowait, report) and None
+            )
+        except SheepfoldError as error:
+            await abort(context, error)
+            return
+        try:
+            while (report := await reports.get()) is not None:
+                yield to_proto(report)
+                if reports.qsize() > WATCH_QUEUE_MAX:
+                    await abort(context, Overloaded(f"{WATCH_QUEUE_MAX} step reports are waiting; read faster or watch again"))
+        finally:
+            stop()

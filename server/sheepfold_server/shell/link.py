@@ -1,0 +1,84 @@
+"""A shard's link to its coordinator: one stream, reports up and commands down, opened again when it breaks."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import grpc
+
+import sheepfold_wire.messages as m
+from sheepfold_server.shell.options import channel_options
+from sheepfold_wire.convert import command_from_proto, report_to_proto
+from sheepfold_wire.v1 import coordinator_pb2_grpc, shard_pb2
+
+log = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 0.5
+
+
+class Link:
+    """Runs in one thread of its own until closed. Reports of a broken stream are dropped: the coordinator
+    asks again (OpenJob), and the cores say where they stand."""
+
+    def __init__(self, coordinator: str, hello: Callable[[], m.Hello], on_command: Callable[[m.ShardCommand], None]) -> None:
+        self._coordinator, self._hello, self._on_command = coordinator, hello, on_command
+        self._reports: queue.SimpleQueue[m.ShardReport | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._call: grpc.Call | None = None
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        self.is_up = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def send(self, report: m.ShardReport) -> None:
+        self._reports.put(report)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._reports.put(None)
+        if self._call is not None:
+            self._call.cancel()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        was_up = True
+        while not self._closing.is_set():
+            with grpc.insecure_channel(self._coordinator, channel_options()) as channel:
+                stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
+                try:
+                    self._talk(stub)
+                except grpc.RpcError as error:
+                    if was_up and not self._closing.is_set():
+                        log.warning("no link to the coordinator at %s: %s", self._coordinator, _details(error))
+            was_up, self.is_up = self.is_up, False
+            self._closing.wait(RECONNECT_SECONDS)
+
+    def _talk(self, stub: coordinator_pb2_grpc.CoordinatorServiceStub) -> None:
+        reports: queue.SimpleQueue[m.ShardReport | None] = queue.SimpleQueue()
+        reports.put(self._hello())
+        self._reports = reports
+        call = stub.Link(_stream(reports))
+        self._call = call
+        try:
+            for message in call:
+                self.is_up = True
+                command = command_from_proto(message)
+                if command is None:
+                    log.error("the coordinator sent a command this version does not know; update the shard")
+                else:
+                    self._on_command(command)
+        finally:
+            reports.put(None)
+
+
+def _stream(reports: queue.SimpleQueue[m.ShardReport | None]) -> Iterator[shard_pb2.ShardReport]:
+    while (report := reports.get()) is not None:
+        yield report_to_proto(report)
+
+
+def _details(error: grpc.RpcError) -> str:
+    return str(error.details() if isinstance(error, grpc.Call) else error)

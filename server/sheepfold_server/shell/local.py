@@ -1,0 +1,155 @@
+"""The real core in one process, without sockets: notebooks, tests, studies (`SHEEPFOLD=local:`).
+
+Satisfies the client's transport by shape; the client finds it by the entry point `sheepfold.transports`, so that
+neither package imports the other. Links are queues with a thread each, as a stream would be.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, cast
+from urllib.parse import parse_qs
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core import events as e
+from sheepfold_server.core.shard import check_target
+from sheepfold_server.shell.coordinator_actor import Fleet
+from sheepfold_server.shell.shard_actor import Served, entries
+from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
+from sheepfold_server.shell.shard_service import check_part
+from sheepfold_wire.codecs import Codec
+from sheepfold_wire.digest import Entry
+from sheepfold_wire.errors import BadConfig, NotReady
+from sheepfold_wire.frames import Buffer
+
+TICK_SECONDS = 0.05
+ANSWER_SECONDS = 60.0
+
+
+class _Lane:
+    """Delivers messages one by one, in order, in a thread of its own."""
+
+    def __init__(self, name: str, deliver: Callable[[Any], None]) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._deliver = deliver
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, message: Any) -> None:
+        self._queue.put(message)
+
+    def _run(self) -> None:
+        while (message := self._queue.get()) is not None:
+            self._deliver(message)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join(5.0)
+
+
+class LocalFold:
+    """Coordinator and shards of one process; any number of workers in threads may use it."""
+
+    def __init__(self, shards: int = 1, device: str = "cpu", threads: int = 1) -> None:
+        self.fleet = Fleet(shards)
+        self.processes: list[ShardProcess] = []
+        self._lanes: list[_Lane] = []
+        self._stopped = threading.Event()
+        self.failure = ""
+        for index in range(shards):
+            self._add_shard(ShardConfig(index, shards, device=device, threads=threads))
+        self._clock = threading.Thread(target=self._tick, name="clock", daemon=True)
+        self._clock.start()
+
+    def _add_shard(self, config: ShardConfig) -> None:
+        index = config.shard
+        up = _Lane(f"reports-{index}", lambda report: self.fleet.report(index, report))
+        process = ShardProcess(config, up.put, self._on_halt)
+        down = _Lane(f"commands-{index}", process.command)
+        self.processes.append(process)
+        self._lanes += [up, down]
+        self.fleet.link_up(process.hello(f"local:{index}"), down.put)
+
+    def _on_halt(self, why: str) -> None:
+        self.failure = why
+
+    def _tick(self) -> None:
+        while not self._stopped.wait(TICK_SECONDS):
+            self.fleet.tick()
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._clock.join(5.0)
+        for lane in self._lanes:
+            lane.close()
+        for process in self.processes:
+            process.close()
+
+    # --- the client's transport -----------------------------------------------------------------------
+
+    def call(self, request: Any) -> Any:
+        """A call of a worker, administrator or reader; returns its reply, raises its refusal."""
+        match request:
+            case m.StatusRequest():
+                return self.fleet.status(request.job)
+            case m.ListJobsRequest():
+                return m.ListJobsReply(self.fleet.jobs())
+        return _result(self.fleet.call(request))
+
+    def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
+        """Stage a copy of the part: the caller may reuse its buffer at once."""
+        actor = self.processes[address.shard].actor(header.job)
+        token, future = actor.open_push(header)
+        if isinstance(_result(future), e.AnswerPush):
+            return m.PushReply(duplicate=True)
+        kept, codec = bytearray(payload), Codec(header.codec)
+        try:
+            check = check_part(actor, kept, codec)
+        except BaseException:
+            actor.push_broken(token)
+            raise
+        _result(actor.received(token, header.attempt, kept, codec, check))
+        return m.PushReply(duplicate=False)
+
+    def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
+        """(version, payload); the payload is shared and must not be written to."""
+        actor = self.processes[address.shard].actor(request.job)
+        check_target(actor.job, request.incarnation, request.manifest_digest, request.plan_digest)
+        token, future = actor.pull(request.version, Codec(request.codec))
+        try:
+            served = cast(Served, future.result(request.wait_seconds))
+        except FutureTimeout:
+            actor.pull_gone(token)
+            raise NotReady(f"version {request.version} was not applied within {request.wait_seconds:.1f} s") from None
+        return served.version, served.payload
+
+    def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
+        version, found = cast(tuple[int, list[Entry]], _result(self.processes[address.shard].actor(job).digest()))
+        return m.DigestReply(version, entries(found))
+
+
+def _result(future: Future[Any]) -> Any:
+    try:
+        return future.result(ANSWER_SECONDS)
+    except FutureTimeout:
+        raise NotReady(f"no answer within {ANSWER_SECONDS:.0f} s; try again") from None
+
+
+def connect(address: str) -> LocalFold:
+    """The transport of an address like `local:`, `local:?shards=2` or `local:?shards=2&device=cuda`."""
+    query = parse_qs(address.removeprefix("local:").lstrip("?"), strict_parsing=False)
+    unknown = set(query) - {"shards", "device", "threads"}
+    if unknown:
+        raise BadConfig(f"{address}: unknown option {', '.join(sorted(unknown))}; known: shards, device, threads")
+    try:
+        shards, threads = int(query.get("shards", ["1"])[0]), int(query.get("threads", ["1"])[0])
+    except ValueError:
+        raise BadConfig(f"{address}: shards and threads must be whole numbers, e.g. local:?shards=2") from None
+    if not 1 <= shards <= 64 or threads < 1:
+        raise BadConfig(f"{address}: shards = {shards}, threads = {threads}; give 1 to 64 shards, 1 or more threads")
+    return LocalFold(shards, query.get("device", ["cpu"])[0], threads)
+

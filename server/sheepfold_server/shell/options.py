@@ -1,0 +1,37 @@
+"""Settings of every gRPC server and channel of ours: bounded messages, dead peers noticed, no surprises."""
+
+from __future__ import annotations
+
+from sheepfold_wire.frames import MESSAGE_BYTES_MAX
+
+KEEPALIVE_MS = 10_000
+
+_BOUNDS = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+]
+
+_KEEPALIVE = [("grpc.keepalive_time_ms", KEEPALIVE_MS), ("grpc.keepalive_timeout_ms", KEEPALIVE_MS)]
+
+
+def server_options() -> list[tuple[str, int]]:
+    return [
+        *_BOUNDS,
+        *_KEEPALIVE,
+        ("grpc.so_reuseport", 0),  # else two processes share a port without a word
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.compression_enabled_algorithms_bitset", 1),  # identity only
+    ]
+
+
+def channel_options() -> list[tuple[str, int]]:
+    """Of channels between our own roles: no proxy, quick to reconnect."""
+    return [
+        *_BOUNDS,
+        *_KEEPALIVE,
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]

@@ -1,0 +1,293 @@
+"""One job on one shard: carries out what the core asks for. The only caller of Shard.handle.
+
+Tensor work runs in the process's one kernel thread, in the order of the effects; torch lets go of the GIL, so
+calls are answered meanwhile. Bytes of parts and encoded versions are held here, by attempt and by version.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core import events as e
+from sheepfold_server.core.shard import Shard, ShardJob
+from sheepfold_server.optim.state import ShardTensors
+from sheepfold_server.optim.steps import SquareTotals
+from sheepfold_server.shell.actor import Actor
+from sheepfold_server.storage.null import NullStorage
+from sheepfold_wire.codecs import Codec
+from sheepfold_wire.digest import Entry
+from sheepfold_wire.errors import NotReady
+from sheepfold_wire.frames import Buffer
+from sheepfold_wire.ids import AttemptId
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Answer of a pull."""
+
+    version: int
+    payload: Buffer
+
+
+class ShardActor:
+    """Joins the core of a job with its tensors, its bytes and its callers."""
+
+    def __init__(
+        self,
+        job: ShardJob,
+        tensors: ShardTensors,
+        kernel: ThreadPoolExecutor,
+        send: Callable[[m.ShardReport], None],
+        halt: Callable[[str], None],
+        storage: NullStorage,
+    ) -> None:
+        self.job, self.tensors = job, tensors
+        self._core = Shard(job)
+        self._kernel, self._send, self._halt, self._storage = kernel, send, halt, storage
+        self._actor: Actor[e.ShardEvent, e.ShardEffect] = Actor(self._core.handle, self._perform)
+        self._tokens = itertools.count(1)
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Future[object]] = {}
+        self._codecs: dict[int, Codec] = {}
+        """Codec asked for, by token of a pull."""
+        self._arriving: dict[int, tuple[AttemptId, Buffer, Codec]] = {}
+        self._parts: dict[AttemptId, tuple[Buffer, Codec]] = {}
+        self._encoded: dict[tuple[int, Codec], Buffer] = {}
+        self._served_codecs = {Codec.FP32}
+        self._split = tensors.layout.plan.split_slices
+        self._block_ids = _block_ids(tensors)
+        self.bytes_in = self.bytes_out = 0
+        self._reported_in = self._reported_out = 0
+
+    # --- from the services ----------------------------------------------------------------------------
+
+    def command(self, command: m.ShardCommand) -> None:
+        self._actor.submit(e.Command(command))
+
+    def open_push(self, header: m.PushHeader) -> tuple[int, Future[object]]:
+        """(token, what to do): the future yields ReceiveBody or AnswerPush, or raises the refusal."""
+        token, future = self._expect()
+        self._actor.submit(e.PushOpened(token, header))
+        return token, future
+
+    def received(self, token: int, attempt: AttemptId, payload: Buffer, codec: Codec, check: e.PartCheck) -> Future[object]:
+        """The body is whole and checked; the future yields AnswerPush or raises the refusal."""
+        future: Future[object] = Future()
+        with self._lock:
+            self._waiting[token] = future
+            self._arriving[token] = (attempt, payload, codec)
+            self.bytes_in += len(payload)
+        self._actor.submit(e.PushReceived(token, check))
+        return future
+
+    def push_broken(self, token: int) -> None:
+        self._actor.submit(e.PushBroken(token))
+
+    def pull(self, version: int | None, codec: Codec) -> tuple[int, Future[object]]:
+        """(token, answer): the future yields Served, or raises the refusal."""
+        token, future = self._expect()
+        self._codecs[token] = codec
+        self._actor.submit(e.PullAsked(token, version))
+        return token, future
+
+    def pull_gone(self, token: int) -> None:
+        self._codecs.pop(token, None)
+        self._actor.submit(e.PullGone(token))
+
+    def digest(self) -> Future[object]:
+        """Yields (version, [Entry]) between two steps."""
+        token, future = self._expect()
+        self._actor.submit(e.DigestAsked(token))
+        return future
+
+    def _expect(self) -> tuple[int, Future[object]]:
+        token, future = next(self._tokens), Future[object]()
+        with self._lock:
+            self._waiting[token] = future
+        return token, future
+
+    def note_sent(self, count: int) -> None:
+        with self._lock:
+            self.bytes_out += count
+
+    # --- effects ----------------------------------------------------------------------------------------
+
+    def _perform(self, effect: e.ShardEffect) -> None:
+        match effect:
+            case e.Report(report):
+                self._send(self._with_bytes(report) if isinstance(report, m.Applied) else report)
+            case e.ReceiveBody(token, _):
+                self._answer(token, effect)
+            case e.AnswerPush(token, _):
+                if token in self._arriving:
+                    attempt, payload, codec = self._arriving.pop(token)
+                    self._parts[attempt] = (payload, codec)
+                self._answer(token, effect)
+            case e.RefusePush(token, error):
+                self._arriving.pop(token, None)
+                self._answer(token, error)
+            case e.RefusePull(token, error):
+                self._codecs.pop(token, None)
+                self._answer(token, error)
+            case e.ServePull():
+                self._serve(effect)
+            case e.DropParts(attempts):
+                for attempt in attempts:
+                    self._parts.pop(attempt, None)
+            case e.KeepVersion(step):
+                for codec in self._served_codecs:
+                    if (step, codec) in self._encoded:
+                        self._encoded[step + 1, codec] = self._encoded[step, codec]
+            case e.RetireVersions(oldest):
+                for key in [key for key in self._encoded if key[0] < oldest]:
+                    del self._encoded[key]
+            case e.Append():
+                self._storage.append(effect)
+                self._actor.submit(e.Appended(effect.step, effect.fold))
+            case e.Halt(why):
+                self._halt(why)
+            case _:
+                self._perform_on_kernel(effect)
+
+    def _with_bytes(self, report: m.Applied) -> m.Applied:
+        with self._lock:
+            new_in, new_out = self.bytes_in - self._reported_in, self.bytes_out - self._reported_out
+            self._reported_in, self._reported_out = self.bytes_in, self.bytes_out
+        return replace(report, bytes_in=new_in, bytes_out=new_out)
+
+    def _answer(self, token: int, answer: object) -> None:
+        with self._lock:
+            future = self._waiting.pop(token, None)
+        if future is None or future.done():
+            return
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    def _serve(self, effect: e.ServePull) -> None:
+        codec = self._codecs.pop(effect.token, Codec.FP32)
+        payload = self._encoded.get((effect.version, codec))
+        if payload is not None:
+            self._answer(effect.token, Served(effect.version, payload))
+        elif codec in self._served_codecs:
+            self._answer(effect.token, NotReady(f"version {effect.version} as {codec.value} is being replaced; pull again"))
+        else:
+            self._encode_first(effect, codec)
+
+    def _encode_first(self, effect: e.ServePull, codec: Codec) -> None:
+        """A codec nobody has asked for yet: encode it once now, and with every version from here on."""
+        if effect.version != self._core.version or self._core.is_applying():
+            self._answer(effect.token, NotReady(f"{codec.value} is encoded from the next version on; pull again"))
+            return
+        self._served_codecs.add(codec)
+
+        def work() -> None:
+            self._encoded[effect.version, codec] = self.tensors.encoded(codec)
+            self._answer(effect.token, Served(effect.version, self._encoded[effect.version, codec]))
+
+        self._on_kernel(work)
+
+    # --- the kernel thread --------------------------------------------------------------------------------
+
+    def _on_kernel(self, work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                log.exception("kernel work failed")
+                self._halt(f"kernel work of job {self.job.job} failed: {error!r}")
+
+        self._kernel.submit(guarded)
+
+    def _perform_on_kernel(self, effect: e.ShardEffect) -> None:
+        match effect:
+            case e.LoadState(attempt):
+                payload, _ = self._parts[attempt]
+                self._on_kernel(lambda: self._load(payload))
+            case e.FoldSlots():
+                parts = [(slot, *self._parts[attempt], factor) for slot, attempt, factor in effect.parts]
+                self._on_kernel(lambda: self._fold(effect, parts))
+            case e.FinishSum():
+                self._on_kernel(lambda: self._finish(effect))
+            case e.DiscardSum(step):
+                self._on_kernel(lambda: self.tensors.discard(step) if self.tensors.is_open(step) else None)
+            case e.ComputeDirections(decision):
+                self._on_kernel(lambda: self._directions(decision))
+            case e.ApplyUpdate(decision, totals):
+                codecs = tuple(self._served_codecs)
+                self._on_kernel(lambda: self._apply(decision, totals, codecs))
+            case e.ComputeDigest(token, version):
+                self._on_kernel(lambda: self._answer(token, (version, self.tensors.block_digests())))
+            case _:
+                raise TypeError(f"no way to perform {effect!r}")
+
+    def _load(self, payload: Buffer) -> None:
+        self.tensors.load(payload)
+        for codec in tuple(self._served_codecs):
+            self._encoded[0, codec] = self.tensors.encoded(codec)
+        self._actor.submit(e.Loaded())
+
+    def _fold(self, effect: e.FoldSlots, parts: list[tuple[int, Buffer, Codec, float]]) -> None:
+        began = time.perf_counter()
+        try:
+            if effect.is_first:
+                self.tensors.begin(effect.step)
+            self.tensors.fold(effect.step, [(payload, codec, factor) for _, payload, codec, factor in parts])
+        except Exception:
+            log.exception("folding slots %s of step %d failed", [part[0] for part in parts], effect.step)
+            self._actor.submit(e.FoldFailed(effect.step, effect.fold, parts[0][0]))
+            return
+        self._actor.submit(e.FoldDone(effect.step, effect.fold, time.perf_counter() - began))
+
+    def _finish(self, effect: e.FinishSum) -> None:
+        report = self.tensors.finish(effect.step, effect.divisor)
+        squares = tuple(report.sum_of_squares.tolist())
+        self._actor.submit(e.SumReady(effect.step, effect.fold, report.finite, report.max_abs, squares))
+
+    def _directions(self, decision: m.Commit) -> None:
+        tensors = len(self.tensors.layout.plan.manifest.tensors)
+        bits = np.unpackbits(np.frombuffer(decision.present, np.uint8), bitorder="little")[:tensors]
+        report = self.tensors.directions(decision.step, decision.clip_scale, bits.astype(np.bool_))
+        split = tuple(
+            m.BlockNorms(block, float(report.weight_squares[i]), float(report.update_squares[i]))
+            for i, (block, slice_index) in enumerate(self._block_ids)
+            if slice_index in self._split
+        )
+        self._actor.submit(e.DirectionsReady(decision.step, split))
+
+    def _apply(self, decision: m.Commit, totals: tuple[m.SliceTotals, ...], codecs: tuple[Codec, ...]) -> None:
+        began = time.perf_counter()
+        sums = {t.slice: SquareTotals(t.weight_squares, t.update_squares, 0.0) for t in totals}
+        reports = self.tensors.apply(decision.step, decision.learning_rate, sums)
+        applied = time.perf_counter()
+        for codec in codecs:
+            self._encoded[decision.step + 1, codec] = self.tensors.encoded(codec)
+        slices = tuple(m.SliceReport(r.slice, r.weight_norm, r.update_norm, r.trust_ratio) for r in reports)
+        encoded = time.perf_counter()
+        self._actor.submit(e.WeightsReady(decision.step, slices, applied - began, encoded - applied))
+
+
+def _block_ids(tensors: ShardTensors) -> list[tuple[int, int]]:
+    """(global block index, slice index) of the shard's own blocks, in their order."""
+    plan = tensors.layout.plan
+    return [
+        (f.first_block + i, f.slice)
+        for f in plan.shard_fragments(tensors.layout.shard)
+        for i in range(f.blocks)
+    ]
+
+
+def entries(found: list[Entry]) -> tuple[m.DigestEntry, ...]:
+    return tuple(m.DigestEntry(index, digest) for index, digest in found)

@@ -1,0 +1,92 @@
+"""Runs one shard process until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+import sheepfold_wire.messages as m
+from sheepfold_server.shell.link import Link
+from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
+from sheepfold_server.shell.shard_service import SERVICE, ShardService
+from sheepfold_server.shell.options import server_options
+from sheepfold_server.shell.start import StartError
+
+log = logging.getLogger(__name__)
+
+CALLS_MAX = 64
+EXIT_HALTED = 3
+GRACE_SECONDS = 5.0
+
+
+class ShardServer:
+    """A shard with its gRPC server and its link. Ready once the link is up."""
+
+    def __init__(self, config: ShardConfig) -> None:
+        self.config = config
+        self.stopped = threading.Event()
+        self.process = ShardProcess(config, self._send, self._on_halt)
+        self._health = health.HealthServicer(experimental_non_blocking=True)
+        self._server = grpc.server(
+            ThreadPoolExecutor(CALLS_MAX, "call"), options=server_options(), maximum_concurrent_rpcs=CALLS_MAX
+        )
+        self._server.add_generic_rpc_handlers((ShardService(self.process).handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        try:
+            port = self._server.add_insecure_port(config.listen)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise StartError(
+                f"shard {config.shard} cannot listen on {config.listen}: the port is taken or the address is not of this "
+                "machine; give another with --listen HOST:PORT"
+            )
+        self.address = f"{config.listen.rsplit(':', 1)[0]}:{port}"
+        self._link = Link(config.coordinator, lambda: self.process.hello(self.address), self._command)
+
+    def _send(self, report: m.ShardReport) -> None:
+        self._link.send(report)
+
+    def _command(self, command: m.ShardCommand) -> None:
+        self.process.command(command)
+        if isinstance(command, m.Welcome):
+            self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def _set_health(self, status: int) -> None:
+        for name in ("", SERVICE, "readiness"):
+            self._health.set(name, status)
+
+    def _on_halt(self, why: str) -> None:
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.stopped.set()
+
+    def start(self) -> None:
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set("liveness", health_pb2.HealthCheckResponse.SERVING)
+        self._server.start()
+        self._link.start()
+
+    def stop(self) -> None:
+        """Not ready first, then finish what is being received, then go."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(GRACE_SECONDS).wait()
+        self._link.close()
+        self.process.close()
+
+
+def run_shard(config: ShardConfig) -> int:
+    """Serve until SIGTERM or SIGINT (exit code 0) or a halt (3)."""
+    server = ShardServer(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stopped.set())
+    server.start()
+    log.info("shard %d of %d listens on %s", config.shard, config.shard_count, server.address)
+    while not server.stopped.wait(1.0):
+        pass
+    server.stop()
+    return EXIT_HALTED if server.process.halted else 0

@@ -1,0 +1,151 @@
+"""A shard process: its jobs, its kernel thread, and its place beside the coordinator."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.shard import ShardJob
+from sheepfold_server.optim.lamb import LambConfig
+from sheepfold_server.optim.state import ShardTensors
+from sheepfold_server.shell.shard_actor import ShardActor
+from sheepfold_server.storage.null import NullStorage
+from sheepfold_wire.codecs import Codec
+from sheepfold_wire.errors import JobUnknown, NotReady
+from sheepfold_wire.job import Job, job_from_json
+from sheepfold_wire.manifest import Manifest
+from sheepfold_wire.plan import Plan
+
+log = logging.getLogger(__name__)
+
+STAGING_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class ShardConfig:
+    """What one shard process is started with."""
+
+    shard: int
+    shard_count: int
+    listen: str = "127.0.0.1:0"
+    coordinator: str = "127.0.0.1:7070"
+    advertise: str = ""
+    """Address workers reach it at; empty: the one it listens on."""
+    device: str = "cpu"
+    threads: int = 1
+    staging_bytes: int = STAGING_BYTES
+
+
+def numeric_fingerprint(device: str) -> str:
+    """Bits are promised within one of these: kernel, device type, torch version (DESIGN section 5)."""
+    return f"eager/{torch.device(device).type}/torch-{torch.__version__}"
+
+
+def lamb_config(job: Job) -> LambConfig:
+    """The optimizer's constants, as the job file has them."""
+    o = job.optimizer
+    return LambConfig(beta1=o.beta1, beta2=o.beta2, epsilon=o.eps, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
+
+
+class ShardProcess:
+    """All jobs of one shard, over one link to the coordinator. Opened by commands, asked by services."""
+
+    def __init__(
+        self, config: ShardConfig, send: Callable[[m.ShardReport], None], on_halt: Callable[[str], None]
+    ) -> None:
+        torch.set_num_threads(config.threads)
+        self.config = config
+        self.incarnation = 0
+        self._send, self._on_halt = send, on_halt
+        self._kernel = ThreadPoolExecutor(1, "kernel")
+        self._actors: dict[str, ShardActor] = {}
+        self._lock = threading.Lock()
+        self.halted = ""
+
+    def hello(self, address: str) -> m.Hello:
+        """First report on a link, also after the link was lost."""
+        c = self.config
+        return m.Hello(
+            incarnation=self.incarnation,
+            shard=c.shard,
+            shard_count=c.shard_count,
+            address=c.advertise or address,
+            numeric_fingerprint=numeric_fingerprint(c.device),
+            staging_bytes=c.staging_bytes,
+        )
+
+    def command(self, command: m.ShardCommand) -> None:
+        """Take a command of the coordinator."""
+        match command:
+            case m.Welcome():
+                self.incarnation = command.incarnation
+                log.info("shard %d is incarnation %d of term %d", self.config.shard, command.incarnation, command.term)
+            case m.OpenJob():
+                if command.job not in self._actors:
+                    self._open(command)
+                self._actors[command.job].command(command)
+            case _:
+                actor = self._actors.get(command.job)
+                if actor is None:
+                    log.error("%s for job %s, which is not open here", type(command).__name__, command.job)
+                else:
+                    actor.command(command)
+
+    def _open(self, command: m.OpenJob) -> None:
+        job, shard = job_from_json(command.config_json), self.config.shard
+        manifest = Manifest.from_json(command.manifest_json)
+        plan = Plan.of(manifest, command.shard_count, job.placement.split_above_bytes)
+        codec = Codec(job.wire.up)
+        part_bytes, init_bytes = plan.part_bytes(shard, codec.itemsize), plan.part_bytes(shard, Codec.FP32.itemsize)
+        fixed = ShardJob(
+            job=job.name,
+            shard=shard,
+            incarnation=self.incarnation,
+            term=command.term,
+            manifest_digest=manifest.digest,
+            plan_digest=plan.digest,
+            codec=codec.value,
+            part_bytes=part_bytes,
+            init_bytes=init_bytes,
+            presence_bytes=-(-len(manifest.tensors) // 8),
+            part_slots=self.part_slots(part_bytes, init_bytes),
+            open_steps=job.batch.open_steps,
+            holds_split=any(f.slice in plan.split_slices for f in plan.shard_fragments(shard)),
+        )
+        tensors = ShardTensors(plan, shard, lamb_config(job), self.config.device, job.batch.open_steps)
+        actor = ShardActor(fixed, tensors, self._kernel, self._send, self.halt, NullStorage())
+        with self._lock:
+            self._actors[job.name] = actor
+        log.info("job %s: %d rows of 1,024 on shard %d, room for %d parts", job.name, plan.rows(shard), shard, fixed.part_slots)
+
+    def part_slots(self, part_bytes: int, init_bytes: int) -> int:
+        """Parts the staging budget holds; 0 if even the initial weights do not fit."""
+        budget = self.config.staging_bytes
+        if init_bytes > budget:
+            return 0
+        return min(budget // part_bytes, 1 << 20) if part_bytes else 1 << 20
+
+    def actor(self, job: str) -> ShardActor:
+        """The job's actor; raises JobUnknown, NotReady."""
+        if self.halted:
+            raise NotReady(f"shard {self.config.shard} has halted: {self.halted}")
+        with self._lock:
+            actor = self._actors.get(job)
+        if actor is None:
+            raise JobUnknown(f"job {job} is not open on shard {self.config.shard}; create it with `sheepfold job create`")
+        return actor
+
+    def halt(self, why: str) -> None:
+        """Serve nothing more: what this process believes contradicts the coordinator."""
+        self.halted = why
+        log.critical("shard %d halts: %s", self.config.shard, why)
+        self._on_halt(why)
+
+    def close(self) -> None:
+        self._kernel.shutdown(wait=True, cancel_futures=True)

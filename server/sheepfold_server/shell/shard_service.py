@@ -1,0 +1,188 @@
+"""The shard's gRPC service: bulk frames in and out, one part or one version per call.
+
+Sync server, client-streaming push, server-streaming pull, 1 MiB frames: chosen by measurement, see
+server/DECISIONS.md. A call without a deadline is refused, so that no stream stays open for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, cast
+
+import grpc
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core import events as e
+from sheepfold_server.core.shard import check_target
+from sheepfold_server.shell.shard_actor import Served, ShardActor, entries
+from sheepfold_server.shell.shard_process import ShardProcess
+from sheepfold_wire import frames
+from sheepfold_wire.codecs import Codec
+from sheepfold_wire.convert import from_proto, to_proto
+from sheepfold_wire.digest import Entry
+from sheepfold_wire.errors import (
+    AttemptNotAnnounced,
+    BadFrame,
+    ChunkChecksumMismatch,
+    InternalError,
+    InvalidError,
+    NotReady,
+    ShapeMismatch,
+    SheepfoldError,
+)
+from sheepfold_wire.status import DETAILS_KEY, to_details
+from sheepfold_wire.v1 import shard_pb2
+
+log = logging.getLogger(__name__)
+
+SERVICE = "sheepfold.v1.ShardService"
+CORE_ANSWERS_SECONDS = 30.0
+ANNOUNCED_SECONDS = 2.0
+"""How long a push waits for the coordinator's word of its lease."""
+
+
+def abort(context: grpc.ServicerContext, error: SheepfoldError) -> None:
+    """End the call with the error's status, reason and text; does not return."""
+    context.set_trailing_metadata(((DETAILS_KEY, to_details(error)),))
+    code = next(code for code in grpc.StatusCode if code.value[0] == int(error.status))
+    context.abort(code, str(error))
+
+
+def guarded(context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:
+    """The result of `work`, or the call's end: our errors as they are, any other with an incident number."""
+    try:
+        if context.time_remaining() is None:
+            raise InvalidError("the call has no deadline; set one (e.g. 60 s)")
+        return work()
+    except SheepfoldError as error:
+        abort(context, error)
+    except grpc.RpcError:
+        raise
+    except Exception:
+        incident = uuid.uuid4().hex[:12]
+        log.exception("incident %s", incident)
+        abort(context, InternalError(f"incident {incident}: see the log of the shard"))
+
+
+class ShardService:
+    """Push, Pull and Digest of one shard process."""
+
+    def __init__(self, process: ShardProcess) -> None:
+        self._process = process
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Identity (de)serialisers for frames: a tensor's bytes never pass through a message object."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Push": grpc.stream_unary_rpc_method_handler(self.push, None, shard_pb2.PushReply.SerializeToString),
+                "Pull": grpc.unary_stream_rpc_method_handler(self.pull, shard_pb2.PullRequest.FromString, None),
+                "Digest": grpc.unary_unary_rpc_method_handler(
+                    self.digest, shard_pb2.DigestRequest.FromString, shard_pb2.DigestReply.SerializeToString
+                ),
+            },
+        )
+
+    # --- push -----------------------------------------------------------------------------------------
+
+    def push(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        return guarded(context, lambda: to_proto(self._push(requests)))
+
+    def _push(self, requests: Iterator[bytes]) -> m.PushReply:
+        first = next(requests, None)
+        if first is None:
+            raise BadFrame("the stream ended before its header")
+        header = frames.read_push_frame(first)
+        if not isinstance(header, m.PushHeader):
+            raise BadFrame("the first frame of a push must be its header")
+        actor = self._process.actor(header.job)
+        token, future = actor.open_push(header)
+        try:
+            answer = future.result(ANNOUNCED_SECONDS)
+        except FutureTimeout:
+            actor.push_broken(token)
+            raise AttemptNotAnnounced(
+                f"attempt {header.attempt} was not announced within {ANNOUNCED_SECONDS:.0f} s; send it again, or ask for a lease"
+            ) from None
+        if isinstance(answer, e.AnswerPush):
+            return m.PushReply(duplicate=True)
+        try:
+            payload, codec = _receive(requests, header), Codec(header.codec)
+            check = check_part(actor, payload, codec)
+        except BaseException:
+            actor.push_broken(token)
+            raise
+        _await(actor.received(token, header.attempt, payload, codec, check))
+        return m.PushReply(duplicate=False)
+
+    # --- pull -----------------------------------------------------------------------------------------
+
+    def pull(self, request: shard_pb2.PullRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
+        asked = from_proto(m.PullRequest, request)
+        actor, served = guarded(context, lambda: self._pull(asked, context.time_remaining()))
+        yield frames.pull_header_frame(m.PullHeader(served.version, len(served.payload)))
+        for frame in frames.chunk_frames(served.payload):
+            yield frame
+        yield frames.pull_end_frame(served.version)
+        actor.note_sent(len(served.payload))
+
+    def _pull(self, asked: m.PullRequest, remaining: float) -> tuple[ShardActor, Served]:
+        actor = self._process.actor(asked.job)
+        check_target(actor.job, asked.incarnation, asked.manifest_digest, asked.plan_digest)
+        try:
+            codec = Codec(asked.codec)
+        except ValueError:
+            raise InvalidError(f"codec = {asked.codec!r}: give one of {', '.join(c.value for c in Codec)}") from None
+        token, future = actor.pull(asked.version, codec)
+        wait = max(0.0, min(asked.wait_seconds, remaining - 1.0))
+        try:
+            return actor, cast(Served, future.result(wait))
+        except FutureTimeout:
+            actor.pull_gone(token)
+            raise NotReady(f"version {asked.version} was not applied within {wait:.1f} s; pull again") from None
+
+    # --- digest -----------------------------------------------------------------------------------------
+
+    def digest(self, request: shard_pb2.DigestRequest, context: grpc.ServicerContext) -> Any:
+        return guarded(context, lambda: to_proto(self._digest(request.job)))
+
+    def _digest(self, job: str) -> m.DigestReply:
+        version, found = cast(tuple[int, list[Entry]], _await(self._process.actor(job).digest()))
+        return m.DigestReply(version, entries(found))
+
+
+def _await(future: Future[object]) -> object:
+    try:
+        return future.result(CORE_ANSWERS_SECONDS)
+    except FutureTimeout:
+        raise NotReady(f"no decision within {CORE_ANSWERS_SECONDS:.0f} s; try again") from None
+
+
+def _receive(requests: Iterator[bytes], header: m.PushHeader) -> bytearray:
+    """The whole payload; raises BadFrame or ChunkChecksumMismatch, and then nothing of it is kept."""
+    buffer = frames.PartBuffer(header.payload_bytes)
+    for frame in requests:
+        chunk = frames.read_push_frame(frame)
+        if not isinstance(chunk, frames.Chunk):
+            raise BadFrame("a second header arrived inside a push")
+        buffer.add(chunk)
+    payload = buffer.finish()
+    found = frames.payload_digest(payload)
+    if found != header.payload_digest:
+        raise ChunkChecksumMismatch(
+            f"the part's digest is {found.hex()}, its header says {header.payload_digest.hex()}; send the part again"
+        )
+    return payload
+
+
+def check_part(actor: ShardActor, payload: frames.Buffer, codec: Codec) -> e.PartCheck:
+    """The staging pass: finite test and sums of squares, in this call's own thread, outside the kernel's."""
+    check = actor.tensors.check(payload, codec)
+    if not check.padding_is_zero:
+        raise ShapeMismatch("the part has values in its padding; elements beyond a slice's end must be 0")
+    tensor, count = next(iter(check.nonfinite.items()), ("", 0))
+    return e.PartCheck(tuple(check.sum_of_squares.tolist()), tensor, count)
