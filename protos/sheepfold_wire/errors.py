@@ -77,7 +77,7 @@ class SheepfoldError(Exception):
     """Root of the tree. The text says what was wrong, with numbers, and the remedy."""
 
     status: ClassVar[Status] = Status.INTERNAL
-    reason: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "SHEEPFOLD"
     action: ClassVar[Action] = Action.STOP
 
     @property

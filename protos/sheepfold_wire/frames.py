@@ -158,6 +158,9 @@ class PartBuffer:
     """Collects the chunks of one part, in order, into one buffer of the announced length."""
 
     def __init__(self, payload_bytes: int) -> None:
+        """Raises BadFrame for a negative length."""
+        if payload_bytes < 0:
+            raise BadFrame(f"the header announces {payload_bytes} bytes of payload; give 0 or more")
         self.payload = bytearray(payload_bytes)
         self._filled = 0
 

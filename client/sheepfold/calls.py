@@ -1,0 +1,142 @@
+"""The calls one worker makes, each blocking and made once; who repeats them is the session's decision."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import sheepfold_wire.messages as m
+from sheepfold.errors import Refused, ServerUnavailable
+from sheepfold.session import LEASE_WAIT_SECONDS
+from sheepfold.transport import Transport, TransportError
+from sheepfold_wire.codecs import Buffer, Codec
+from sheepfold_wire.errors import NotReady, ShapeMismatch, SheepfoldError
+from sheepfold_wire.frames import payload_digest
+from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.job import Job, job_from_json
+from sheepfold_wire.manifest import Manifest
+from sheepfold_wire.plan import Plan
+
+T = TypeVar("T")
+
+PULL_WAIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One part for each shard, in shard order, and what the worker says of them."""
+
+    parts: tuple[Buffer, ...]
+    codec: Codec
+    facts: m.Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the job turned out to be when the worker attached."""
+
+    reply: m.AttachReply
+    job: Job
+    manifest: Manifest
+    plan: Plan
+
+    @classmethod
+    def of(cls, reply: m.AttachReply) -> Terms:
+        job, manifest = job_from_json(reply.config_json), Manifest.from_json(reply.manifest_json)
+        plan = Plan.of(manifest, len(reply.shards), job.placement.split_above_bytes)
+        return cls(reply, job, manifest, plan)
+
+
+class WorkerCalls:
+    """The calls of one worker in one job."""
+
+    def __init__(self, transport: Transport, opening: m.AttachRequest, down: Codec) -> None:
+        """`opening` attaches the worker; `down` is the codec of pulls."""
+        self.transport = transport
+        self.opening = opening
+        self.down = down
+
+    def attach(self) -> Terms:
+        return Terms.of(self.transport.call(self.opening))
+
+    def lease(self, holding: tuple[AttemptId, ...]) -> m.LeaseReply:
+        """Waits on the server for work. A lease that is not among `holding` is one whose reply was lost."""
+        request = m.LeaseRequest(self.opening.job, self.opening.worker, holding, LEASE_WAIT_SECONDS)
+        reply: m.LeaseReply = self.transport.call(request)
+        return reply
+
+    def pull(self, terms: Terms, shard: int, version: int | None) -> tuple[int, Buffer]:
+        """(version, part); raises ShapeMismatch for a part of another length than the plan's."""
+        address = terms.reply.shards[shard]
+        request = m.PullRequest(
+            job=terms.reply.job,
+            shard=shard,
+            incarnation=address.incarnation,
+            manifest_digest=terms.manifest.digest,
+            plan_digest=terms.plan.digest,
+            codec=self.down.value,
+            version=version,
+            wait_seconds=PULL_WAIT_SECONDS,
+        )
+        found, part = self.transport.pull(address, request)
+        due = terms.plan.part_bytes(shard, self.down.itemsize)
+        if len(part) != due:
+            raise ShapeMismatch(f"shard {shard} sent {len(part)} bytes, {due} are due; attach again")
+        return found, part
+
+    def push(self, terms: Terms, shard: int, attempt: AttemptId, contribution: Contribution) -> None:
+        """Returns once the shard has staged its part, by this call or an earlier one."""
+        part, address = contribution.parts[shard], terms.reply.shards[shard]
+        header = m.PushHeader(
+            job=terms.reply.job,
+            attempt=attempt,
+            shard=shard,
+            incarnation=address.incarnation,
+            term=terms.reply.term,
+            manifest_digest=terms.manifest.digest,
+            plan_digest=terms.plan.digest,
+            codec=contribution.codec.value,
+            payload_bytes=len(part),
+            payload_digest=payload_digest(part),
+            facts=contribution.facts,
+        )
+        self.transport.push(address, header, part)
+
+    def heartbeat(self, progress: tuple[m.AttemptProgress, ...]) -> m.HeartbeatReply:
+        request = m.HeartbeatRequest(self.opening.job, self.opening.worker, progress)
+        reply: m.HeartbeatReply = self.transport.call(request)
+        return reply
+
+    def release(self, attempts: tuple[AttemptId, ...], reason: str, is_leaving: bool = False) -> None:
+        """All leases if `attempts` is empty."""
+        job, worker = self.opening.job, self.opening.worker
+        self.transport.call(m.ReleaseRequest(job, worker, attempts, is_leaving, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to insist, and how to wait in between; times in seconds."""
+
+    give_up_seconds: float = 600.0
+    pause_seconds: float = 0.1
+    pause_seconds_max: float = 5.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def insist(call: Callable[[], T], patience: Patience) -> T:
+    """Repeats an idempotent call while nobody answers; raises Refused or ServerUnavailable."""
+    began, pause = patience.clock(), patience.pause_seconds
+    while True:
+        try:
+            return call()
+        except (TransportError, NotReady) as error:
+            waited = patience.clock() - began
+            if waited >= patience.give_up_seconds:
+                raise ServerUnavailable(waited, str(error)) from error
+        except SheepfoldError as error:
+            raise Refused.by(error) from error
+        patience.sleep(pause)
+        pause = min(2 * pause, patience.pause_seconds_max)

@@ -1,0 +1,314 @@
+"""Carries out what a Session decides: calls in threads, waiting in the script's, and a heartbeat."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import sheepfold_wire.messages as m
+from sheepfold.calls import Contribution, Terms, WorkerCalls
+from sheepfold.errors import JobEnded, Refused, ServerUnavailable
+from sheepfold.events import (
+    Attached,
+    Call,
+    CallFailed,
+    Ended,
+    Failed,
+    Goal,
+    Heard,
+    LeaseAnswer,
+    Make,
+    Offer,
+    Pulled,
+    Pushed,
+    Ready,
+    Say,
+    SessionAction,
+    SessionEvent,
+    Tick,
+    WaitUntil,
+    Want,
+)
+from sheepfold.session import Session
+from sheepfold.threads import CallThreads
+from sheepfold.transport import TransportError
+from sheepfold_wire.codecs import Buffer
+from sheepfold_wire.errors import NotReady, SheepfoldError
+from sheepfold_wire.ids import AttemptId
+
+log = logging.getLogger("sheepfold")
+
+WAKE_SECONDS_MAX = 1.0
+
+_Answer = tuple[SessionEvent | None, Buffer | None]
+"""What to tell the session of a call, and the weights it brought."""
+
+
+class Driver:
+    """One session's hands. Methods block and belong to one thread, the script's; close() may come from any.
+
+    The session and everything that changes is touched under one lock, `_changed`; no call is made under it.
+    """
+
+    def __init__(
+        self, calls: WorkerCalls, session: Session, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._calls, self._session, self._clock = calls, session, clock
+        self._changed = threading.Condition(threading.RLock())
+        self._threads = CallThreads()
+        self._terms: Terms | None = None
+        self._outcome: SessionAction | None = None
+        self._is_opening = False
+        self._wake_at: float | None = None
+        self._contribution: Contribution | None = None
+        self._pulled: dict[int, Buffer] = {}
+        self._work_done = 0
+        self._last_said = ""
+        self._is_closed = False
+        self._began = clock()
+        self._limit_seconds: float | None = None
+        self._stop = threading.Event()
+        self._heartbeat: threading.Thread | None = None
+        self._pid = os.getpid()
+        atexit.register(self.close, "the script ended")
+
+    # --- what the script asks for -------------------------------------------------------------------
+
+    def attach(self) -> Terms:
+        """Make the worker known; asks neither for a lease nor for weights. Raises JobEnded."""
+        self._is_opening = True
+        try:
+            self._reach(Want(Goal.WEIGHTS))
+        finally:
+            self._is_opening = False
+        return self.terms
+
+    def next_lease(self) -> m.Lease:
+        """The next lease, once the weights it wants are pulled; raises JobEnded when there is no more."""
+        lease = self._reach(Want(Goal.LEASE)).lease
+        assert lease is not None
+        return lease
+
+    def pull(self, version: int | None = None, limit_seconds: float | None = None) -> int:
+        """Pull a version, by default the newest; returns which. `limit_seconds`: less patience than usual."""
+        self._limit_seconds = limit_seconds
+        try:
+            self._reach(Want(Goal.WEIGHTS, version))
+        finally:
+            self._limit_seconds = None
+        return self.version
+
+    def push(self, contribution: Contribution) -> Ready | Ended:
+        """Push a part to every shard. It counts unless the answer says that the lease, or the job, ended."""
+        self._contribution = contribution
+        try:
+            return self.run_until(Offer())
+        finally:
+            self._contribution = None
+
+    def release(self, reason: str) -> None:
+        """Hand every lease back. A failure is no matter: a lease expires by itself."""
+        with self._changed:
+            self._session.handle(Want(Goal.NOTHING), self._clock())
+        self._release_quietly((), reason)
+
+    def take_weights(self) -> tuple[Buffer, ...] | None:
+        """The parts that the last goal pulled, in shard order; None if it needed none."""
+        with self._changed:
+            taken, self._pulled = self._pulled, {}
+        return tuple(taken[shard] for shard in sorted(taken)) or None
+
+    def note_progress(self) -> None:
+        """A unit of work is done (a micro-batch, a pushed part): the next heartbeat renews the lease."""
+        with self._changed:
+            self._work_done += 1
+
+    @property
+    def terms(self) -> Terms:
+        """The job as it was when this worker attached last: a shard may have another address since."""
+        assert self._terms is not None  # nothing is asked for before the first attach
+        return self._terms
+
+    @property
+    def version(self) -> int:
+        """Version of the weights pulled last; -1 before the first."""
+        return self._session.version
+
+    @property
+    def lease(self) -> m.Lease | None:
+        """The lease held, until it is pushed or lost."""
+        return self._session.lease
+
+    # --- waiting ------------------------------------------------------------------------------------
+
+    def _reach(self, goal: Want) -> Ready:
+        outcome = self.run_until(goal)
+        if isinstance(outcome, Ended):
+            raise JobEnded(outcome.why)
+        return outcome
+
+    def run_until(self, goal: Want | Offer) -> Ready | Ended:
+        """Pursue one goal to its end; raises Refused or ServerUnavailable. Ctrl-C interrupts it at once."""
+        with self._changed:
+            self._outcome, self._wake_at, self._began = None, None, self._clock()
+            self._pulled = {}
+            try:
+                self._handle(goal)
+                while self._outcome is None:
+                    self._wait()
+                return self._conclude(self._outcome)
+            finally:
+                if not isinstance(self._outcome, Ready | Ended):
+                    self._session.handle(Want(Goal.NOTHING), self._clock())
+
+    def _wait(self) -> None:
+        if self._is_closed:
+            raise Refused("this worker is closed; attach again")
+        now = self._clock()
+        if self._limit_seconds is not None and now - self._began > self._limit_seconds:
+            raise ServerUnavailable(now - self._began, "the newest weights did not come")
+        if self._wake_at is not None and self._wake_at <= now:
+            self._wake_at = None
+            self._handle(Tick())
+            return
+        due = WAKE_SECONDS_MAX if self._wake_at is None else self._wake_at - now
+        self._changed.wait(min(WAKE_SECONDS_MAX, due))
+
+    def _conclude(self, outcome: SessionAction) -> Ready | Ended:
+        if isinstance(outcome, Ready | Ended):
+            return outcome
+        assert isinstance(outcome, Failed)
+        error = outcome.error
+        if isinstance(error, NotReady | TransportError):
+            raise ServerUnavailable(self._clock() - self._began, str(error)) from error
+        if isinstance(error, SheepfoldError):
+            raise Refused.by(error) from error
+        raise error
+
+    # --- events in, actions out ---------------------------------------------------------------------
+
+    def _handle(self, event: SessionEvent) -> None:
+        with self._changed:
+            actions = self._session.handle(event, self._clock())
+            if self._is_opening and self._session.attached is not None:
+                self._session.handle(Want(Goal.NOTHING), self._clock())
+                actions = [Ready(Goal.NOTHING)]
+            for action in actions:
+                self._carry_out(action)
+            self._changed.notify_all()
+
+    def _carry_out(self, action: SessionAction) -> None:
+        match action:
+            case Make():
+                self._threads.submit(partial(self._make, action, self._contribution))
+            case WaitUntil(at):
+                self._wake_at = at if self._wake_at is None else min(at, self._wake_at)
+            case Say(text):
+                if text != self._last_said:
+                    log.warning("job %s: %s", self._calls.opening.job, text)
+                self._last_said = text
+            case _:
+                self._outcome = action
+
+    def _make(self, make: Make, contribution: Contribution | None) -> None:
+        """One call, in a thread of its own; its answer becomes an event.
+
+        What is pushed is fixed when the session decides so: by the time a thread is free, the script may have
+        left this goal and packed the next contribution.
+        """
+        try:
+            event, part = self._answer(make, contribution)
+        except (SheepfoldError, TransportError) as error:
+            event, part = CallFailed(make.call, make.shard, error, make.round), None
+        except Exception as error:  # not foreseen: the script must see it, instead of a retry
+            with self._changed:
+                self._outcome = self._outcome or Failed(error)
+                self._changed.notify_all()
+            return
+        with self._changed:
+            if event is None or self._is_closed:
+                return
+            if part is not None and make.round == self._session.round:
+                self._pulled[make.shard] = part
+            self._handle(event)
+
+    def _answer(self, make: Make, contribution: Contribution | None) -> _Answer:
+        match make.call:
+            case Call.ATTACH:
+                return Attached(self._attach()), None
+            case Call.LEASE:
+                return LeaseAnswer(self._calls.lease(make.holding)), None
+            case Call.PULL:
+                version, part = self._calls.pull(self.terms, make.shard, make.version)
+                return Pulled(make.shard, version, make.round), part
+            case Call.PUSH:
+                assert contribution is not None
+                assert make.attempt is not None
+                self._calls.push(self.terms, make.shard, make.attempt, contribution)
+                self.note_progress()
+                return Pushed(make.shard, make.round), None
+            case Call.RELEASE:
+                assert make.attempt is not None
+                self._release_quietly((make.attempt,), "its version is no longer served")
+                return None, None
+
+    def _attach(self) -> m.AttachReply:
+        terms = self._calls.attach()
+        with self._changed:
+            log.info("job %s: attached at version %d", terms.reply.job, terms.reply.version)
+            self._terms = terms
+            self._session.takes_newer_versions = terms.job.batch.max_staleness != 0
+            if self._heartbeat is None and not self._is_closed:
+                arguments = (terms.reply.heartbeat_seconds,)
+                self._heartbeat = threading.Thread(
+                    target=self._beat, args=arguments, name="sheepfold-heartbeat", daemon=True
+                )
+                self._heartbeat.start()
+        return terms.reply
+
+    # --- heartbeat and the end ----------------------------------------------------------------------
+
+    def _beat(self, period_seconds: float) -> None:
+        while not self._stop.wait(period_seconds):
+            try:
+                self.beat_once()
+            except (SheepfoldError, TransportError) as error:
+                log.debug("job %s: heartbeat: %s", self._calls.opening.job, error)  # the next call settles it
+            except Exception:
+                if not self._is_closed:  # a call on a transport that is being closed may fail in any way
+                    raise
+
+    def beat_once(self) -> None:
+        """Say that this worker lives and how far it got; learn which of its leases ended."""
+        with self._changed:
+            lease, done = self._session.lease, self._work_done
+        progress = () if lease is None else (m.AttemptProgress(lease.attempt, done),)
+        self._handle(Heard(self._calls.heartbeat(progress)))
+
+    def _release_quietly(
+        self, attempts: tuple[AttemptId, ...], reason: str, is_leaving: bool = False
+    ) -> None:
+        try:
+            self._calls.release(attempts, reason, is_leaving)
+        except (SheepfoldError, TransportError) as error:
+            log.debug("job %s: release: %s", self._calls.opening.job, error)
+
+    def close(self, reason: str = "closed") -> None:
+        """Hand leases back, leave the job, end every call. Again, or in a forked child, it does nothing."""
+        if os.getpid() != self._pid:
+            return
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._changed.notify_all()
+        atexit.unregister(self.close)
+        self._stop.set()
+        if self._session.attached is not None:
+            self._release_quietly((), reason, is_leaving=True)
+        self._calls.transport.close()

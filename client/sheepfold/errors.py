@@ -1,0 +1,50 @@
+"""What a training script can see going wrong: the job is over, nobody answers, or it was refused.
+
+Exception
+├── JobEnded             there is no more work; a loop over `run.slots()` simply ends
+├── ServerUnavailable    nobody answered for a stated number of seconds
+└── Refused              the server, or this client, says no: the text names the remedy
+"""
+
+from __future__ import annotations
+
+from sheepfold_wire.errors import JobUnknown, SheepfoldError
+
+
+class JobEnded(Exception):
+    """The job has no more work."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        reason = why or "all its steps are committed"
+        super().__init__(f"the job has ended: {reason}; leave the training loop")
+
+
+class ServerUnavailable(Exception):
+    """No usable answer for `seconds`; what was under way may or may not have counted, once."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self.seconds = seconds
+        self.what = what
+        super().__init__(
+            f"no answer for {seconds:.0f} s, last failure: {what}. Check that the server runs "
+            "(`sheepfold status`) and that $SHEEPFOLD names its coordinator, then start the script again"
+        )
+
+
+class Refused(Exception):
+    """Trying again would not help. `error` is the server's answer, None if the client itself refused."""
+
+    def __init__(self, text: str, error: SheepfoldError | None = None) -> None:
+        self.error = error
+        super().__init__(text)
+
+    @classmethod
+    def by(cls, error: SheepfoldError) -> Refused:
+        """The refusal that a role answered with."""
+        text = f"{error} [{error.reason}]"
+        if isinstance(error, JobUnknown):
+            text += (
+                ". Check the name (`sheepfold status` lists the jobs), or create it: attach(config=Job(...))"
+            )
+        return cls(text, error)

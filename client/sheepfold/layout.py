@@ -1,0 +1,102 @@
+"""Which element of which tensor stands where in a shard's part: the one walk over a plan, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sheepfold_wire.codecs import Buffer, Codec
+from sheepfold_wire.errors import ShapeMismatch
+from sheepfold_wire.manifest import ROW_ELEMENTS
+from sheepfold_wire.plan import FP32_BYTES, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Elements `[first, first + count)` of a flattened tensor stand at `[at, at + count)` of a stretch."""
+
+    tensor: int
+    first: int
+    at: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretches:
+    """Views of one part. `parameters` is in the codec's storage type: bf16 is held as uint16."""
+
+    parameters: npt.NDArray[Any]  # (rows * 1024,)
+    floats: npt.NDArray[np.float32]  # (float statistic elements,)
+    integers: npt.NDArray[np.int64]  # (integer statistic elements,)
+
+
+@dataclass(frozen=True)
+class PartLayout:
+    """The moves of one shard's part, in order; what no move covers is padding and stays zero."""
+
+    plan: Plan
+    shard: int
+
+    @cached_property
+    def parameters(self) -> tuple[Move, ...]:
+        """Fragments, each from the row where the plan puts it."""
+        slices = self.plan.manifest.slices
+        return tuple(
+            Move(
+                tensor=slices[fragment.slice].tensor,
+                first=slices[fragment.slice].first_element + fragment.first_element,
+                at=fragment.first_row * ROW_ELEMENTS,
+                count=fragment.elements,
+            )
+            for fragment in self.plan.shard_fragments(self.shard)
+        )
+
+    @cached_property
+    def floats(self) -> tuple[Move, ...]:
+        return self._statistics(is_integer=False)
+
+    @cached_property
+    def integers(self) -> tuple[Move, ...]:
+        return self._statistics(is_integer=True)
+
+    def _statistics(self, is_integer: bool) -> tuple[Move, ...]:
+        places = self.plan.statistics(self.shard)
+        return tuple(Move(p.tensor, 0, p.offset, p.elements) for p in places if p.is_integer == is_integer)
+
+    def new_part(self, codec: Codec) -> npt.NDArray[np.uint8]:
+        """A part of zeros, padding included."""
+        return np.zeros(self.plan.part_bytes(self.shard, codec.itemsize), np.uint8)
+
+    def stretches(self, part: Buffer | npt.NDArray[np.uint8], codec: Codec) -> Stretches:
+        """Views of a part's three stretches, writable if it is; raises ShapeMismatch for another length."""
+        raw: npt.NDArray[np.uint8] = np.frombuffer(part, np.uint8)
+        due = self.plan.part_bytes(self.shard, codec.itemsize)
+        if raw.size != due:
+            raise ShapeMismatch(
+                f"the part of shard {self.shard} has {raw.size} bytes, {codec.value} under this plan {due}: "
+                "client and server disagree about the plan; attach again with the same version of both"
+            )
+        floats_at = self.plan.rows(self.shard) * ROW_ELEMENTS * codec.itemsize
+        integers_at = floats_at + FP32_BYTES * self.plan.statistic_elements(self.shard, is_integer=False)
+        return Stretches(
+            parameters=raw[:floats_at].view(codec.storage),
+            floats=raw[floats_at:integers_at].view("<f4"),
+            integers=raw[integers_at:].view("<i8"),
+        )
+
+
+def part_layouts(plan: Plan) -> tuple[PartLayout, ...]:
+    """One layout for each shard of the plan."""
+    return tuple(PartLayout(plan, shard) for shard in range(plan.shard_count))
+
+
+def presence_bitmap(tensor_count: int, present: Iterable[int]) -> bytes:
+    """One bit for each tensor of a manifest, lowest bit of the first byte first; `present` holds indices."""
+    bits = np.zeros(tensor_count, bool)
+    bits[list(present)] = True
+    return np.packbits(bits, bitorder="little").tobytes()

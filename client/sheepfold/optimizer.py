@@ -1,0 +1,183 @@
+"""The job's optimizer in the place of a local one, for loops that are written already."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from sheepfold.errors import JobEnded, Refused
+from sheepfold.packing import tensors_named
+from sheepfold.run import Run, StepResult
+from sheepfold.transport import Transport
+from sheepfold.worker import Config, Joining
+from sheepfold_wire.job import Job
+
+STATE_KEY = "sheepfold"
+
+
+class RemoteOptimizer(torch.optim.Optimizer):
+    """Contributes one slot per `step()`; learning rate, betas, eps and weight decay are the server's.
+
+    `.grad` must be the mean over the slot when `step()` is called, however many micro-batches it took;
+    zeroing it is the caller's. The constructor, and the end of each `step()`, wait for a lease and put its
+    weights into the parameters. After the job's last step `has_ended` is true, and another `step()` raises
+    JobEnded.
+
+    Where `batch.weight = "tokens"`, set `optimizer.weight` to the tokens behind the mean before a `step()`. A
+    copy or a pickle of it holds no connection: it serves to be looked at, and cannot step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        job: str | None = None,
+        *,
+        address: str | Transport | None = None,
+        config: Config | None = None,
+        buffers: Iterable[tuple[str, Tensor]] = (),
+        data_samples: int = 0,
+        data_fingerprint: str = "",
+    ) -> None:
+        """`params`: best `model.named_parameters()`; tensors or groups do as well, and go by their places.
+
+        `buffers`: the persistent ones, with names, where the job averages them (BatchNorm). The rest, and
+        what is raised, is as in `attach`.
+        """
+        self._run: Run | None = None
+        self._origin: str | None = None
+        """The job, once this optimizer, or the one it is a copy of, has started."""
+        super().__init__(params, {})
+        tensors = tensors_named(named(self.param_groups), buffers)
+        joining = Joining(job, address, config, data_samples=data_samples, data_fingerprint=data_fingerprint)
+        self._run = Run.of(tensors, joining)
+        self._origin = self._run.job
+        self.weight: float | None = None
+        self.result: StepResult | None = None
+        """What became of the last contribution."""
+        self._owned = owned_by_server(self._run.worker.job)
+        self._named_edits: set[str] = set()
+        self._name_edits()
+        self._take_over()
+        self._run.next_slot()
+
+    @property
+    def run(self) -> Run:
+        """The place in the job: `run.version`, `run.step_number`, `run.slot`. Raises Refused on a copy."""
+        if self._run is None:
+            raise Refused(
+                f"this is a copy of the optimizer of job {self._origin} and holds no connection: construct "
+                "RemoteOptimizer anew in this process"
+            )
+        return self._run
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job has no more work: leave the loop."""
+        return self.run.has_ended
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Contribute `.grad`, then wait for the next lease and its weights; returns the closure's loss.
+
+        Raises JobEnded, Refused, ServerUnavailable. A lost lease raises nothing: see `result.counted`.
+        """
+        run = self.run
+        if run.has_ended:
+            raise JobEnded("its last step is committed")
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._name_edits()
+        self.result = run.contribute(self.weight, None if loss is None else _number(loss))
+        run.next_slot()
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Only while constructing: the job's manifest is sealed. Raises Refused."""
+        if self._origin is not None:
+            raise Refused(
+                f"job {self._origin} was created without this parameter group and its tensors are sealed: "
+                "create another job with all parameters"
+            )
+        super().add_param_group(param_group)
+
+    # --- values of the server -----------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Show the server's values where schedulers and loggers look for them."""
+        for group in self.param_groups:
+            group.update(self._owned)
+
+    def _name_edits(self) -> None:
+        """Say, once for each key, that a local value has no effect."""
+        for index, group in enumerate(self.param_groups):
+            for key, value in self._owned.items():
+                if key in group and group[key] != value and key not in self._named_edits:
+                    self._named_edits.add(key)
+                    warnings.warn(
+                        f"param_groups[{index}][{key!r}] = {group[key]} has no effect: the server owns {key} "
+                        f"({_source(key, value)}). Set it in the job, and drop local schedulers",
+                        stacklevel=3,
+                    )
+
+    # --- state: the server's, so there is next to nothing to save ------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the job stands; no tensors: weights and moments are the server's."""
+        run = self.run
+        place = {"job": run.job, "step": run.step_number, "manifest": run.worker.manifest.digest}
+        return {**super().state_dict(), STATE_KEY: place}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Checks that it is of the same model; the server's state is left as it is. Raises Refused."""
+        place = state_dict.get(STATE_KEY)
+        mine = self.run.worker.manifest.digest
+        if not isinstance(place, dict) or place.get("manifest") != mine:
+            theirs = place.get("manifest") if isinstance(place, dict) else "none: it is a local optimizer's"
+            raise Refused(
+                f"this state is of another model (manifest {str(theirs)[:40]}, here {mine[:12]}): the server "
+                "keeps weights and moments, so start without loading an optimizer state"
+            )
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        self._take_over()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_origin", "weight", "result", "_owned", "_named_edits")
+        return {**super().__getstate__(), "_run": None, **{key: getattr(self, key) for key in kept}}
+
+
+def named(groups: list[dict[str, Any]]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of param groups under their own names, or under their places."""
+    for number, group in enumerate(groups):
+        places = [f"group{number}.param{index}" for index in range(len(group["params"]))]
+        yield from zip(group.get("param_names", places), group["params"], strict=True)
+
+
+def owned_by_server(job: Job) -> dict[str, Any]:
+    """Values of a param group that the server decides. `lr` is the peak: the schedule runs on the server."""
+    optimizer = job.optimizer
+    return {
+        "lr": optimizer.lr.peak,
+        "betas": (optimizer.beta1, optimizer.beta2),
+        "eps": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+    }
+
+
+def _source(key: str, value: object) -> str:
+    return f"peak {value}, by its own schedule" if key == "lr" else f"{value}"
+
+
+def _number(loss: float | Tensor) -> float:
+    return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)

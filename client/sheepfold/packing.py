@@ -1,0 +1,242 @@
+"""Torch tensors to parts of a contribution, and pulled parts back into the model.
+
+What the server keeps is every parameter that requires a gradient when the model is attached, and every
+persistent buffer (a *statistic*, such as BatchNorm's running mean). A frozen parameter stands in no manifest:
+it never changes, so each worker keeps what it loaded. Tied weights count once, under their first name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from sheepfold.errors import Refused
+from sheepfold.layout import Move, PartLayout, part_layouts, presence_bitmap
+from sheepfold_wire.codecs import Buffer, Codec
+from sheepfold_wire.errors import ShapeMismatch
+from sheepfold_wire.manifest import (
+    PARAMETER_DTYPES,
+    STATISTIC_DTYPES,
+    Kind,
+    Manifest,
+    ManifestError,
+    TensorSpec,
+)
+from sheepfold_wire.plan import Plan
+
+TORCH_DTYPES = {Codec.FP32: torch.float32, Codec.BF16: torch.bfloat16, Codec.FP16: torch.float16}
+SHARDED_TYPES = frozenset({"DTensor", "FlatParameter", "FullyShardedDataParallel", "FSDPModule"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTensors:
+    """The tensors that a job keeps, by name, in manifest order: parameters first, then buffers."""
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+    @property
+    def all(self) -> dict[str, Tensor]:
+        return {**self.parameters, **self.buffers}
+
+    @property
+    def device(self) -> str:
+        return str(next(iter(self.parameters.values())).device)
+
+
+def tensors_of(model: nn.Module) -> ModelTensors:
+    """What of a model the server keeps; raises Refused for what it cannot."""
+    for name, module in model.named_modules():
+        _refuse_sharded(name or "the model", module)
+    persistent = model.state_dict(keep_vars=True)
+    buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
+    return tensors_named(model.named_parameters(), buffers)
+
+
+def tensors_named(
+    parameters: Iterable[tuple[str, Tensor]], buffers: Iterable[tuple[str, Tensor]] = ()
+) -> ModelTensors:
+    """The same from names and tensors; a tensor that comes twice counts under its first name."""
+    found = ModelTensors(_once(parameters, "parameter"), _once(buffers, "statistic"))
+    if not found.parameters:
+        raise Refused("the model has no parameter that requires a gradient: there is nothing to train")
+    if shared := sorted(found.parameters.keys() & found.buffers.keys()):
+        raise Refused(f"{shared[0]} names a parameter and a buffer: give each a name of its own")
+    return found
+
+
+def _once(named: Iterable[tuple[str, Tensor]], kind: Kind) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in named:
+        if id(tensor) in seen or (kind == "parameter" and not tensor.requires_grad):
+            continue
+        if name in found:
+            raise Refused(f"two {kind}s are named {name}: give each a name of its own")
+        _check(name, tensor, kind)
+        seen.add(id(tensor))
+        found[name] = tensor
+    return found
+
+
+def manifest_of(tensors: ModelTensors) -> Manifest:
+    """The manifest of what the server keeps; raises Refused."""
+    specs = [_spec(name, tensor, "parameter") for name, tensor in tensors.parameters.items()]
+    specs += [_spec(name, tensor, "statistic") for name, tensor in tensors.buffers.items()]
+    try:
+        return Manifest(tuple(specs))
+    except ManifestError as error:
+        raise Refused(str(error)) from None
+
+
+def _spec(name: str, tensor: Tensor, kind: Kind) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), _dtype_name(tensor), kind)
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _refuse_sharded(name: str, thing: object) -> None:
+    found = SHARDED_TYPES.intersection(kind.__name__ for kind in type(thing).__mro__)
+    if found:
+        raise Refused(
+            f"{name} is a {min(found)}: sharding a worker's model is not supported; attach the plain model, "
+            "the server shards the state"
+        )
+
+
+def _check(name: str, tensor: Tensor, kind: Kind) -> None:
+    """Raises Refused, naming the tensor and the remedy."""
+    _refuse_sharded(name, tensor)
+    if is_lazy(tensor) or tensor.is_meta:
+        raise Refused(f"{name} has no values yet (lazy, or on the meta device): initialise the model first")
+    if tensor.layout is not torch.strided:
+        raise Refused(f"{name} is sparse: only dense tensors have a place on the server; store it densely")
+    if tensor.dtype is torch.float64:
+        raise Refused(f"{name} is float64, the server's state is fp32: convert the model with model.float()")
+    if tensor.is_complex():
+        raise Refused(f"{name} is complex: store real and imaginary parts apart (torch.view_as_real)")
+    allowed = PARAMETER_DTYPES if kind == "parameter" else STATISTIC_DTYPES
+    if _dtype_name(tensor) not in allowed:
+        raise Refused(f"{name} is {_dtype_name(tensor)}: a {kind} is one of {', '.join(sorted(allowed))}")
+
+
+def down_codec(tensors: ModelTensors) -> Codec:
+    """The format weights come down in: the parameters' own, fp32 if they differ."""
+    dtypes = {tensor.dtype for tensor in tensors.parameters.values()}
+    return next((codec for codec, dtype in TORCH_DTYPES.items() if dtypes == {dtype}), Codec.FP32)
+
+
+class Packer:
+    """Encodes tensors into one preallocated part for each shard, and copies parts into tensors."""
+
+    def __init__(self, manifest: Manifest, plan: Plan) -> None:
+        self._names = [tensor.name for tensor in manifest.tensors]
+        self._shapes = [tensor.shape for tensor in manifest.tensors]
+        self._layouts = part_layouts(plan)
+        self._parts: list[npt.NDArray[np.uint8]] = []
+        self._codec: Codec | None = None
+
+    @torch.no_grad()
+    def pack(self, values: Mapping[str, Tensor | None], codec: Codec) -> tuple[memoryview, ...]:
+        """The parts of a contribution: gradients by parameter name, current values by buffer name.
+
+        An absent (None) gradient is zeros. Rounds as torch does, to nearest even. The parts are valid until
+        the next call: the buffers are used again.
+        """
+        if codec is not self._codec:
+            self._parts = [layout.new_part(codec) for layout in self._layouts]
+            self._codec = codec
+        return self._filled(self._parts, values, codec)
+
+    @torch.no_grad()
+    def pack_weights(self, tensors: Mapping[str, Tensor]) -> tuple[memoryview, ...]:
+        """The parts of an init lease: fp32, in buffers of their own."""
+        parts = [layout.new_part(Codec.FP32) for layout in self._layouts]
+        return self._filled(parts, tensors, Codec.FP32)
+
+    def _filled(
+        self, parts: list[npt.NDArray[np.uint8]], values: Mapping[str, Tensor | None], codec: Codec
+    ) -> tuple[memoryview, ...]:
+        flat = [self._flat(index, values.get(name)) for index, name in enumerate(self._names)]
+        for layout, part in zip(self._layouts, parts, strict=True):
+            _fill(layout, part, codec, flat)
+        return tuple(part.data for part in parts)
+
+    def presence(self, values: Mapping[str, Tensor | None]) -> bytes:
+        """Which tensors contribute: those with a gradient, and every statistic."""
+        present = (i for i, name in enumerate(self._names) if values.get(name) is not None)
+        return presence_bitmap(len(self._names), present)
+
+    @torch.no_grad()
+    def unpack(self, parts: Sequence[Buffer], codec: Codec, into: Mapping[str, Tensor]) -> None:
+        """Copies pulled parts into the tensors, in place; raises ShapeMismatch before it writes anything."""
+        if len(parts) != len(self._layouts):
+            raise ShapeMismatch(f"{len(parts)} parts for {len(self._layouts)} shards; attach again")
+        views = [layout.stretches(part, codec) for layout, part in zip(self._layouts, parts, strict=True)]
+        for layout, view in zip(self._layouts, views, strict=True):
+            self._copy(layout.parameters, _torch_view(view.parameters, codec), into)
+            self._copy(layout.floats, _torch_view(view.floats, Codec.FP32), into)
+            self._copy(layout.integers, torch.from_numpy(view.integers.copy()), into)
+
+    def _copy(self, moves: Sequence[Move], source: Tensor, into: Mapping[str, Tensor]) -> None:
+        for move in moves:
+            _write(into[self._names[move.tensor]], move, source.narrow(0, move.at, move.count))
+
+    def _flat(self, index: int, value: Tensor | None) -> Tensor | None:
+        name = self._names[index]
+        if value is None:
+            return None
+        if value.layout is not torch.strided:
+            raise Refused(f"{name} has a sparse gradient: build its layer with sparse=False")
+        if tuple(value.shape) != self._shapes[index]:
+            raise Refused(
+                f"{name} has shape {tuple(value.shape)}, the job's is {self._shapes[index]}: "
+                "attach the changed model to another job"
+            )
+        return value.detach().reshape(-1)
+
+
+def _fill(
+    layout: PartLayout, part: npt.NDArray[np.uint8], codec: Codec, flat: Sequence[Tensor | None]
+) -> None:
+    view = layout.stretches(part, codec)
+    for moves, out in (
+        (layout.parameters, _torch_view(view.parameters, codec)),
+        (layout.floats, _torch_view(view.floats, Codec.FP32)),
+    ):
+        for move in moves:
+            target, source = out.narrow(0, move.at, move.count), flat[move.tensor]
+            if source is None:
+                target.zero_()
+            else:
+                target.copy_(source.narrow(0, move.first, move.count))
+    for move in layout.integers:  # by numpy: int64 behind fp32 may stand unaligned, which torch does not take
+        counts = flat[move.tensor]
+        view.integers[move.at : move.at + move.count] = (
+            0 if counts is None else counts.to("cpu", torch.int64).numpy()
+        )
+
+
+def _torch_view(array: npt.NDArray[Any], codec: Codec) -> Tensor:
+    """The elements as torch sees them; a copy only of received bytes that cannot be written to."""
+    writable = array if array.flags.writeable else array.copy()
+    return torch.from_numpy(writable).view(TORCH_DTYPES[codec])
+
+
+def _write(tensor: Tensor, move: Move, source: Tensor) -> None:
+    """In place, also where the tensor is not contiguous: it is then written as a whole."""
+    if tensor.is_contiguous():
+        tensor.view(-1).narrow(0, move.first, move.count).copy_(source)
+        return
+    flat = tensor.reshape(-1)
+    flat.narrow(0, move.first, move.count).copy_(source)
+    tensor.copy_(flat.view(tensor.shape))

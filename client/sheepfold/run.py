@@ -1,0 +1,223 @@
+"""A torch model in a job: slots to compute, gradients to contribute, weights that follow the server's."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+import torch
+from torch import nn
+
+import sheepfold_wire.messages as m
+from sheepfold.contract import contract
+from sheepfold.errors import JobEnded, Refused, ServerUnavailable
+from sheepfold.events import Ready
+from sheepfold.packing import ModelTensors, Packer, down_codec, manifest_of, tensors_of
+from sheepfold.slot import Slot
+from sheepfold.transport import Transport
+from sheepfold.worker import Config, Joining, Worker, join
+
+log = logging.getLogger("sheepfold")
+
+FINAL_PULL_SECONDS = 30.0
+
+_announced: set[str] = set()
+"""Jobs whose contract this process has printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What became of one slot.
+
+    `version` is the one the gradient was computed at; `counted` is false if the lease was lost meanwhile: the
+    slot is another worker's, nothing is wrong. `loss` is the slot's weighted mean, if losses were given.
+    """
+
+    step: int | None
+    version: int
+    counted: bool
+    loss: float | None
+    why: str = ""
+
+
+def attach(
+    model: nn.Module,
+    job: str | None = None,
+    *,
+    address: str | Transport | None = None,
+    config: Config | None = None,
+    data_samples: int = 0,
+    data_fingerprint: str = "",
+    threads: int | None = None,
+) -> Run:
+    """Attach a model to a job: from now on its weights and buffers are those of the job's current version.
+
+    `address`: the coordinator's, else $SHEEPFOLD, else this machine; or a Transport. `config` creates the job
+    if it does not exist; without `job` and `config`, the only job of the server is meant. `data_samples`,
+    `data_fingerprint`: of your data set, compared with the job's. `threads`: CPU threads of torch; the same
+    number on all workers is one condition for the same bits.
+    Raises Refused, ServerUnavailable, JobEnded; BadAddress and TransportMissing for the address.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    joining = Joining(job, address, config, data_samples=data_samples, data_fingerprint=data_fingerprint)
+    return Run.of(tensors_of(model), joining)
+
+
+class Run:
+    """One model's place in a job. Close it, or use it in a `with`, so that leases are handed back."""
+
+    def __init__(self, worker: Worker, tensors: ModelTensors) -> None:
+        self._worker = worker
+        self._tensors = tensors
+        self._packer = Packer(worker.manifest, worker.plan)
+        self._slot: Slot | None = None
+        self._ended: str | None = None
+
+    @classmethod
+    def of(cls, tensors: ModelTensors, joining: Joining) -> Run:
+        """Join with these tensors, and say on what terms; loads the newest weights if there are any yet."""
+        manifest, down = manifest_of(tensors), down_codec(tensors)
+        worker = join(replace(joining, manifest=manifest, down=down, device=tensors.device))
+        run = cls(worker, tensors)
+        if worker.job.name not in _announced:
+            _announced.add(worker.job.name)
+            print(contract(worker), file=sys.stderr)
+        if worker.version_at_attach >= 0:
+            worker.pull()
+            run._load()
+        return run
+
+    @property
+    def job(self) -> str:
+        return self._worker.job.name
+
+    @property
+    def worker(self) -> Worker:
+        return self._worker
+
+    @property
+    def version(self) -> int:
+        """Committed steps in the weights that the model holds; -1 while the job has none."""
+        return self._worker.version
+
+    @property
+    def step_number(self) -> int:
+        """The job's step that is being computed; never a local count."""
+        step = self._slot.step if self._slot is not None else None
+        return max(0, self.version) if step is None else step
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended is not None
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot being computed."""
+        return self._slot
+
+    def slots(self) -> Iterator[Slot]:
+        """Slots to compute, one by one, until the job ends; waits while there is none or the job is paused.
+
+        Torch's generators are seeded for each slot, so that a slot is the same whoever computes it. A slot
+        that is left without `run.step()` is handed back.
+        """
+        while (slot := self.next_slot()) is not None:
+            try:
+                yield slot
+            finally:
+                if self._slot is slot:
+                    self.give_back("left without run.step()")
+
+    def next_slot(self) -> Slot | None:
+        """The next slot, with its weights in the model; None once the job has ended."""
+        if self._ended is not None:
+            return None
+        try:
+            lease = self._worker.next_lease()
+            while lease.is_init:
+                self._push_init()
+                lease = self._worker.next_lease()
+        except JobEnded as ended:
+            self._end(ended.why)
+            return None
+        self._load()
+        torch.manual_seed(lease.seed)
+        job, parameters = self._worker.job, self._tensors.parameters.values()
+        self._slot = Slot(lease, job, parameters, self._worker.note_progress)
+        return self._slot
+
+    def step(self, weight: float | None = None, loss: float | None = None) -> StepResult:
+        """Push the slot's gradient and clear `.grad`; new weights come with the next slot.
+
+        `weight` and `loss` are for gradients that you made without `slot.backward()`: `.grad` then is the
+        mean over the slot. Raises Refused, ServerUnavailable.
+        """
+        result = self.contribute(weight, loss)
+        for parameter in self._tensors.parameters.values():
+            parameter.grad = None
+        return result
+
+    def contribute(self, weight: float | None = None, loss: float | None = None) -> StepResult:
+        """`step`, but `.grad` is left as it is."""
+        slot = self._slot
+        if slot is None:
+            raise Refused(
+                "no slot is leased: call step() once for each slot of run.slots(), before the job ends"
+            )
+        outcome = slot.finish(weight, loss)
+        gradients = {name: parameter.grad for name, parameter in self._tensors.parameters.items()}
+        values = {**gradients, **self._tensors.buffers}
+        parts = self._packer.pack(values, self._worker.up)
+        present = self._packer.presence(values)
+        facts = m.Facts(outcome.samples, outcome.weight, self.version, present, outcome.loss)
+        answer = self._worker.push(parts, facts)
+        self._slot = None
+        counted = isinstance(answer, Ready) and answer.is_counted
+        if not counted:
+            place = f"slot {slot.lease.slot} of step {slot.step}"
+            log.info("job %s: %s does not count: %s", self.job, place, answer.why)
+        return StepResult(slot.step, self.version, counted, outcome.loss, answer.why)
+
+    def give_back(self, reason: str) -> None:
+        """Hand the slot back at once, so that nobody waits for its lease to expire."""
+        self._slot = None
+        self._worker.release(reason)
+
+    def _push_init(self) -> None:
+        """This worker's weights become version 0; everyone then pulls them, as encoded by the server."""
+        values = self._tensors.all
+        parts, present = self._packer.pack_weights(values), self._packer.presence(values)
+        answer = self._worker.push_init(parts, present)
+        log.info("job %s: initial weights uploaded%s", self.job, f", but {answer.why}" if answer.why else "")
+
+    def _load(self) -> None:
+        parts = self._worker.take_weights()
+        if parts is not None:
+            self._packer.unpack(parts, self._worker.down, self._tensors.all)
+
+    def _end(self, why: str) -> None:
+        """The model takes the final weights along, if the shards are still there to give them."""
+        self._ended = why
+        log.info("job %s has ended: %s", self.job, why)
+        try:
+            self._worker.pull(limit_seconds=FINAL_PULL_SECONDS)
+            self._load()
+        except (Refused, ServerUnavailable, JobEnded) as error:
+            log.warning("job %s: the final weights did not come, the model is older: %s", self.job, error)
+
+    def close(self) -> None:
+        """Hand leases back and leave the job. May be repeated."""
+        self._slot = None
+        self._worker.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

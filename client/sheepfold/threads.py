@@ -1,0 +1,52 @@
+"""Blocking calls beside the script's thread: a few daemon threads."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+Work = Callable[[], None]
+
+THREADS_MAX = 16
+IDLE_SECONDS = 60.0
+
+
+class CallThreads:
+    """Runs work in at most THREADS_MAX daemon threads, begun when needed, ended when idle.
+
+    Not concurrent.futures: its threads are joined when Python exits, however long their calls still wait.
+    """
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._pending = 0
+        """Pieces of work handed in and not finished."""
+
+    def submit(self, work: Work) -> None:
+        """`work` must not raise."""
+        with self._lock:
+            self._pending += 1
+            is_short = self._pending > self._threads and self._threads < THREADS_MAX
+            self._threads += is_short
+        self._work.put(work)
+        if is_short:
+            threading.Thread(target=self._run, name="sheepfold-call", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                work = self._work.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                with self._lock:
+                    if self._pending >= self._threads:
+                        continue  # work was handed in at this very moment and counts on this thread
+                    self._threads -= 1
+                    return
+            try:
+                work()
+            finally:
+                with self._lock:
+                    self._pending -= 1

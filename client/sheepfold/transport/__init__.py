@@ -1,0 +1,90 @@
+"""How a session's messages reach the shards: gRPC, shared memory, or within the process."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import sheepfold_wire.messages as m
+from sheepfold.address import Address
+from sheepfold_wire.codecs import Buffer
+
+ENTRY_POINTS = "sheepfold.transports"
+
+CoordinatorRequest = (
+    m.CreateJobRequest
+    | m.AttachRequest
+    | m.LeaseRequest
+    | m.HeartbeatRequest
+    | m.ReleaseRequest
+    | m.ConfigChangeRequest
+    | m.ControlRequest
+    | m.StatusRequest
+    | m.ListJobsRequest
+)
+
+REPLIES: dict[type, type] = {
+    m.CreateJobRequest: m.CreateJobReply,
+    m.AttachRequest: m.AttachReply,
+    m.LeaseRequest: m.LeaseReply,
+    m.HeartbeatRequest: m.HeartbeatReply,
+    m.ReleaseRequest: m.ReleaseReply,
+    m.ConfigChangeRequest: m.ConfigChangeReply,
+    m.ControlRequest: m.ControlReply,
+    m.StatusRequest: m.JobStatus,
+    m.ListJobsRequest: m.ListJobsReply,
+}
+
+
+class TransportError(Exception):
+    """The network failed. Whether the request was carried out is unknown: it may be made again, unchanged."""
+
+
+class Transport(Protocol):
+    """Blocking calls, each with a deadline of its own; any thread may make them at any time.
+
+    A refusal by a role is raised as its SheepfoldError, everything else as TransportError.
+    """
+
+    def call(self, request: CoordinatorRequest) -> Any:
+        """The coordinator's reply, of the class that REPLIES names."""
+
+    def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
+        """Returns once the shard has staged the part."""
+
+    def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
+        """(version, payload)."""
+
+    def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
+        """Digests of the shard's state, piece by piece."""
+
+    def close(self) -> None:
+        """Ends every call under way."""
+
+
+class TransportMissing(Exception):
+    """The transport that an address asks for is not installed."""
+
+
+def connect(address: Address) -> Transport:
+    """The transport for an address; opens no connection yet. Raises TransportMissing."""
+    if address.scheme == "grpc":
+        from sheepfold.transport.grpc import GrpcTransport
+
+        return GrpcTransport(address.target)
+    return _from_entry_point(address)
+
+
+def _from_entry_point(address: Address) -> Transport:
+    """An entry point is a callable that takes the address; the server package brings `local`."""
+    remedy = "it runs the server in this process: pip install 'sheepfold[server]'"
+    found = list(entry_points(group=ENTRY_POINTS, name=address.scheme))
+    if not found:
+        raise TransportMissing(f"address {address}: no transport {address.scheme!r} is installed; {remedy}")
+    try:
+        factory = found[0].load()
+    except ImportError as error:
+        text = f"address {address}: {found[0].value} cannot be loaded ({error}); {remedy}"
+        raise TransportMissing(text) from error
+    transport: Transport = factory(address)
+    return transport

@@ -1,0 +1,191 @@
+"""A place in a job, without tensors: find the server and the job, attach, lease, pull, push, leave."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sheepfold_wire.messages as m
+from sheepfold.address import find_address
+from sheepfold.calls import Contribution, Patience, Terms, WorkerCalls, insist
+from sheepfold.driver import Driver
+from sheepfold.errors import Refused
+from sheepfold.events import Ended, Ready
+from sheepfold.session import Session
+from sheepfold.transport import Transport, connect
+from sheepfold_wire.codecs import Buffer, Codec
+from sheepfold_wire.digest import combine_digests
+from sheepfold_wire.errors import BadConfig, NotReady
+from sheepfold_wire.job import Job, parse_job
+from sheepfold_wire.manifest import Manifest
+
+Config = Job | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """What a script says of itself. Without a manifest it is a reader: it pulls and never leases."""
+
+    job: str | None = None
+    address: str | Transport | None = None
+    """A Transport serves as its own address."""
+    config: Config | None = None
+    manifest: Manifest | None = None
+    down: Codec = Codec.FP32
+    data_samples: int = 0
+    data_fingerprint: str = ""
+    device: str = "cpu"
+    patience: Patience = field(default_factory=Patience)
+    jitter: Callable[[], float] = random.random
+
+
+class Worker:
+    """One attached worker or reader."""
+
+    def __init__(self, driver: Driver, terms: Terms, joining: Joining, transport: Transport) -> None:
+        self.job = terms.job
+        self.manifest = terms.manifest
+        self.plan = terms.plan
+        self.version_at_attach = terms.reply.version
+        self.down = joining.down
+        self._driver, self._transport, self._patience = driver, transport, joining.patience
+
+    @property
+    def up(self) -> Codec:
+        return Codec(self.job.wire.up)
+
+    @property
+    def version(self) -> int:
+        """Version of the weights pulled last; -1 before the first."""
+        return self._driver.version
+
+    def next_lease(self) -> m.Lease:
+        """Waits for work; the weights for it are then in `take_weights`. Raises JobEnded."""
+        return self._driver.next_lease()
+
+    def pull(self, version: int | None = None, limit_seconds: float | None = None) -> int:
+        """Waits for a version, by default the newest; the weights are then in `take_weights`."""
+        return self._driver.pull(version, limit_seconds)
+
+    def take_weights(self) -> tuple[Buffer, ...] | None:
+        """Parts of the last pull, in codec `down`; None if the weights were in place already."""
+        return self._driver.take_weights()
+
+    def push_init(self, parts: tuple[Buffer, ...], present: bytes) -> Ready | Ended:
+        """The initial weights, fp32. They count as no samples; any weight above 0 would do."""
+        facts = m.Facts(samples=0, weight=1.0, base_version=self.version, present=present)
+        return self._driver.push(Contribution(parts, Codec.FP32, facts))
+
+    def push(self, parts: tuple[Buffer, ...], facts: m.Facts) -> Ready | Ended:
+        """A contribution to the lease held, in codec `up`."""
+        return self._driver.push(Contribution(parts, self.up, facts))
+
+    def note_progress(self) -> None:
+        self._driver.note_progress()
+
+    def release(self, reason: str) -> None:
+        """Hand the leases back at once, instead of letting them expire."""
+        self._driver.release(reason)
+
+    def digest(self) -> tuple[int, str]:
+        """(version, SHA-256 hex) of weights, moments and counters on all shards, all at one version."""
+        return insist(self._digest, self._patience)
+
+    def _digest(self) -> tuple[int, str]:
+        replies = [self._transport.digest(shard, self.job.name) for shard in self._driver.terms.reply.shards]
+        versions = sorted({reply.version for reply in replies})
+        if len(versions) > 1:
+            raise NotReady(
+                f"the shards stand at versions {versions}; ask between two steps, or pause the job"
+            )
+        entries = ((entry.index, entry.digest) for reply in replies for entry in reply.entries)
+        return versions[0], combine_digests(entries)
+
+    def close(self) -> None:
+        """Hand leases back and leave. May be repeated."""
+        self._driver.close()
+
+
+def join(joining: Joining) -> Worker:
+    """Attach to a job, creating it first if a config is given.
+
+    Raises BadAddress, TransportMissing, Refused, ServerUnavailable, JobEnded.
+    """
+    given = joining.address
+    used = connect(find_address(given)) if given is None or isinstance(given, str) else given
+    try:
+        name = _job_name(joining, used)
+        calls = WorkerCalls(used, _opening(joining, name), joining.down)
+        if joining.config is not None:
+            _create(joining, calls)
+        session = Session(joining.jitter, joining.patience.give_up_seconds)
+        driver = Driver(calls, session, joining.patience.clock)
+    except BaseException:
+        used.close()
+        raise
+    try:
+        return Worker(driver, driver.attach(), joining, used)
+    except BaseException:
+        driver.close()
+        raise
+
+
+def _opening(joining: Joining, job: str) -> m.AttachRequest:
+    host = socket.gethostname()
+    return m.AttachRequest(
+        job=job,
+        worker=f"{host}-{os.getpid()}-{secrets.token_hex(3)}",
+        host=host,
+        pid=os.getpid(),
+        manifest_json="" if joining.manifest is None else joining.manifest.to_json(),
+        is_reader=joining.manifest is None,
+        data_samples=joining.data_samples,
+        data_fingerprint=joining.data_fingerprint,
+        device=joining.device,
+    )
+
+
+def _create(joining: Joining, calls: WorkerCalls) -> None:
+    """Idempotent: each retry of this call has the same id, and an equal job that exists already is taken."""
+    request = m.CreateJobRequest(
+        request_id=f"{calls.opening.worker}/create",
+        config_json=_parsed(joining.config, joining.job).to_json(),
+        manifest_json=calls.opening.manifest_json,
+    )
+    insist(lambda: calls.transport.call(request), joining.patience)
+
+
+def _parsed(config: Config | None, job: str | None) -> Job:
+    """The config as a Job; `job` names it where a mapping leaves the name out."""
+    if isinstance(config, Job):
+        return config
+    values = dict(config or {})
+    if job is not None:
+        values.setdefault("name", job)
+    try:
+        return parse_job(values)
+    except BadConfig as error:
+        raise Refused.by(error) from error
+
+
+def _job_name(joining: Joining, transport: Transport) -> str:
+    """The job asked for, the config's, or the only one there is."""
+    if joining.config is not None:
+        name = _parsed(joining.config, joining.job).name
+        if joining.job not in (None, name):
+            raise Refused(
+                f"job={joining.job!r}, but config.name is {name!r}: give one name, or leave one out"
+            )
+        return name
+    if joining.job is not None:
+        return joining.job
+    reply: m.ListJobsReply = insist(lambda: transport.call(m.ListJobsRequest()), joining.patience)
+    if len(reply.jobs) != 1:
+        there = f"has {len(reply.jobs)}: {', '.join(reply.jobs)}" if reply.jobs else "has none"
+        raise Refused(f"no job is named and the server {there}; give job=..., or config=... to create one")
+    return reply.jobs[0]

@@ -1,0 +1,121 @@
+"""Calls of the coordinator's control and monitor services, for terminals and dashboards.
+
+Synchronous, a deadline on every call, no proxy from the environment. A refusal is raised as the error the
+coordinator named; silence as NoAnswer, which says what to start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+import sheepfold_wire.messages as m
+from sheepfold_wire.convert import from_proto, to_proto
+from sheepfold_wire.errors import SheepfoldError
+from sheepfold_wire.frames import MESSAGE_BYTES_MAX
+from sheepfold_wire.status import DETAILS_KEY, from_details
+from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc
+
+CALL_SECONDS = 5.0
+WATCH_SECONDS_MAX = 86_400.0
+
+Reply = TypeVar("Reply")
+
+_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+
+class NoAnswer(Exception):
+    """Nobody of ours answers at the address; the text names it and the remedy."""
+
+
+class Control:
+    """One channel to a coordinator. Use as a context manager, or close it."""
+
+    def __init__(self, address: str, call_seconds: float = CALL_SECONDS) -> None:
+        self.address = address
+        self._call_seconds = call_seconds
+        self._channel = grpc.insecure_channel(address, _OPTIONS)
+        self._coordinator = coordinator_pb2_grpc.CoordinatorServiceStub(self._channel)
+        self._monitor = monitor_pb2_grpc.MonitorServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    # --- calls ------------------------------------------------------------------------------------
+
+    def jobs(self, wait_seconds: float = 0.0) -> tuple[str, ...]:
+        """Names of all jobs; waits up to `wait_seconds` for the coordinator to come up."""
+        return self._call(self._monitor.ListJobs, m.ListJobsRequest(), m.ListJobsReply, wait_seconds).jobs
+
+    def status(self, job: str) -> m.JobStatus:
+        return self._call(self._monitor.Status, m.StatusRequest(job), m.JobStatus)
+
+    def create(self, request: m.CreateJobRequest, wait_seconds: float = 0.0) -> m.CreateJobReply:
+        return self._call(self._coordinator.CreateJob, request, m.CreateJobReply, wait_seconds)
+
+    def control(self, request: m.ControlRequest) -> m.ControlReply:
+        return self._call(self._coordinator.Control, request, m.ControlReply)
+
+    def change(self, request: m.ConfigChangeRequest) -> m.ConfigChangeReply:
+        return self._call(self._coordinator.ChangeConfig, request, m.ConfigChangeReply)
+
+    def watch(
+        self, job: str, from_version: int, on_call: Callable[[grpc.Call], None]
+    ) -> Iterator[m.StepReport]:
+        """Step reports from `from_version` on, then live ones, until the job ends.
+
+        `on_call` is given the call before the first report, so that another thread can cancel it.
+        """
+        call = self._monitor.Watch(to_proto(m.WatchRequest(job, from_version)), timeout=WATCH_SECONDS_MAX)
+        on_call(call)
+        try:
+            for report in call:
+                yield from_proto(m.StepReport, report)
+        except grpc.RpcError as error:
+            raise self._named(error) from None
+
+    def _call(self, method: Any, request: object, reply: type[Reply], wait_seconds: float = 0.0) -> Reply:
+        timeout = max(self._call_seconds, wait_seconds)
+        try:
+            answer = method(to_proto(request), timeout=timeout, wait_for_ready=wait_seconds > 0)
+        except grpc.RpcError as error:
+            raise self._named(error) from None
+        return from_proto(reply, answer)
+
+    def _named(self, error: Any) -> SheepfoldError | NoAnswer:
+        """The error the coordinator named, or who was expected at the address and what came instead."""
+        for key, value in error.trailing_metadata() or ():
+            if key == DETAILS_KEY:
+                found = from_details(value)
+                if found is not None:
+                    return found
+        code = error.code()
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return NoAnswer(
+                f"{self.address} answers, but not as a sheepfold coordinator of this version; check the address"
+            )
+        why = {
+            grpc.StatusCode.UNAVAILABLE: "nothing listens there",
+            grpc.StatusCode.DEADLINE_EXCEEDED: "timed out",
+        }
+        return NoAnswer(
+            f"no coordinator answers at {self.address} ({why.get(code, error.details())}); "
+            "start one with `sheepfold up`, or name its address with --address or SHEEPFOLD"
+        )

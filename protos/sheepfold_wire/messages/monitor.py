@@ -1,0 +1,140 @@
+"""What stands in monitor.proto: what dashboards and terminals are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SlotCounts:
+    """Where every attempt went: leased = committed + skipped + dropped + outstanding."""
+
+    leased: int = 0
+    committed: int = 0
+    leased_again: int = 0
+    dropped: int = 0
+    skipped: int = 0
+    outstanding: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReport:
+    """Who computed one slot of a step."""
+
+    slot: int
+    worker: str
+    samples: int
+    weight: float
+    attempts: int
+    base_version: int
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceFacts:
+    """One slice of a step report, with the norm of the mean gradient before clipping."""
+
+    slice: int
+    name: str
+    weight_norm: float
+    update_norm: float
+    gradient_norm: float
+    trust_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One committed or skipped step, as published to dashboards."""
+
+    job: str
+    step: int
+    version: int
+    is_skip: bool
+    skip_reason: str
+    learning_rate: float
+    clip_scale: float
+    gradient_norm: float
+    samples: int
+    weight: float
+    wait_seconds: float
+    prepare_seconds: float
+    apply_seconds: float
+    slices: tuple[SliceFacts, ...]
+    slots: tuple[SlotReport, ...]
+    counts: SlotCounts
+    bytes_in: int
+    bytes_out: int
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    worker: str
+    host: str
+    pid: int
+    device: str
+    seconds_since_seen: float
+    slots_committed: int
+    samples_committed: int
+    holding: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    shard: int
+    address: str
+    incarnation: int
+    is_connected: bool
+    version: int
+    numeric_fingerprint: str
+    parameters: int
+    part_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """Everything a terminal or a page shows of a job at one moment."""
+
+    job: str
+    state: str
+    why: str
+    term: int
+    lineage: str
+    version: int
+    stop_steps: int
+    open_step: int
+    slots_total: int
+    slots_admitted: int
+    waiting_for: str
+    steps_per_second: float
+    samples_per_second: float
+    samples_committed: int
+    samples_skipped: int
+    manifest_digest: str
+    config_json: str
+    counts: SlotCounts
+    workers: tuple[WorkerStatus, ...]
+    shards: tuple[ShardStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListJobsRequest:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ListJobsReply:
+    jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """Stream step reports from `from_version` on, as far as they are still held (the newest 512)."""
+
+    job: str
+    from_version: int = 0

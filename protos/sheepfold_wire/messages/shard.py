@@ -1,0 +1,365 @@
+"""What stands in shard.proto: the two bulk calls, and the link between coordinator and shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sheepfold_wire.ids import AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a worker says of one contribution; equal on all shards, or the attempt is refused.
+
+    `present`: one bit per tensor of the manifest, lowest bit of the first byte first.
+    """
+
+    samples: int
+    weight: float
+    base_version: int
+    present: bytes
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PushHeader:
+    """First frame of a push. Everything that can be refused is refused on this alone."""
+
+    job: str
+    attempt: AttemptId
+    shard: int
+    incarnation: int
+    term: int
+    manifest_digest: str
+    plan_digest: str
+    codec: str
+    payload_bytes: int
+    payload_digest: bytes
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class PushReply:
+    """The part is staged. `duplicate` is set if it had been staged already."""
+
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """Ask for one version; `version` None means the newest committed one."""
+
+    job: str
+    shard: int
+    incarnation: int
+    manifest_digest: str
+    plan_digest: str
+    codec: str
+    version: int | None = None
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PullHeader:
+    """First frame of a pull; the same version is repeated in the last frame."""
+
+    version: int
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Answer to Hello: the incarnation this shard process has from now on."""
+
+    term: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    """Make room for a job. Sent again, unchanged, after a shard or a link came back."""
+
+    job: str
+    lineage: str
+    term: int
+    shard_count: int
+    manifest_json: str
+    config_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """A lease was given out: room for its part is reserved. `step` None: given at admission."""
+
+    job: str
+    attempt: AttemptId
+    is_init: bool
+    step: int | None = None
+    slot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndAttempts:
+    """These attempts never count; drop what is staged of them."""
+
+    job: str
+    attempts: tuple[AttemptId, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadInit:
+    """The init attempt is staged on every shard: its part becomes version 0."""
+
+    job: str
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Attempt `attempt` is slot `slot` of step `step`, on all shards: sum += factor * gradient."""
+
+    job: str
+    step: int
+    slot: int
+    attempt: AttemptId
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refold:
+    """A shard lost these admitted parts; everyone forgets them and folds again from raw bytes."""
+
+    job: str
+    step: int
+    lost_slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """RESTART(t): zero the sum of the step and end all its attempts."""
+
+    job: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotEntry:
+    """One row of a step's slot map."""
+
+    slot: int
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """All slots are admitted. Nothing pushed afterwards can enter this map."""
+
+    job: str
+    term: int
+    step: int
+    map_digest: str
+    slots: tuple[SlotEntry, ...]
+    divisor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The one decision on a step, the same for every shard."""
+
+    job: str
+    term: int
+    step: int
+    map_digest: str
+    is_skip: bool
+    learning_rate: float
+    clip_scale: float
+    present: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTotals:
+    """Sums of squares of one split slice over all its blocks, added in block order in fp64."""
+
+    slice: int
+    weight_squares: float
+    update_squares: float
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The norms of split slices: pass 2 of the step may run."""
+
+    job: str
+    step: int
+    slices: tuple[SliceTotals, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseJob:
+    """The job has ended; weights stay readable until the shard stops."""
+
+    job: str
+
+
+ShardCommand = (
+    Welcome
+    | OpenJob
+    | Expect
+    | EndAttempts
+    | LoadInit
+    | Admit
+    | Refold
+    | Restart
+    | Close
+    | Commit
+    | Totals
+    | CloseJob
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message of a shard process on its link. `incarnation` 0: this process has none yet."""
+
+    incarnation: int
+    shard: int
+    shard_count: int
+    address: str
+    numeric_fingerprint: str
+    staging_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobOpened:
+    """The shard holds the job's buffers. `part_slots`: parts of the largest codec that fit the budget."""
+
+    job: str
+    part_slots: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A part is received whole and checked. `sum_of_squares`: per own block, in the plan's order."""
+
+    job: str
+    attempt: AttemptId
+    payload_digest: bytes
+    facts: Facts
+    sum_of_squares: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartRefused:
+    """A part was whole but must not count: `count` elements of `tensor` are NaN or infinite."""
+
+    job: str
+    attempt: AttemptId
+    tensor: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Slots 0..folded-1 are in the sum; `can_refold`: the raw bytes of all of them are still held."""
+
+    job: str
+    step: int
+    folded: int
+    can_refold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PartLost:
+    """An admitted part can no longer be folded here."""
+
+    job: str
+    step: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The sum of the step is complete (and logged). Sums of squares per own block, in plan order."""
+
+    job: str
+    step: int
+    map_digest: str
+    is_finite: bool
+    max_abs: float
+    sum_of_squares: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockNorms:
+    """Sums of squares of one block, by global block index."""
+
+    block: int
+    weight_squares: float
+    update_squares: float
+
+
+@dataclass(frozen=True, slots=True)
+class Norms:
+    """Pass 1 is done; these are the partial sums of the split slices held here."""
+
+    job: str
+    step: int
+    blocks: tuple[BlockNorms, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReport:
+    """The layer-wise facts of one step."""
+
+    slice: int
+    weight_norm: float
+    update_norm: float
+    trust_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Version step + 1 (0 after init: step = -1) is visible on this shard."""
+
+    job: str
+    step: int
+    slices: tuple[SliceReport, ...]
+    fold_seconds: float = 0.0
+    apply_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFailed:
+    """The shard cannot go on with the job; `why` is one sentence for the operator."""
+
+    job: str
+    why: str
+
+
+ShardReport = (
+    Hello | JobOpened | Staged | PartRefused | Folded | PartLost | Prepared | Norms | Applied | ShardFailed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DigestRequest:
+    """Digests of a shard's state at its current version, block by block."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class DigestEntry:
+    index: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DigestReply:
+    version: int
+    entries: tuple[DigestEntry, ...]
