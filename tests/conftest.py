@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+# Before any test module imports grpc: servers and clients live in one process here, and DataLoaders fork.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 
 def require(name: str, reason: str) -> None:
     """Skip the calling test for want of `name`, or fail it where $SHEEPFOLD_REQUIRE asks for that name.
