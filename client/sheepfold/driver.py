@@ -170,14 +170,24 @@ class Driver:
         if self._is_closed:
             raise Refused("this worker is closed; attach again")
         now = self._clock()
-        if self._limit_seconds is not None and now - self._began > self._limit_seconds:
-            raise ServerUnavailable(now - self._began, "the newest weights did not come")
+        self._check_limit(now)
+        if self._outcome is not None:
+            return
         if self._wake_at is not None and self._wake_at <= now:
             self._wake_at = None
             self._handle(Tick())
             return
         due = WAKE_SECONDS_MAX if self._wake_at is None else self._wake_at - now
         self._changed.wait(min(WAKE_SECONDS_MAX, due))
+
+    def _check_limit(self, now: float) -> None:
+        if (
+            self._outcome is None
+            and self._limit_seconds is not None
+            and now - self._began > self._limit_seconds
+        ):
+            self._outcome = Failed(TransportError("the newest weights did not come"))
+            self._session.handle(Want(Goal.NOTHING), now)
 
     def _conclude(self, outcome: SessionAction) -> Ready | Ended:
         if isinstance(outcome, Ready | Ended):
@@ -194,12 +204,14 @@ class Driver:
 
     def _handle(self, event: SessionEvent) -> None:
         with self._changed:
-            actions = self._session.handle(event, self._clock())
+            now = self._clock()
+            actions = self._session.handle(event, now)
             if self._is_opening and self._session.attached is not None:
-                self._session.handle(Want(Goal.NOTHING), self._clock())
-                actions = [Ready(Goal.NOTHING)]
+                self._session.handle(Want(Goal.NOTHING), now)
+                actions = [*(action for action in actions if isinstance(action, Say)), Ready(Goal.NOTHING)]
             for action in actions:
                 self._carry_out(action)
+            self._check_limit(now)
             self._changed.notify_all()
 
     def _carry_out(self, action: SessionAction) -> None:
@@ -213,7 +225,7 @@ class Driver:
                     log.warning("job %s: %s", self._calls.opening.job, text)
                 self._last_said = text
             case _:
-                self._outcome = action
+                self._outcome = self._outcome or action
 
     def _make(self, make: Make, contribution: Contribution | None) -> None:
         """One call, in a thread of its own; its answer becomes an event.

@@ -1,7 +1,7 @@
 """What a Session is told, and what it asks its driver to do.
 
-A call of a shard belongs to a round: one goal, one lease, one version. The driver gives the round of a Make back
-with its result. A result of an earlier round is stale: the driver drops its bytes, the session its news.
+A call of a shard belongs to a round: one goal, one lease, one version. The driver gives the round of a Make
+back with its result. A result of an earlier round is stale: the driver drops its bytes, the session its news.
 """
 
 from __future__ import annotations
@@ -117,27 +117,25 @@ class LeaseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """`round` None: the driver knows that it is not stale."""
-
     shard: int
     version: int
-    round: int | None = None
+    round: int
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
     shard: int
-    round: int | None = None
+    round: int
 
 
 @dataclass(frozen=True, slots=True)
 class CallFailed:
-    """`error` not a SheepfoldError: the network failed and the outcome is unknown. `shard` -1: no shard's call."""
+    """`error` no SheepfoldError: the network failed, the outcome is unknown. `shard` -1: no shard's call."""
 
     call: Call
     shard: int
     error: Exception
-    round: int | None = None
+    round: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ class Client:
         `samples`: by default the lease's; `weight`: by default `samples`. Returns whether it counts, which it
         does not if the lease was lost meanwhile. Raises Refused.
         """
-        lease, self._lease = self._lease, None
+        lease = self._lease
         if lease is None:
             raise Refused("no lease is held: call lease() before each push()")
         if weight is None and self._worker.job.batch.weight == "tokens":
@@ -107,6 +107,7 @@ class Client:
         values = {**{name: self.weights[name] for name in self._statistic_names()}, **gradients}
         parts, present = self._packed(values, self._worker.up)
         facts = m.Facts(counted, float(counted) if weight is None else weight, self.version, present, loss)
+        self._lease = None
         answer = self._worker.push(parts, facts)
         return isinstance(answer, Ready) and answer.is_counted
 

@@ -62,7 +62,11 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._named_edits: set[str] = set()
         self._name_edits()
         self._take_over()
-        self._run.next_slot()
+        try:
+            self._run.next_slot()
+        except BaseException:
+            self._run.close()
+            raise
 
     @property
     def run(self) -> Run:

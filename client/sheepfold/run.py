@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import sheepfold_wire.messages as m
 from sheepfold.contract import contract
@@ -74,6 +74,7 @@ class Run:
         self._worker = worker
         self._tensors = tensors
         self._packer = Packer(worker.manifest, worker.plan)
+        self._buffers_at_version: list[Tensor] = []
         self._slot: Slot | None = None
         self._ended: str | None = None
 
@@ -82,14 +83,21 @@ class Run:
         """Join with these tensors, and say on what terms; loads the newest weights if there are any yet."""
         manifest, down = manifest_of(tensors), down_codec(tensors)
         worker = join(replace(joining, manifest=manifest, down=down, device=tensors.device))
-        run = cls(worker, tensors)
+        try:
+            return cls(worker, tensors)._begun()
+        except BaseException:
+            worker.close()
+            raise
+
+    def _begun(self) -> Run:
+        worker = self._worker
         if worker.job.name not in _announced:
             _announced.add(worker.job.name)
             print(contract(worker), file=sys.stderr)
         if worker.version_at_attach >= 0:
             worker.pull()
-            run._load()
-        return run
+            self._load()
+        return self
 
     @property
     def job(self) -> str:
@@ -134,6 +142,8 @@ class Run:
 
     def next_slot(self) -> Slot | None:
         """The next slot, with its weights in the model; None once the job has ended."""
+        if self._slot is not None:
+            self.give_back("left without run.step()")
         if self._ended is not None:
             return None
         try:
@@ -145,6 +155,7 @@ class Run:
             self._end(ended.why)
             return None
         self._load()
+        self._restore_buffers()
         torch.manual_seed(lease.seed)
         job, parameters = self._worker.job, self._tensors.parameters.values()
         self._slot = Slot(lease, job, parameters, self._worker.note_progress)
@@ -198,6 +209,12 @@ class Run:
         parts = self._worker.take_weights()
         if parts is not None:
             self._packer.unpack(parts, self._worker.down, self._tensors.all)
+            self._buffers_at_version = [buffer.clone() for buffer in self._tensors.buffers.values()]
+
+    def _restore_buffers(self) -> None:
+        """A slot begins with the version's statistics, not with those of the worker's slot before."""
+        for buffer, value in zip(self._tensors.buffers.values(), self._buffers_at_version, strict=True):
+            buffer.copy_(value)
 
     def _end(self, why: str) -> None:
         """The model takes the final weights along, if the shards are still there to give them."""

@@ -1,11 +1,11 @@
 """What a worker does next, as a pure state machine: attach, lease, pull, push, and what to try again.
 
-No I/O, no clock, no threads: `handle(event, now) -> [action]`. The driver carries actions out; a call's result
-comes back as an event. One contribution at a time.
+No I/O, no clock, no threads: `handle(event, now) -> [action]`. The driver carries actions out; a call's
+result comes back as an event. One contribution at a time.
 
-The retry contract is the error's own `action` (sheepfold_wire.errors). Whatever is no answer of ours came from
-the network: the outcome is unknown, so the same call with the same attempt is made again, with backoff and full
-jitter. The attempt id is the idempotency key: a repeated push is answered, not counted.
+The retry contract is the error's own `action` (sheepfold_wire.errors). Whatever is no answer of ours came
+from the network: the outcome is unknown, so the same call with the same attempt is made again, with backoff
+and full jitter. The attempt id is the idempotency key: a repeated push is answered, not counted.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Session:
     def __init__(
         self, jitter: Callable[[], float], give_up_seconds: float = 600.0, takes_newer_versions: bool = False
     ) -> None:
-        """`jitter` returns numbers in [0, 1). `give_up_seconds`: without any answer for that long the session fails."""
+        """`jitter` returns numbers in [0, 1). Without any answer for `give_up_seconds` the session fails."""
         self._jitter = jitter
         self._give_up_seconds = give_up_seconds
         self.takes_newer_versions = takes_newer_versions
@@ -82,6 +82,7 @@ class Session:
         """Version the script's weights have; -1 also while a pull has replaced some of them."""
         self.round = 0
         self._heard_of: deque[AttemptId] = deque(maxlen=LEASES_REMEMBERED)
+        self._lineage: str | None = None
         self._goal = Goal.NOTHING
         self._wanted_version: int | None = None
         self._progress = _Progress()
@@ -134,8 +135,8 @@ class Session:
         self.round += 1
         self._progress = _Progress()
 
-    def _is_stale(self, round_of_call: int | None) -> bool:
-        return round_of_call is not None and round_of_call != self.round
+    def _is_stale(self, round_of_call: int) -> bool:
+        return round_of_call != self.round
 
     def _reach(self, action: SessionAction) -> None:
         self._goal = Goal.NOTHING
@@ -222,9 +223,9 @@ class Session:
 
     def _on_attached(self, reply: m.AttachReply) -> None:
         self._answered(Call.ATTACH)
-        if self.attached is not None and self.attached.lineage != reply.lineage:
+        if self._lineage != reply.lineage:
             self.version = NOTHING_LOADED
-        self.attached = reply
+        self.attached, self._lineage = reply, reply.lineage
         self._progress.asked.clear()
 
     def _on_lease(self, reply: m.LeaseReply) -> None:
@@ -294,7 +295,7 @@ class Session:
                 self._reach(Failed(error))
 
     def _version_gone(self) -> None:
-        """The version of the lease is no longer served: newer weights where the job allows it, else a new lease."""
+        """The leased version is no longer served: newer weights where the job allows it, else a new lease."""
         self._wanted_version = None
         self._begin_round()
         if self._goal is Goal.LEASE and not self.takes_newer_versions and self.lease is not None:

@@ -95,7 +95,7 @@ class Slot:
                     'batch.weight = "tokens": give slot.backward(loss, weight=...), the tokens in the mean'
                 )
         else:
-            weight = positive_or_zero(float(weight))
+            weight = positive_or_zero(float(weight.detach() if isinstance(weight, Tensor) else weight))
         if self._calls and self._is_weighed != (weight is not None):
             raise Refused(
                 "slot.backward() was called with and without weight= in one slot: give it in all calls"

@@ -18,7 +18,8 @@ class CallThreads:
     Not concurrent.futures: its threads are joined when Python exits, however long their calls still wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._idle_seconds = idle_seconds
         self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -38,7 +39,7 @@ class CallThreads:
     def _run(self) -> None:
         while True:
             try:
-                work = self._work.get(timeout=IDLE_SECONDS)
+                work = self._work.get(timeout=self._idle_seconds)
             except queue.Empty:
                 with self._lock:
                     if self._pending >= self._threads:

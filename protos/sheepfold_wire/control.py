@@ -109,7 +109,7 @@ class Control:
         code = error.code()
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return NoAnswer(
-                f"{self.address} answers, but not as a sheepfold coordinator of this version; check the address"
+                f"{self.address} answers, but not as a sheepfold coordinator of this version; check it"
             )
         why = {
             grpc.StatusCode.UNAVAILABLE: "nothing listens there",

@@ -58,7 +58,8 @@ def to_proto(value: Any) -> Any:
     if isinstance(value, AttemptId):
         return shard_pb2.AttemptId(term=value.term, counter=value.counter)
     given: dict[str, Any] = {}
-    for name, kind, is_repeated, _ in _layout(type(value)):
+    cls: Any = type(value)
+    for name, kind, is_repeated, _ in _layout(cls):
         field = getattr(value, name)
         if field is None:
             continue
@@ -66,7 +67,7 @@ def to_proto(value: Any) -> Any:
             given[name] = field
         else:
             given[name] = [to_proto(item) for item in field] if is_repeated else to_proto(field)
-    return proto_class(type(value))(**given)
+    return proto_class(cls)(**given)
 
 
 def from_proto(kind: type[T], message: Any) -> T:
@@ -74,7 +75,8 @@ def from_proto(kind: type[T], message: Any) -> T:
     if kind is AttemptId:
         return AttemptId(message.term, message.counter)  # type: ignore[return-value]
     given: dict[str, Any] = {}
-    for name, element, is_repeated, is_optional in _layout(kind):
+    cls: Any = kind
+    for name, element, is_repeated, is_optional in _layout(cls):
         if is_optional and not message.HasField(name):
             given[name] = None
             continue

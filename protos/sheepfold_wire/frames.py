@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import xxhash
 
@@ -119,9 +120,9 @@ def read_pull_frame(frame: Buffer) -> messages.PullHeader | Chunk | int:
     raise BadFrame("a frame of a pull is neither header, chunk nor end")
 
 
-def _parse(kind: type, frame: Buffer) -> shard_pb2.PushFrame | shard_pb2.PullFrame:
+def _parse(kind: Any, frame: Buffer) -> Any:
     try:
-        return kind.FromString(bytes(frame))  # type: ignore[attr-defined, no-any-return]
+        return kind.FromString(bytes(frame))
     except Exception as error:
         raise BadFrame(f"frame of {len(frame)} bytes is not a {kind.__name__}: {error}") from None
 
@@ -140,7 +141,9 @@ def _read_chunk(view: memoryview) -> Chunk:
         elif tag == _TAG_DATA:
             size, at = _read_varint(view, at)
             if at + size > len(view):
-                raise BadFrame(f"chunk at offset {offset} announces {size} bytes of data, {len(view) - at} arrived")
+                raise BadFrame(
+                    f"chunk at offset {offset} announces {size} bytes of data, {len(view) - at} arrived"
+                )
             data, at = view[at : at + size], at + size
         else:
             raise BadFrame(f"unknown or truncated field {tag >> 3} in a chunk")
@@ -149,7 +152,8 @@ def _read_chunk(view: memoryview) -> Chunk:
     found = xxhash.xxh3_64_intdigest(data)
     if found != checksum:
         raise ChunkChecksumMismatch(
-            f"chunk at offset {offset} of {len(data)} bytes has XXH3 {found:016x}, sent as {checksum:016x}; send it again"
+            f"chunk at offset {offset} of {len(data)} bytes has XXH3 {found:016x}, sent as {checksum:016x}; "
+            "send it again"
         )
     return Chunk(offset, data)
 
@@ -178,5 +182,7 @@ class PartBuffer:
     def finish(self) -> bytearray:
         """The whole payload; raises BadFrame if bytes are missing."""
         if self._filled != len(self.payload):
-            raise BadFrame(f"the stream ended after {self._filled} of {len(self.payload)} bytes; send the part again")
+            raise BadFrame(
+                f"the stream ended after {self._filled} of {len(self.payload)} bytes; send the part again"
+            )
         return self.payload

@@ -57,13 +57,16 @@ class Batch(_Section):
                     f"the nearest that divides it is {_nearest_divisor(samples, slot)}"
                 )
         if self.delay and self.max_staleness:
-            raise ValueError(f"delay = {self.delay} and max_staleness = {self.max_staleness} exclude each other; set one to 0")
+            raise ValueError(
+                f"delay = {self.delay} and max_staleness = {self.max_staleness} exclude each other; "
+                "set one to 0"
+            )
         if self.is_asynchronous and any(s.samples or s.slot_samples for s in self.stage):
             raise ValueError('max_staleness = "unbounded" keeps one batch size; remove [[batch.stage]]')
         if self.is_asynchronous and self.samples != self.slot_samples:
             raise ValueError(
-                f'max_staleness = "unbounded" makes every slot a step: slot_samples = {self.slot_samples} must equal '
-                f"samples = {self.samples}"
+                f'max_staleness = "unbounded" makes every slot a step: slot_samples = {self.slot_samples} '
+                f"must equal samples = {self.samples}"
             )
         return self
 
@@ -78,7 +81,9 @@ class Batch(_Section):
 
 
 def _nearest_divisor(samples: int, slot: int) -> int:
-    return min((d for d in range(1, min(samples, 1 << 20) + 1) if samples % d == 0), key=lambda d: abs(d - slot))
+    return min(
+        (d for d in range(1, min(samples, 1 << 20) + 1) if samples % d == 0), key=lambda d: abs(d - slot)
+    )
 
 
 class Data(_Section):
@@ -92,12 +97,14 @@ class Data(_Section):
     @model_validator(mode="after")
     def _check(self) -> Data:
         if self.mode == "indexed" and self.samples == 0:
-            raise ValueError('data.samples = 0: give the number of samples of the data set, or data.mode = "free"')
+            raise ValueError(
+                'data.samples = 0: give the number of samples of the data set, or data.mode = "free"'
+            )
         return self
 
 
 class LearningRate(_Section):
-    """Learning rate of step t: linear from 0 over `warmup_steps`, then by `schedule` to `final` at `stop.steps`."""
+    """Of step t: linear from 0 over `warmup_steps`, then by `schedule`, which ends at `stop.steps`."""
 
     peak: Annotated[float, Field(ge=0, strict=False)]
     schedule: Literal["constant", "poly"] = "constant"
@@ -170,7 +177,8 @@ class Job(_Section):
             raise ValueError(f"name = {self.name!r}: use 1 to 63 characters of a-z, 0-9 and inner dashes")
         if self.optimizer.lr.warmup_steps > self.stop.steps:
             raise ValueError(
-                f"optimizer.lr.warmup_steps = {self.optimizer.lr.warmup_steps} is more than stop.steps = {self.stop.steps}"
+                f"optimizer.lr.warmup_steps = {self.optimizer.lr.warmup_steps} is more than "
+                f"stop.steps = {self.stop.steps}"
             )
         return self
 
@@ -182,7 +190,9 @@ class Job(_Section):
         """This job with live keys replaced; raises BadConfig for a sealed or unknown key or a bad value."""
         for key in changes:
             if key not in LIVE_KEYS:
-                raise BadConfig(f"{key} is sealed or unknown; keys that may change while training: {', '.join(LIVE_KEYS)}")
+                raise BadConfig(
+                    f"{key} is sealed or unknown; keys that may change while training: {', '.join(LIVE_KEYS)}"
+                )
         values = self.model_dump(mode="json")
         for key, value in changes.items():
             *path, last = key.split(".")
@@ -224,7 +234,10 @@ def job_from_toml(path: Path) -> Job:
 
 
 def _sentence(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("literal[", "constrained-")))
+    key = ".".join(
+        str(part) for part in detail["loc"] if not str(part).startswith(("literal[", "constrained-"))
+    )
+    key = key or "the job"
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; {_known_keys(detail['loc'])}"
     if detail["type"] == "missing":

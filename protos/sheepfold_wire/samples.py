@@ -22,7 +22,7 @@ def slot_seed(job_seed: int, step: int, slot: int) -> int:
 
 
 def _scrambled(values: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint64]:
-    """splitmix64 of `values + key`: Steele, Lea, Flood 2014, 'Fast splittable pseudorandom number generators'."""
+    """splitmix64 of `values + key`. Source: Steele, Lea, Flood 2014, Fast splittable generators."""
     z = values + np.uint64(key & _UINT64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

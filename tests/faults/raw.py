@@ -16,7 +16,7 @@ from sheepfold.transport.grpc import GrpcTransport, translated
 from sheepfold_wire.codecs import Codec, encode
 from sheepfold_wire.convert import from_proto
 from sheepfold_wire.frames import Buffer, chunk_frames, payload_digest, push_header_frame
-from sheepfold_wire.job import Job, job_from_json
+from sheepfold_wire.job import Job
 from sheepfold_wire.manifest import ROW_ELEMENTS, Manifest, TensorSpec
 from sheepfold_wire.plan import Plan
 from sheepfold_wire.v1 import shard_pb2
@@ -67,10 +67,14 @@ class RawWorker:
 
     def values(self, lease: m.Lease) -> list[npt.NDArray[np.float32]]:
         """What any worker computes for this lease: a function of step and slot alone."""
-        draw = np.random.default_rng(7 if lease.is_init else 1000 + 64 * (lease.step or 0) + (lease.slot or 0))
+        draw = np.random.default_rng(
+            7 if lease.is_init else 1000 + 64 * (lease.step or 0) + (lease.slot or 0)
+        )
         return [draw.standard_normal(spec.shape).astype(np.float32) * 0.1 for spec in MANIFEST.tensors]
 
-    def payload(self, lease: m.Lease, shard: int, values: list[npt.NDArray[np.float32]] | None = None) -> bytes:
+    def payload(
+        self, lease: m.Lease, shard: int, values: list[npt.NDArray[np.float32]] | None = None
+    ) -> bytes:
         """The part of one shard."""
         codec = Codec.FP32 if lease.is_init else Codec(self.job.wire.up)
         chosen = self.values(lease) if values is None else values
@@ -98,7 +102,9 @@ class RawWorker:
             codec="fp32" if lease.is_init else self.job.wire.up,
             payload_bytes=len(payload),
             payload_digest=payload_digest(payload),
-            facts=m.Facts(lease.sample_count, float(max(1, lease.sample_count)), lease.base_version, b"\x03", 0.5),
+            facts=m.Facts(
+                lease.sample_count, float(max(1, lease.sample_count)), lease.base_version, b"\x03", 0.5
+            ),
         )
         return replace(header, **changes)
 
@@ -115,7 +121,14 @@ class RawWorker:
     def push_part(self, lease: m.Lease, to: int, **changes: Any) -> m.PushReply:
         """One part as it should be, but for changes of its header."""
         payload = self.payload(lease, to)
-        return self.send(to, [push_header_frame(self.header(lease, to, payload, **changes)), *chunk_frames(payload)])
+        return self.send(
+            to, [push_header_frame(self.header(lease, to, payload, **changes)), *chunk_frames(payload)]
+        )
+
+    def push_values(self, lease: m.Lease, to: int, values: list[npt.NDArray[np.float32]]) -> m.PushReply:
+        """One part of other values than this worker would compute."""
+        payload = self.payload(lease, to, values)
+        return self.send(to, [push_header_frame(self.header(lease, to, payload)), *chunk_frames(payload)])
 
     def push(self, lease: m.Lease) -> None:
         """The whole contribution, to every shard."""

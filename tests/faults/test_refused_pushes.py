@@ -94,7 +94,7 @@ def test_truncated_part_is_refused(fold: RunningFold, worker: RawWorker) -> None
     lease = slot(worker)
     payload = worker.payload(lease, 0)
     frames = [push_header_frame(worker.header(lease, 0, payload)), *chunk_frames(payload[:-2048], 4096)]
-    with pytest.raises(errors.BadFrame, match="of the part|of .* bytes|bytes"):
+    with pytest.raises(errors.BadFrame, match=r"ended after \d+ of \d+ bytes"):
         worker.send(0, frames)
     check_usable(fold, worker, lease)
 
@@ -129,7 +129,9 @@ def test_part_that_does_not_match_its_header_is_refused(fold: RunningFold, worke
     check_usable(fold, worker, lease)
 
 
-@pytest.mark.parametrize("frames", [[], [b""], [b"\x00\xff garbage"], [b"\x12\x7f"]], ids=["none", "empty", "garbage", "cut"])
+@pytest.mark.parametrize(
+    "frames", [[], [b""], [b"\x00\xff garbage"], [b"\x12\x7f"]], ids=["none", "empty", "garbage", "cut"]
+)
 def test_stream_without_header_is_refused(fold: RunningFold, worker: RawWorker, frames: list[bytes]) -> None:
     lease = slot(worker)
     with pytest.raises(errors.BadFrame):
@@ -139,7 +141,7 @@ def test_stream_without_header_is_refused(fold: RunningFold, worker: RawWorker, 
 
 def test_oversized_message_is_refused_by_the_transport(fold: RunningFold, worker: RawWorker) -> None:
     lease = slot(worker)
-    with pytest.raises(Exception, match="RESOURCE_EXHAUSTED|larger than max"):
+    with pytest.raises(Exception, match=r"RESOURCE_EXHAUSTED|larger than max"):
         worker.send(0, [bytes((8 << 20) + 1)])
     check_usable(fold, worker, lease)
 
@@ -148,7 +150,10 @@ def test_values_in_the_padding_are_refused(fold: RunningFold, worker: RawWorker)
     """They belong to no tensor, but would enter the norms of the slice before them."""
     lease = slot(worker)
     shard = next(
-        s for s in range(SHARDS) for f in worker.plan.shard_fragments(s) if MANIFEST.slices[f.slice].name == "bias"
+        s
+        for s in range(SHARDS)
+        for f in worker.plan.shard_fragments(s)
+        if MANIFEST.slices[f.slice].name == "bias"
     )
     place = next(f for f in worker.plan.shard_fragments(shard) if MANIFEST.slices[f.slice].name == "bias")
     payload = bytearray(worker.payload(lease, shard))

@@ -152,7 +152,7 @@ def train_with(address: str, job: Job, workers: int, before_push: Any = lambda s
     def work() -> None:
         try:
             train(address, job, before_push)
-        except BaseException as error:  # noqa: BLE001 - handed to the test's own thread
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, name=f"worker-{i}") for i in range(workers)]

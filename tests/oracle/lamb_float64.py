@@ -17,8 +17,7 @@ Tensors = dict[str, npt.NDArray[np.float64]]
 def weighted_mean(gradients: Sequence[Mapping[str, npt.ArrayLike]], weights: Sequence[float]) -> Tensors:
     """The mean gradient of a batch whose parts have these weights."""
     return {
-        name: sum(w * np.asarray(g[name], np.float64) for w, g in zip(weights, gradients, strict=True))
-        / sum(weights)
+        name: np.average([np.asarray(g[name], np.float64) for g in gradients], axis=0, weights=weights)
         for name in gradients[0]
     }
 

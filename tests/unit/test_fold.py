@@ -57,7 +57,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 def test_contributions_are_added_in_the_order_given_with_one_rounding_each() -> None:
     parts, factors = random_parts(1), [3.0, 0.1, 7.7]
-    expected = parts[0].numpy() * np.float32(3.0)
+    expected = np.float32(3.0) * np.asarray(parts[0], np.float32)
     for p, f in zip(parts[1:], factors[1:], strict=True):
         expected = expected + p.numpy() * np.float32(f)
     assert bits(folded(parts, factors)) == expected.tobytes()

@@ -10,9 +10,12 @@ import json
 import threading
 from argparse import Namespace
 
+import torch
+
 import sheepfold
 from sheepfold.address import BadAddress
 from sheepfold.demo.data import DataSetError, Split, load
+from sheepfold.demo.lenet import LeNet5
 from sheepfold.demo.options import add_job_options, parser, run
 from sheepfold.errors import Refused, ServerUnavailable
 
@@ -32,8 +35,6 @@ def main() -> int:
 
 def follow(options: Namespace) -> None:
     """Evaluate until the final version has been."""
-    import torch
-
     torch.set_num_threads(options.threads)
     test = load(options.data_dir).test
     pause = threading.Event()
@@ -54,10 +55,6 @@ def follow(options: Namespace) -> None:
 
 def accuracy(client: sheepfold.Client, test: Split) -> float:
     """Share of the test images that the weights pulled last classify correctly."""
-    import torch
-
-    from sheepfold.demo.lenet import LeNet5
-
     model = LeNet5()
     model.load_state_dict({name: torch.from_numpy(value) for name, value in client.weights.items()})
     images, labels = torch.from_numpy(test.images), torch.from_numpy(test.labels)

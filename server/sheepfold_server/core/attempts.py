@@ -49,7 +49,14 @@ class Attempts:
         self.dropped: Counter[str] = Counter()
 
     def grant(
-        self, worker: str, step: int | None, slot: int, base_version: int, now: float, seconds: float, is_first: bool
+        self,
+        worker: str,
+        step: int | None,
+        slot: int,
+        base_version: int,
+        now: float,
+        seconds: float,
+        is_first: bool,
     ) -> Attempt:
         """A new attempt of (step, slot); the caller has checked the lease window."""
         return self._add(worker, False, step, slot, base_version, now, seconds, is_first)
@@ -75,6 +82,10 @@ class Attempts:
         attempt = Attempt(key, worker, is_init, step, slot, base_version, now, now + seconds, is_first)
         self._live[key] = attempt
         return attempt
+
+    def newest(self) -> AttemptId:
+        """The attempt leased last; its counter is 0 before the first."""
+        return AttemptId(self._term, self._counter)
 
     def get(self, key: AttemptId) -> Attempt | None:
         return self._live.get(key)

@@ -5,11 +5,12 @@ One door: `handle(event, now) -> [effect]`. No clock, no I/O, no tensors: scalar
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.administration import Administration
 from sheepfold_server.core.attempts import Attempts
 from sheepfold_server.core.batch import BatchPlan
 from sheepfold_server.core.events import (
@@ -26,27 +27,14 @@ from sheepfold_server.core.events import (
     WorkerReply,
 )
 from sheepfold_server.core.granting import Granting
+from sheepfold_server.core.opening import Opening
+from sheepfold_server.core.recovery import Recovery
 from sheepfold_server.core.reports import job_status, waiting_for
 from sheepfold_server.core.schedule import ConfigHistory
-from sheepfold_server.core.state import Geometry, JobState, Life, ShardState
+from sheepfold_server.core.state import JobState, Life, ShardState
 from sheepfold_server.core.stepping import Stepping
-from sheepfold_server.core.steps import Phase
-from sheepfold_wire import job as jobs
-from sheepfold_wire import manifest as manifests
-from sheepfold_wire.errors import (
-    BadConfig,
-    ConfigMismatch,
-    DataMismatch,
-    ManifestMismatch,
-    NotReady,
-    NumericsMismatch,
-    PreconditionError,
-    SheepfoldError,
-    WindowTooSmall,
-    WorkerUnknown,
-)
+from sheepfold_wire.errors import BadConfig, DataMismatch, NotReady, SheepfoldError, WorkerUnknown
 from sheepfold_wire.job import Job
-from sheepfold_wire.manifest import Manifest, ManifestError
 
 REQUESTS_KEPT = 1024
 WAIT_SECONDS_MAX = 60.0
@@ -66,14 +54,21 @@ class Coordinator:
 
     def __init__(self, job: Job, shard_count: int, term: int, lineage: str) -> None:
         self._state = JobState(
-            ConfigHistory(job), BatchPlan(job), term, lineage, [ShardState() for _ in range(shard_count)], Attempts(term)
+            ConfigHistory(job),
+            BatchPlan(job),
+            term,
+            lineage,
+            [ShardState() for _ in range(shard_count)],
+            Attempts(term),
         )
         self._granting = Granting(self._state)
         self._stepping = Stepping(self._state, self._granting)
+        self._recovery = Recovery(self._state, self._granting, self._stepping)
+        self._opening = Opening(self._state, self._recovery)
+        self._administration = Administration(self._state, self._stepping)
         self._waiters: list[_Waiter] = []
         self._answered: OrderedDict[str, WorkerReply] = OrderedDict()
         """Answers of administrative calls by request id: a repeated call acts once (invariant I18)."""
-        self._is_created = False
 
     # --- the door ---------------------------------------------------------------------------------
 
@@ -89,10 +84,9 @@ class Coordinator:
             case Persisted(number):
                 self._stepping.on_persisted(number)
             case ShardUp():
-                self._on_shard_up(event)
+                self._opening.on_shard_up(event)
             case ShardDown(shard):
-                state.shards[shard].is_up = False
-                state.note(f"job {state.name}: the link to shard {shard} is down")
+                self._opening.on_shard_down(shard)
             case Tick():
                 self._granting.expire()
         self._serve_waiters()
@@ -114,7 +108,7 @@ class Coordinator:
         try:
             match request:
                 case m.CreateJobRequest():
-                    reply: WorkerReply = self._once(request.request_id, lambda: self._create(request))
+                    reply: WorkerReply = self._once(request.request_id, lambda: self._opening.create(request))
                 case m.AttachRequest():
                     reply = self._attach(request)
                 case m.LeaseRequest():
@@ -125,9 +119,11 @@ class Coordinator:
                 case m.ReleaseRequest():
                     reply = self._release(request)
                 case m.ConfigChangeRequest():
-                    reply = self._once(request.request_id, lambda: self._change_config(request))
+                    reply = self._once(
+                        request.request_id, lambda: self._administration.change_config(request)
+                    )
                 case m.ControlRequest():
-                    reply = self._control(request)
+                    reply = self._administration.control(request)
                 case _:
                     raise BadConfig(f"{type(request).__name__} is no call of a worker")
         except SheepfoldError as error:
@@ -135,71 +131,41 @@ class Coordinator:
         else:
             self._state.outbox.append(Answer(caller, reply))
 
-    def _once(self, request_id: str, act: object) -> WorkerReply:
+    def _once(self, request_id: str, act: Callable[[], WorkerReply]) -> WorkerReply:
         known = self._answered.get(request_id) if request_id else None
         if known is not None:
             return known
-        reply: WorkerReply = act()  # type: ignore[operator]
+        reply = act()
         if request_id:
             self._answered[request_id] = reply
             while len(self._answered) > REQUESTS_KEPT:
                 self._answered.popitem(last=False)
         return reply
 
-    def _create(self, request: m.CreateJobRequest) -> m.CreateJobReply:
-        asked = jobs.job_from_json(request.config_json)
-        difference = jobs.first_difference(self._state.config.at(0), asked)
-        if difference:
-            raise ConfigMismatch(f"job {self._state.name} exists with another configuration: {difference}")
-        if request.manifest_json:
-            self._take_manifest(request.manifest_json)
-        is_new, self._is_created = not self._is_created, True
-        if is_new:
-            self._state.persist(("job", self._state.job.to_json()))
-        return m.CreateJobReply(self._state.name, is_new)
-
-    def _take_manifest(self, text: str) -> None:
-        """The first manifest makes the job; any other must equal it."""
-        state = self._state
-        try:
-            manifest = Manifest.from_json(text)
-        except ManifestError as error:
-            raise BadConfig(str(error)) from None
-        if state.geometry is not None:
-            difference = manifests.first_difference(state.geometry.manifest, manifest)
-            if difference:
-                raise ManifestMismatch(f"job {state.name} was created with another model: {difference}")
-            return
-        if manifest.statistics and state.job.statistics.policy == "refuse":
-            names = ", ".join(manifest.tensors[index].name for index in manifest.statistics[:5])
-            raise PreconditionError(
-                f"the model has {len(manifest.statistics)} buffers ({names}) and the job no policy for them; set "
-                'statistics.policy = "mean" in the job file (weighted mean; integers by maximum)'
-            )
-        if not manifest.parameters:
-            raise PreconditionError("the model has no parameters that require a gradient; there is nothing to train")
-        state.geometry = Geometry.of(manifest, len(state.shards), state.job.placement.split_above_bytes)
-        state.life = Life.OPENING
-        for shard, link in enumerate(state.shards):
-            if link.is_up:
-                self._open_on(shard)
-
     def _attach(self, request: m.AttachRequest) -> m.AttachReply:
         state = self._state
         data = state.job.data
         if request.manifest_json:
-            self._take_manifest(request.manifest_json)
+            self._opening.take_manifest(request.manifest_json)
         if request.data_samples and data.samples and request.data_samples != data.samples:
-            raise DataMismatch(f"the data set has {request.data_samples} samples, the job says data.samples = {data.samples}")
+            raise DataMismatch(
+                f"the data set has {request.data_samples} samples, the job says data.samples = {data.samples}"
+            )
         if request.data_fingerprint and data.fingerprint and request.data_fingerprint != data.fingerprint:
-            raise DataMismatch(f"the data set's fingerprint is {request.data_fingerprint}, the job's {data.fingerprint}")
+            raise DataMismatch(
+                f"the data set's fingerprint is {request.data_fingerprint}, the job's {data.fingerprint}"
+            )
         missing = [index for index, shard in enumerate(state.shards) if not shard.is_up]
         if missing:
-            raise NotReady(f"shards {missing} of {len(state.shards)} have not connected to the coordinator yet")
+            raise NotReady(
+                f"shards {missing} of {len(state.shards)} have not connected to the coordinator yet"
+            )
         if state.geometry is None:
             raise NotReady(f"job {state.name} has no model yet; attach a worker first")
         if state.workers.attach(request, state.now) and not request.is_reader:
-            state.note(f"worker {request.worker} attached from {request.host}, pid {request.pid}, {request.device}")
+            state.note(
+                f"worker {request.worker} attached from {request.host}, pid {request.pid}, {request.device}"
+            )
         return m.AttachReply(
             job=state.name,
             worker=request.worker,
@@ -209,7 +175,9 @@ class Coordinator:
             manifest_json=state.geometry.manifest.to_json(),
             config_json=state.job.to_json(),
             shards=tuple(
-                m.ShardAddress(i, s.hello.address, s.incarnation) for i, s in enumerate(state.shards) if s.hello is not None
+                m.ShardAddress(i, s.hello.address, s.incarnation)
+                for i, s in enumerate(state.shards)
+                if s.hello is not None
             ),
             heartbeat_seconds=min(2.0, state.job.leases.seconds / 4),
         )
@@ -224,7 +192,9 @@ class Coordinator:
         self._known(request.worker)
         lost = [a for a in self._state.attempts.of_worker(request.worker) if a.id not in request.holding]
         if lost:  # the reply that gave this lease never arrived
-            self._state.outbox.append(Answer(caller, self._lease_reply(request.worker, "leased", self._granting.message(lost[0]))))
+            self._state.outbox.append(
+                Answer(caller, self._lease_reply(request.worker, "leased", self._granting.message(lost[0])))
+            )
             return
         wait = min(max(0.0, request.wait_seconds), WAIT_SECONDS_MAX)
         self._waiters = [w for w in self._waiters if w.worker != request.worker or not self._superseded(w)]
@@ -274,86 +244,19 @@ class Coordinator:
                 self._waiters.remove(waiter)
                 self._superseded(waiter)
             if self._state.workers.get(request.worker) is not None:
-                self._state.note(f"worker {request.worker} left: {request.reason}; {released} leases handed back")
+                self._state.note(
+                    f"worker {request.worker} left: {request.reason}; {released} leases handed back"
+                )
             self._state.workers.leave(request.worker)
         return m.ReleaseReply(released)
 
-    def _change_config(self, request: m.ConfigChangeRequest) -> m.ConfigChangeReply:
-        state = self._state
-        busy = [n for n, s in state.steps.items() if s.phase is not Phase.OPEN]
-        first = max([state.version, *(n + 1 for n in busy)])
-        from_step = first if request.from_step < 0 else request.from_step
-        if from_step < first:
-            raise BadConfig(f"from_step = {request.from_step}: step {first} is the first that is not decided yet")
-        try:
-            changes = json.loads(request.changes_json)
-        except ValueError as error:
-            raise BadConfig(f"changes are not JSON: {error}") from None
-        if not isinstance(changes, dict) or not changes:
-            raise BadConfig('changes must be an object like {"optimizer.lr.peak": 0.01}')
-        last_open = max(state.steps, default=state.version - 1)
-        if changes.get("stop.steps", last_open + 1) < last_open + 1:
-            raise BadConfig(f"stop.steps = {changes['stop.steps']}: step {last_open} is already open; give {last_open + 1} or more")
-        state.config.change(from_step, changes)
-        state.persist(("config", from_step, request.changes_json, request.author))
-        state.note(f"{request.author} changed {request.changes_json} from step {from_step} on")
-        self._stepping.open_steps()
-        return m.ConfigChangeReply(from_step)
-
-    def _control(self, request: m.ControlRequest) -> m.ControlReply:
-        state = self._state
-        match request.action:
-            case "pause" if state.life is Life.RUNNING:
-                state.pause(f"by {request.author}")
-            case "resume" if state.life is Life.PAUSED:
-                state.life, state.why = Life.RUNNING, ""
-                state.note(f"resumed by {request.author}")
-                self._stepping.open_steps()
-            case "stop" if state.life in (Life.RUNNING, Life.PAUSED):
-                last = max([state.version, *(n + 1 for n in state.steps)])
-                state.config.change(last, {"stop.steps": max(1, last)})
-                state.life, state.why = Life.RUNNING, ""
-                state.note(f"{request.author} stops the job after step {last - 1}")
-                self._stepping.open_steps()
-            case "pause" | "resume" | "stop":
-                pass  # said already, or nothing to act on
-            case _:
-                raise BadConfig(f"action = {request.action!r}: give pause, resume or stop")
-        return m.ControlReply(state.life.value)
-
-    # --- shards ---------------------------------------------------------------------------------------
-
-    def _on_shard_up(self, event: ShardUp) -> None:
-        state = self._state
-        link = state.shards[event.shard]
-        link.incarnation, link.hello, link.is_up = event.incarnation, event.hello, True
-        prints = {s.hello.numeric_fingerprint for s in state.shards if s.hello is not None}
-        if len(prints) > 1:
-            state.pause(f"shards compute differently: {', '.join(sorted(prints))}; give all the same kernel, device and torch")
-            state.note(NumericsMismatch(state.why).message)
-        if state.geometry is not None:
-            self._open_on(event.shard)
-
-    def _open_on(self, shard: int) -> None:
-        state = self._state
-        assert state.geometry is not None
-        state.tell(
-            shard,
-            m.OpenJob(
-                state.name,
-                state.lineage,
-                state.term,
-                len(state.shards),
-                state.geometry.manifest.to_json(),
-                state.job.to_json(),
-            ),
-        )
+    # --- reports of shards -----------------------------------------------------------------------------
 
     def _on_report(self, shard: int, report: m.ShardReport) -> None:
         stepping = self._stepping
         match report:
             case m.JobOpened():
-                self._on_opened(shard, report)
+                self._opening.on_opened(shard, report)
             case m.Staged():
                 stepping.on_staged(shard, report)
             case m.PartRefused():
@@ -361,7 +264,7 @@ class Coordinator:
             case m.Folded():
                 stepping.on_folded(shard, report)
             case m.PartLost():
-                stepping.on_part_lost(shard, report)
+                self._recovery.on_part_lost(shard, report)
             case m.Prepared():
                 stepping.on_prepared(shard, report)
             case m.Norms():
@@ -370,25 +273,3 @@ class Coordinator:
                 stepping.on_applied(shard, report)
             case m.ShardFailed():
                 self._state.pause(f"shard {shard}: {report.why}")
-
-    def _on_opened(self, shard: int, report: m.JobOpened) -> None:
-        state = self._state
-        link = state.shards[shard]
-        was_open, link.part_slots = link.part_slots > 0, report.part_slots
-        if report.part_slots < 2:
-            why = (
-                f"the staging budget of shard {shard} ({link.hello.staging_bytes if link.hello else 0} bytes) holds "
-                f"{report.part_slots} parts of job {state.name}, 2 are needed; raise --staging-bytes or add shards"
-            )
-            state.pause(WindowTooSmall(why).message)
-            return
-        if state.life is Life.OPENING:
-            if all(s.part_slots for s in state.shards):
-                state.life = Life.INITIALISING
-            return
-        if report.version < state.version:
-            state.pause(
-                f"shard {shard} came back with version {report.version}, version {state.version} is committed: its state is lost"
-            )
-        elif was_open:
-            self._stepping.resume_shard(shard)

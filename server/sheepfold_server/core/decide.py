@@ -49,7 +49,9 @@ def decide(step: int, job: Job, reports: Iterable[m.Prepared], block_squares: Se
     scale = 1.0 if clip is None else 1.0 / max(1.0, norm / clip)
     largest = max((report.max_abs for report in prepared), default=0.0) * scale
     if largest > MAX_ABS_APPLIED:
-        return Decision(True, f"the largest gradient element is {largest:.3g}, above {MAX_ABS_APPLIED:g}", rate, 1.0, norm)
+        return Decision(
+            True, f"the largest gradient element is {largest:.3g}, above {MAX_ABS_APPLIED:g}", rate, 1.0, norm
+        )
     return Decision(False, "", rate, scale, norm)
 
 
@@ -63,9 +65,7 @@ def union_of_presence(bitmaps: Iterable[bytes]) -> bytes:
     return bytes(together)
 
 
-def totals_in_order(
-    reports: Iterable[m.Norms], slice_of_block: Sequence[int]
-) -> tuple[m.SliceTotals, ...]:
+def totals_in_order(reports: Iterable[m.Norms], slice_of_block: Sequence[int]) -> tuple[m.SliceTotals, ...]:
     """Sums over the blocks of each split slice, added in block order whichever shard sent them."""
     blocks = sorted((b for report in reports for b in report.blocks), key=lambda b: b.block)
     by_slice: dict[int, list[m.BlockNorms]] = {}

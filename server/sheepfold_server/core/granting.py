@@ -27,8 +27,13 @@ class Granting:
     # --- giving out ---------------------------------------------------------------------------------
 
     def grant(self, worker: str) -> Attempt | None:
-        """A new attempt for this worker, announced to the shards; None if there is no work for it now."""
+        """A new attempt for this worker, announced to the shards; None if there is no work for it now.
+
+        While a shard is away nothing is leased: what it cannot be told of would end when it is back.
+        """
         state = self._s
+        if not state.all_ready():
+            return None
         if state.life is Life.INITIALISING:
             return self._grant_init(worker)
         if state.life is not Life.RUNNING:
@@ -67,7 +72,9 @@ class Granting:
         state = self._s
         known = state.workers.get(worker)
         is_first = known is None or known.slots_staged == 0
-        return state.attempts.grant(worker, step, slot, base_version, state.now, state.job.leases.seconds, is_first)
+        return state.attempts.grant(
+            worker, step, slot, base_version, state.now, state.job.leases.seconds, is_first
+        )
 
     def _announce(self, attempt: Attempt) -> Attempt:
         slot = None if attempt.step is None else attempt.slot
@@ -151,12 +158,16 @@ class Granting:
         self._returned.remove(sequence)
 
     def renew(self, worker: str, progress: tuple[m.AttemptProgress, ...]) -> None:
-        """Move deadlines of attempts that got on; a worker's first slot (it compiles) needs no progress."""
+        """Move deadlines of attempts that got on; a worker's first slot (it compiles) needs no progress.
+
+        An attempt the worker does not name is one it does not know or has given up: it expires.
+        """
         done = {item.attempt: item.done for item in progress}
         for attempt in self._s.attempts.of_worker(worker):
-            grown = done.get(attempt.id, 0) > attempt.done
-            if grown or attempt.is_first_of_worker:
-                attempt.done = max(attempt.done, done.get(attempt.id, 0))
+            if attempt.id not in done:
+                continue
+            if done[attempt.id] > attempt.done or attempt.is_first_of_worker:
+                attempt.done = max(attempt.done, done[attempt.id])
                 attempt.deadline = self._s.now + self._patience()
 
     def _patience(self) -> float:

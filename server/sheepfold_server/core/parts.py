@@ -46,17 +46,28 @@ class Parts:
     def expect(self, attempt: AttemptId, is_init: bool, step: int | None) -> None:
         if attempt not in self._parts:
             self._parts[attempt] = Part(attempt, is_init, step)
-        self._newest = max(self._newest, attempt)
+        self.note_announced((attempt,))
+
+    def note_announced(self, attempts: Iterable[AttemptId]) -> None:
+        """The coordinator has spoken of these: whoever pushes them need not wait for more."""
+        self._newest = max(self._newest, *attempts)
+
+    def is_announced(self, attempt: AttemptId) -> bool:
+        return attempt <= self._newest
 
     def find(self, attempt: AttemptId, version: int) -> Part:
         """The part a push is for; raises StepClosed, LeaseEnded, AttemptNotAnnounced."""
         part = self._parts.get(attempt)
         if part is not None:
             return part
-        if attempt > self._newest:
-            raise AttemptNotAnnounced(f"attempt {attempt} is not announced yet, newest is {self._newest}; wait, then send it again")
+        if not self.is_announced(attempt):
+            raise AttemptNotAnnounced(
+                f"attempt {attempt} is not announced yet, newest is {self._newest}; wait, then send it again"
+            )
         if version >= 0:
-            raise StepClosed(f"attempt {attempt} has ended, step {version} is open; drop it and ask for a lease")
+            raise StepClosed(
+                f"attempt {attempt} has ended, step {version} is open; drop it and ask for a lease"
+            )
         raise self.ended_error()
 
     def ended_error(self) -> LeaseEnded:
@@ -113,7 +124,16 @@ class Parts:
                 self._parts[attempt].state = PartState.STAGED
 
     def of_step(self, step: int) -> list[AttemptId]:
-        return [p.attempt for p in self._parts.values() if p.step == step and p.state is not PartState.COMMITTED]
+        return [
+            p.attempt for p in self._parts.values() if p.step == step and p.state is not PartState.COMMITTED
+        ]
+
+    def of_init(self) -> list[AttemptId]:
+        return [p.attempt for p in self._parts.values() if p.is_init]
+
+    def is_staged_init(self, attempt: AttemptId) -> bool:
+        part = self._parts[attempt]
+        return part.is_init and part.state is PartState.STAGED
 
     def unadmitted(self) -> list[AttemptId]:
         return [p.attempt for p in self._parts.values() if not self.is_admitted(p.attempt)]

@@ -15,7 +15,7 @@ class Pulls:
         self._waiting: dict[int, int] = {}
         self._digests: list[int] = []
 
-    def ask(self, token: int, version: int | None, newest: int, is_applying: bool) -> list[ShardEffect]:
+    def ask(self, token: int, version: int | None, newest: int) -> list[ShardEffect]:
         """Serve, refuse, or remember a pull; `version` None is the newest committed one."""
         if version is None:
             version = max(0, newest)
@@ -23,7 +23,12 @@ class Pulls:
             self._waiting[token] = version
             return []
         if version < self.oldest:
-            return [RefusePull(token, VersionGone(f"version {version} is no longer served, {self.oldest} to {newest} are; pull the newest"))]
+            served = f"{self.oldest} to {newest} are"
+            return [
+                RefusePull(
+                    token, VersionGone(f"version {version} is no longer served, {served}; pull the newest")
+                )
+            ]
         return [ServePull(token, version)]
 
     def forget(self, token: int) -> None:
@@ -42,7 +47,7 @@ class Pulls:
         effects: list[ShardEffect] = []
         for token, version in ready:
             del self._waiting[token]
-            effects.extend(self.ask(token, version, newest, is_applying))
+            effects.extend(self.ask(token, version, newest))
         if not is_applying:
             effects.extend(ComputeDigest(token, newest) for token in self._digests)
             self._digests.clear()

@@ -35,7 +35,15 @@ def step_report(state: JobState, step: OpenStep) -> m.StepReport:
         apply_seconds=state.now - step.decided_at,
         slices=_slice_facts(state, step),
         slots=tuple(
-            m.SlotReport(i, a.worker, a.facts.samples, a.facts.weight, step.slots[i].attempts, a.base_version, a.facts.loss)
+            m.SlotReport(
+                i,
+                a.worker,
+                a.facts.samples,
+                a.facts.weight,
+                step.slots[i].attempts,
+                a.base_version,
+                a.facts.loss,
+            )
             for i, a in enumerate(winners)
             if a.facts is not None
         ),
@@ -90,14 +98,17 @@ def waiting_for(state: JobState) -> str:
     if step.is_full():
         unapplied = [str(i) for i in range(len(state.shards)) if i not in step.applied]
         return f"shard {', '.join(unapplied)} to finish step {step.step} ({step.phase.name.lower()})"
-    lowest = next((i for i in range(step.admitted, len(step.slots)) if step.slots[i].winner is None), step.admitted)
+    lowest = next(
+        (i for i in range(step.admitted, len(step.slots)) if step.slots[i].winner is None), step.admitted
+    )
     live = state.attempts.of_slot(step.step, lowest)
     if not live:
         return f"a worker to take slot {lowest} of step {step.step}"
     attempt = live[0]
     return (
-        f"slot {lowest} of step {step.step}, leased to {attempt.worker} {state.now - attempt.leased_at:.1f} s ago; "
-        f"its lease ends in {max(0.0, attempt.deadline - state.now):.1f} s unless it shows progress"
+        f"slot {lowest} of step {step.step}, leased to {attempt.worker} "
+        f"{state.now - attempt.leased_at:.1f} s ago; its lease ends in "
+        f"{max(0.0, attempt.deadline - state.now):.1f} s unless it shows progress"
     )
 
 

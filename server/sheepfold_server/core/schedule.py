@@ -44,7 +44,9 @@ class ConfigHistory:
         """Replace live keys from `from_step` on; raises BadConfig and changes nothing if that is refused."""
         newest_from = self._changes[-1][0]
         if from_step < newest_from:
-            raise BadConfig(f"from_step = {from_step}: a later change, from step {newest_from}, is already in force")
+            raise BadConfig(
+                f"from_step = {from_step}: a later change, from step {newest_from}, is already in force"
+            )
         changed = self.newest.changed(changes)
         self._changes.append((from_step, changed))
         return changed

@@ -41,6 +41,8 @@ class ShardState:
     incarnation: int = 0
     hello: m.Hello | None = None
     is_up: bool = False
+    is_ready: bool = False
+    """It has said JobOpened on this link: what it holds is known, and commands are sent."""
     part_slots: int = 0
     """Parts its staging budget holds; 0 until the job is open there."""
     version: int = NOTHING_LOADED
@@ -62,13 +64,13 @@ class Geometry:
         plan = Plan.of(manifest, shard_count, split_above_bytes)
         slice_of_block = [s.index for s in manifest.slices for _ in range(s.blocks)]
         blocks = tuple(
-            tuple(
-                f.first_block + i for f in plan.shard_fragments(shard) for i in range(f.blocks)
-            )
+            tuple(f.first_block + i for f in plan.shard_fragments(shard) for i in range(f.blocks))
             for shard in range(shard_count)
         )
         split = frozenset(plan.split_slices)
-        split_shards = frozenset(s for s in range(shard_count) if any(f.slice in split for f in plan.shard_fragments(s)))
+        split_shards = frozenset(
+            s for s in range(shard_count) if any(f.slice in split for f in plan.shard_fragments(s))
+        )
         return cls(manifest, plan, blocks, tuple(slice_of_block), split_shards)
 
 
@@ -86,6 +88,8 @@ class JobState:
     version: int = NOTHING_LOADED
     steps: dict[int, OpenStep] = field(default_factory=dict)
     workers: Workers = field(default_factory=Workers)
+    stop_after: int | None = None
+    """Steps after which an operator stopped the job."""
     samples_committed: int = 0
     samples_skipped: int = 0
     last_commits: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_STEPS + 1))
@@ -105,11 +109,12 @@ class JobState:
 
     @property
     def stop_steps(self) -> int:
-        return self.job.stop.steps
+        asked = self.job.stop.steps
+        return asked if self.stop_after is None else min(asked, self.stop_after)
 
     def tell(self, shard: int, command: m.ShardCommand) -> None:
-        """To one shard; while its link is down nothing is sent, ShardUp brings it up to date."""
-        if self.shards[shard].is_up:
+        """To one shard; before it is ready nothing is sent, JobOpened brings it up to date."""
+        if self.shards[shard].is_ready:
             self.outbox.append(ToShard(shard, command))
 
     def tell_all(self, command: m.ShardCommand) -> None:
@@ -126,6 +131,9 @@ class JobState:
         return self.records
 
     def pause(self, why: str) -> None:
+        if self.life is Life.ENDED:
+            self.note(why)
+            return
         self.life, self.why = Life.PAUSED, why
         self.note(f"paused: {why}")
 
@@ -135,14 +143,22 @@ class JobState:
         self.workers.tell_end(attempt, why)
         self.tell_all(m.EndAttempts(self.name, (attempt.id,), why))
 
+    def waking_life(self) -> Life:
+        """Where the job stands when it is not paused."""
+        if self.version > NOTHING_LOADED:
+            return Life.RUNNING
+        if self.geometry is None:
+            return Life.DECLARED
+        return Life.INITIALISING if all(s.part_slots >= 2 for s in self.shards) else Life.OPENING
+
     def window(self) -> int:
         """W: live unfolded attempts that every shard has room for."""
         return min(shard.part_slots for shard in self.shards)
 
     def unfolded(self) -> int:
         """Attempts that hold reserved room: not admitted, or admitted and not yet in every sum."""
-        waiting = sum(s.admitted - s.folded_everywhere(len(self.shards)) for s in self.steps.values())
+        waiting = sum(max(0, s.admitted - s.folded_everywhere(len(self.shards))) for s in self.steps.values())
         return self.attempts.unadmitted() + waiting
 
-    def all_up(self) -> bool:
-        return all(shard.is_up for shard in self.shards)
+    def all_ready(self) -> bool:
+        return all(shard.is_ready for shard in self.shards)

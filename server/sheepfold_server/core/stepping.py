@@ -5,10 +5,10 @@ Steps are committed in order. Every transition that shards must agree on is one 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.acceptance import why_refused
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.decide import blocks_in_order, decide, totals_in_order, union_of_presence
 from sheepfold_server.core.events import Publish
@@ -16,6 +16,7 @@ from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.reports import step_report
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_server.core.steps import OpenStep, Phase, SlotState, map_digest
+from sheepfold_wire.ids import NOTHING_LOADED
 
 
 class Stepping:
@@ -33,6 +34,7 @@ class Stepping:
         self._refusals: Counter[tuple[int | None, int]] = Counter()
         """Refused contributions by (step, slot)."""
         self._init_loaded: set[int] = set()
+        self._refused_inits = 0
 
     @property
     def _geometry(self) -> Geometry:
@@ -56,8 +58,8 @@ class Stepping:
             if number not in state.steps:
                 slots = [SlotState() for _ in range(state.batch.slots(number))]
                 state.steps[number] = OpenStep(number, slots, state.now)
-        self._admit_ready()
-        self._settle_lowest()
+        self.admit_ready()
+        self.settle_lowest()
 
     # --- staged and refused -------------------------------------------------------------------------
 
@@ -68,36 +70,19 @@ class Stepping:
             return
         if attempt.is_staged:
             return
-        if attempt.facts is None:
-            wrong = self._wrong_facts(attempt, report.facts)
-        else:
-            wrong = "" if attempt.facts == report.facts else "its facts differ between shards"
-        if wrong:
-            self._refuse(attempt, wrong)
+        if attempt.facts is not None and attempt.facts != report.facts:
+            self._refuse(attempt, "its facts differ between shards")
             return
         attempt.facts = report.facts
         attempt.staged_on.add(shard)
-        if len(attempt.staged_on) == len(self._s.shards):
+        if len(attempt.staged_on) < len(self._s.shards):
+            return
+        # Only now: each shard says Applied before Staged, so the version is not behind what the worker has.
+        wrong = why_refused(self._s, attempt, report.facts)
+        if wrong:
+            self._refuse(attempt, wrong)
+        else:
             self._staged_everywhere(attempt)
-
-    def _wrong_facts(self, attempt: Attempt, facts: m.Facts) -> str:
-        """Why a contribution cannot count, in words; "" if it can."""
-        if attempt.is_init:
-            return ""
-        if not (math.isfinite(facts.weight) and facts.weight > 0):
-            return f"its weight is {facts.weight}, it must be finite and above 0"
-        step = attempt.slot if attempt.step is None else attempt.step
-        due = self._s.batch.slot_samples(step)
-        if self._s.job.data.mode == "indexed" and facts.samples != due:
-            return f"it covers {facts.samples} samples, its slot has {due}"
-        newest = self._s.version if self._s.job.batch.max_staleness else attempt.base_version
-        if not attempt.base_version <= facts.base_version <= newest:
-            return f"it was computed at version {facts.base_version}, its lease says {attempt.base_version}"
-        if self._s.job.batch.absent == "refuse" and attempt.step in self._s.steps:
-            others = self._s.steps[attempt.step].winners()
-            if others and others[0].facts is not None and others[0].facts.present != facts.present:
-                return "its set of present tensors differs from the others' of its step (batch.absent = refuse)"
-        return ""
 
     def _refuse(self, attempt: Attempt, why: str) -> None:
         """End an attempt that must not count; a slot refused too often gives up its step or the job."""
@@ -105,6 +90,9 @@ class Stepping:
         state.note(f"attempt {attempt.id} of slot {attempt.slot}, step {attempt.step} is refused: {why}")
         self._granting.end(attempt, f"refused: {why}")
         if attempt.is_init:
+            self._refused_inits += 1
+            if self._refused_inits % state.job.leases.attempts_max == 0:
+                state.pause(f"the initial weights were refused {self._refused_inits} times, last: {why}")
             return
         place = (attempt.step, attempt.slot)
         self._refusals[place] += 1
@@ -121,10 +109,10 @@ class Stepping:
         elif attempt.step is None:
             self._granting.abandon(attempt.slot)
             self._abandoned.append(text)
-            self._admit_ready()
+            self.admit_ready()
         else:
             state.steps[attempt.step].skip_reason = text
-            self._settle_lowest()
+            self.settle_lowest()
 
     def on_refused(self, report: m.PartRefused) -> None:
         attempt = self._s.attempts.get(report.attempt)
@@ -145,7 +133,7 @@ class Stepping:
             worker.slots_staged += 1
         if attempt.step is None:
             self._ready.append(attempt)
-            self._admit_ready()
+            self.admit_ready()
             return
         step = state.steps[attempt.step]
         slot = step.slots[attempt.slot]
@@ -160,15 +148,20 @@ class Stepping:
 
     # --- admission ----------------------------------------------------------------------------------
 
-    def _admit_ready(self) -> None:
+    def admit_ready(self) -> None:
         """Asynchronous: the oldest staged contribution becomes the open step; a lost one skips it."""
         self._ready = [a for a in self._ready if self._s.attempts.get(a.id) is a and not a.is_admitted]
         step = self._s.steps.get(self._s.version)
-        if step is None or step.phase is not Phase.OPEN or step.slots[0].winner is not None:
+        if (
+            step is None
+            or step.phase is not Phase.OPEN
+            or step.skip_reason
+            or step.slots[0].winner is not None
+        ):
             return
         if self._abandoned:
             step.skip_reason = self._abandoned.pop(0)
-            self._settle_lowest()
+            self.settle_lowest()
         elif self._ready:
             attempt = self._ready.pop(0)
             attempt.step, step.slots[0].winner = step.step, attempt
@@ -192,14 +185,14 @@ class Stepping:
             factor = self._factor(attempt, step.step)
             self._s.tell_all(m.Admit(self._s.name, step.step, step.admitted, attempt.id, factor))
             step.admitted += 1
-        self._settle_lowest()
+        self.settle_lowest()
 
     # --- close, decide, commit ------------------------------------------------------------------------
 
-    def _settle_lowest(self) -> None:
+    def settle_lowest(self) -> None:
         """Close the lowest open step if it is full, or skip it if it was given up."""
         step = self._s.steps.get(self._s.version)
-        if step is None or step.phase is not Phase.OPEN or not self._s.all_up():
+        if step is None or step.phase is not Phase.OPEN or not self._s.all_ready():
             return
         if step.skip_reason:
             self._give_up(step)
@@ -239,7 +232,9 @@ class Stepping:
         if len(step.prepared) < len(self._s.shards):
             return
         geometry = self._geometry
-        step.block_squares = blocks_in_order(step.prepared, geometry.blocks_of_shard, len(geometry.slice_of_block))
+        step.block_squares = blocks_in_order(
+            step.prepared, geometry.blocks_of_shard, len(geometry.slice_of_block)
+        )
         decision = decide(step.step, self._s.config.at(step.step), step.prepared.values(), step.block_squares)
         step.gradient_norm, step.skip_reason = decision.gradient_norm, decision.reason
         present = union_of_presence(a.facts.present for a in step.winners() if a.facts is not None)
@@ -270,6 +265,10 @@ class Stepping:
             self._s.steps[command.step].phase = Phase.APPLYING
         self._s.tell_all(command)
 
+    def is_durable(self, init: Attempt) -> bool:
+        """Whether the record that this init attempt is version 0 has been written."""
+        return not any(isinstance(c, m.LoadInit) and c.attempt == init.id for c in self._awaited.values())
+
     # --- apply and publish ----------------------------------------------------------------------------
 
     def on_norms(self, shard: int, report: m.Norms) -> None:
@@ -299,12 +298,14 @@ class Stepping:
     def _on_init_loaded(self, shard: int) -> None:
         state = self._s
         self._init_loaded.add(shard)
-        if len(self._init_loaded) < len(state.shards) or state.life is not Life.INITIALISING:
+        if len(self._init_loaded) < len(state.shards) or state.version > NOTHING_LOADED:
             return
         for attempt in state.attempts:
             if attempt.is_init:
                 state.attempts.commit(attempt, is_skip=False)
-        state.version, state.life, state.why = 0, Life.RUNNING, ""
+        state.version = 0
+        if state.life is Life.INITIALISING:
+            state.life, state.why = Life.RUNNING, ""
         state.last_commits.append((state.now, 0))
         state.note(f"job {state.name}: version 0 is loaded on {len(state.shards)} shards")
         self.open_steps()
@@ -339,51 +340,3 @@ class Stepping:
         state.outbox.append(Publish(step_report(state, step)))
         del state.steps[step.step]
         self.open_steps()
-
-    # --- shards lost and found --------------------------------------------------------------------------
-
-    def on_part_lost(self, shard: int, report: m.PartLost) -> None:
-        """Refold from raw bytes if every shard that has folded the slot still holds them, else RESTART(t)."""
-        step = self._s.steps.get(report.step)
-        if step is None or step.phase not in (Phase.OPEN, Phase.CLOSED) or report.slot >= step.admitted:
-            return
-        self._s.note(f"shard {shard} lost slot {report.slot} of step {report.step}")
-        if step.cannot_refold:
-            self.restart(step, f"shard {shard} lost slot {report.slot} and raw bytes are gone")
-            return
-        slot = step.slots[report.slot]
-        assert slot.winner is not None
-        self._granting.end(slot.winner, "lost by a shard")
-        slot.winner = None
-        step.reopen(report.slot)
-        self._s.tell_all(m.Refold(self._s.name, step.step, (report.slot,)))
-
-    def restart(self, step: OpenStep, why: str) -> None:
-        """RESTART(t): every sum is zeroed and every attempt of the step ended; slots are leased anew."""
-        self._s.note(f"step {step.step} begins again: {why}")
-        for attempt in self._s.attempts:
-            if attempt.step == step.step and not attempt.is_init:
-                if self._s.job.batch.is_asynchronous:
-                    attempt.step = None
-                self._granting.end(attempt, "step restarted")
-        step.slots = [SlotState(attempts=slot.attempts) for slot in step.slots]
-        step.reopen(0)
-        step.cannot_refold.clear()
-        self._s.tell_all(m.Restart(self._s.name, step.step))
-
-    def resume_shard(self, shard: int) -> None:
-        """A link is up again: undecided steps begin again everywhere, decisions are repeated to the shard."""
-        state = self._s
-        for number in sorted(state.steps):
-            step = state.steps[number]
-            if step.phase in (Phase.OPEN, Phase.CLOSED):
-                self.restart(step, f"the link of shard {shard} was interrupted")
-            elif step.phase is Phase.APPLYING and step.decision is not None:
-                state.tell(shard, step.decision)
-                if step.totals is not None:
-                    state.tell(shard, step.totals)
-        for attempt in state.attempts:
-            if not attempt.is_admitted and not (attempt.is_init and attempt.is_staged):
-                self._granting.end(attempt, "shard link interrupted")
-            elif attempt.is_init:
-                state.tell(shard, m.LoadInit(state.name, attempt.id))

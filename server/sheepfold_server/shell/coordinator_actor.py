@@ -20,7 +20,7 @@ from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
 from sheepfold_server.shell.actor import Actor
 from sheepfold_server.storage.null import NullStorage
-from sheepfold_wire.errors import BadConfig, JobUnknown, PreconditionError
+from sheepfold_wire.errors import BadConfig, JobUnknown, NumericsMismatch, PreconditionError
 from sheepfold_wire.job import job_from_json
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ class _LinkState:
 class JobActor:
     """One job: its core behind one door, and who waits for what."""
 
-    def __init__(self, coordinator: Coordinator, send: Callable[[int, m.ShardCommand], None], storage: NullStorage) -> None:
+    def __init__(
+        self, coordinator: Coordinator, send: Callable[[int, m.ShardCommand], None], storage: NullStorage
+    ) -> None:
         self.core = coordinator
         self._send, self._storage = send, storage
         self._callers: dict[int, Future[e.WorkerReply]] = {}
@@ -125,10 +127,7 @@ class JobActor:
 
 @dataclass(slots=True)
 class Fleet:
-    """Jobs and shards of one coordinator process.
-
-    `on_jobs`: told when a job was added. Shards link once and serve every job.
-    """
+    """Jobs and shards of one coordinator process. Shards link once and serve every job."""
 
     shard_count: int
     term: int = 1
@@ -144,7 +143,10 @@ class Fleet:
         actor = self._jobs.get(name)
         if actor is None:
             known = ", ".join(sorted(self._jobs)) or "none yet"
-            raise JobUnknown(f"no job named {name!r} here (known: {known}); create it with `sheepfold job create -f job.toml`")
+            raise JobUnknown(
+                f"no job named {name!r} here (known: {known}); create it with "
+                "`sheepfold job create -f job.toml`"
+            )
         return actor
 
     def jobs(self) -> tuple[str, ...]:
@@ -154,15 +156,20 @@ class Fleet:
         """Create the job of the request, or compare it with the one that exists."""
         job = job_from_json(request.config_json)
         with self._lock:
-            if job.name not in self._jobs:
-                if len(self._jobs) >= JOBS_MAX:
-                    raise PreconditionError(f"{JOBS_MAX} jobs exist already; that is this coordinator's limit")
-                core = Coordinator(job, self.shard_count, self.term, uuid.uuid4().hex)
-                actor = JobActor(core, self._send, self.storage)
+            known = self._jobs.get(job.name)
+            if known is not None:
+                return known.call(request)
+            if len(self._jobs) >= JOBS_MAX:
+                raise PreconditionError(f"{JOBS_MAX} jobs exist already; that is this coordinator's limit")
+            actor = JobActor(
+                Coordinator(job, self.shard_count, self.term, uuid.uuid4().hex), self._send, self.storage
+            )
+            answer = actor.call(request)
+            if answer.exception() is None:  # a refused job leaves nothing behind
                 self._jobs[job.name] = actor
                 for shard, link in self._links.items():
                     actor.submit(e.ShardUp(shard, link.incarnation, link.hello, is_resumed=False))
-        return self._jobs[job.name].call(request)
+        return answer
 
     def call(self, request: e.WorkerRequest) -> Future[e.WorkerReply]:
         if isinstance(request, m.CreateJobRequest):
@@ -183,9 +190,10 @@ class Fleet:
         """A shard has said Hello; commands go to `send`, the Welcome first of all."""
         if hello.shard_count != self.shard_count or not 0 <= hello.shard < self.shard_count:
             raise BadConfig(
-                f"shard {hello.shard} of {hello.shard_count} does not fit here: this coordinator has {self.shard_count} "
-                "shards, numbered from 0; start it with the same --shards"
+                f"shard {hello.shard} of {hello.shard_count} does not fit here: this coordinator has "
+                f"{self.shard_count} shards, numbered from 0; start it with the same --shards"
             )
+        self._check_numerics(hello)
         with self._lock:
             known = self._links.get(hello.shard)
             is_resumed = known is not None and hello.incarnation == known.incarnation
@@ -198,6 +206,16 @@ class Fleet:
         for actor in list(self._jobs.values()):
             actor.submit(e.ShardUp(hello.shard, incarnation, hello, is_resumed))
         return welcome
+
+    def _check_numerics(self, hello: m.Hello) -> None:
+        """Bits are promised within one numeric fingerprint only."""
+        for shard, link in self._links.items():
+            if shard != hello.shard and link.hello.numeric_fingerprint != hello.numeric_fingerprint:
+                raise NumericsMismatch(
+                    f"shard {hello.shard} computes with {hello.numeric_fingerprint}, shard {shard} with "
+                    f"{link.hello.numeric_fingerprint}; give all shards the same kernel, device type and "
+                    "torch version"
+                )
 
     def link_down(self, shard: int, send: Send) -> None:
         """The link that `send` belonged to is gone, unless another has taken its place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -42,7 +43,9 @@ class CoordinatorServer:
 
     async def start(self) -> None:
         """Listen; raises StartError."""
-        coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(CoordinatorService(self.fleet), self._server)
+        coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(
+            CoordinatorService(self.fleet), self._server
+        )
         monitor_pb2_grpc.add_MonitorServiceServicer_to_server(MonitorService(self.fleet), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         listen = self.config.listen
@@ -52,8 +55,8 @@ class CoordinatorServer:
             port = 0
         if port == 0:
             raise StartError(
-                f"the coordinator cannot listen on {listen}: the port is taken or the address is not of this machine; "
-                "give another with --listen HOST:PORT"
+                f"the coordinator cannot listen on {listen}: the port is taken or the address is not of this "
+                "machine; give another with --listen HOST:PORT, or with `sheepfold up --port`"
             )
         self.address = f"{listen.rsplit(':', 1)[0]}:{port}"
         await self._server.start()
@@ -72,7 +75,7 @@ class CoordinatorServer:
         await self._server.stop(GRACE_SECONDS)
 
 
-async def _run(config: CoordinatorConfig) -> None:
+async def _run(config: CoordinatorConfig, on_ready: Callable[[str], None]) -> None:
     server = CoordinatorServer(config)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -80,10 +83,11 @@ async def _run(config: CoordinatorConfig) -> None:
         loop.add_signal_handler(number, stopped.set)
     await server.start()
     log.info("coordinator of %d shards listens on %s", config.shard_count, server.address)
+    on_ready(server.address)
     await server.serve(stopped)
 
 
-def run_coordinator(config: CoordinatorConfig) -> int:
-    """Serve until SIGTERM or SIGINT."""
-    asyncio.run(_run(config))
+def run_coordinator(config: CoordinatorConfig, on_ready: Callable[[str], None] = lambda address: None) -> int:
+    """Serve until SIGTERM or SIGINT; `on_ready` is told the address once it listens."""
+    asyncio.run(_run(config, on_ready))
     return 0

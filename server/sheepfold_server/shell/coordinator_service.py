@@ -6,13 +6,14 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import WorkerReply, WorkerRequest
 from sheepfold_server.shell.coordinator_actor import Fleet
+from sheepfold_server.shell.options import has_deadline
 from sheepfold_wire.convert import command_to_proto, from_proto, report_from_proto, to_proto
 from sheepfold_wire.errors import BadFrame, InternalError, InvalidError, Overloaded, SheepfoldError
 from sheepfold_wire.status import DETAILS_KEY, to_details
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 WATCH_QUEUE_MAX = 1024
 LINK_QUEUE_MAX = 100_000
 
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 async def abort(context: Context, error: SheepfoldError) -> None:
@@ -35,7 +36,7 @@ async def abort(context: Context, error: SheepfoldError) -> None:
 async def guarded(context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
     """The result of `work`, or the call's end: our errors as they are, any other with an incident number."""
     try:
-        if context.time_remaining() is None:
+        if not has_deadline(context.time_remaining()):
             raise InvalidError("the call has no deadline; set one (e.g. 10 s)")
         return await work()
     except SheepfoldError as error:
@@ -106,13 +107,18 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
             self._fleet.link_down(hello.shard, send)
 
     async def _read_reports(
-        self, shard: int, requests: AsyncIterator[shard_pb2.ShardReport], commands: asyncio.Queue[m.ShardCommand | None]
+        self,
+        shard: int,
+        requests: AsyncIterator[shard_pb2.ShardReport],
+        commands: asyncio.Queue[m.ShardCommand | None],
     ) -> None:
         try:
             async for message in requests:
                 report = report_from_proto(message)
                 if report is None:
-                    log.error("shard %d sent a report this version does not know; update the coordinator", shard)
+                    log.error(
+                        "shard %d sent a report this version does not know; update the coordinator", shard
+                    )
                 else:
                     self._fleet.report(shard, report)
         except grpc.RpcError:
@@ -152,17 +158,23 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
     async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
         reports: asyncio.Queue[m.StepReport | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
+
+        def take(report: m.StepReport | None) -> None:
+            if reports.qsize() <= WATCH_QUEUE_MAX:  # beyond, the reader is told off below
+                loop.call_soon_threadsafe(reports.put_nowait, report)
+
         try:
-            stop = self._fleet.job(request.job).watch(
-                request.from_version, lambda report: loop.call_soon_threadsafe(reports.put_nowait, report) and None
-            )
+            stop = self._fleet.job(request.job).watch(request.from_version, take)
         except SheepfoldError as error:
             await abort(context, error)
             return
         try:
             while (report := await reports.get()) is not None:
                 yield to_proto(report)
-                if reports.qsize() > WATCH_QUEUE_MAX:
-                    await abort(context, Overloaded(f"{WATCH_QUEUE_MAX} step reports are waiting; read faster or watch again"))
+                if reports.qsize() >= WATCH_QUEUE_MAX:
+                    await abort(
+                        context,
+                        Overloaded(f"{WATCH_QUEUE_MAX} step reports are waiting; read faster or watch again"),
+                    )
         finally:
             stop()

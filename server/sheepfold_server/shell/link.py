@@ -1,4 +1,4 @@
-"""A shard's link to its coordinator: one stream, reports up and commands down, opened again when it breaks."""
+"""A shard's link to its coordinator: one stream, reports up, commands down, opened again when it breaks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,16 @@ class Link:
     """Runs in one thread of its own until closed. Reports of a broken stream are dropped: the coordinator
     asks again (OpenJob), and the cores say where they stand."""
 
-    def __init__(self, coordinator: str, hello: Callable[[], m.Hello], on_command: Callable[[m.ShardCommand], None]) -> None:
-        self._coordinator, self._hello, self._on_command = coordinator, hello, on_command
+    def __init__(
+        self,
+        coordinator: str,
+        hello: Callable[[], m.Hello],
+        on_command: Callable[[m.ShardCommand], None],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        """`on_failure`: a command cannot be carried out, or the coordinator refuses this shard for good."""
+        self._coordinator, self._hello = coordinator, hello
+        self._on_command, self._on_failure = on_command, on_failure
         self._reports: queue.SimpleQueue[m.ShardReport | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._call: grpc.Call | None = None
@@ -52,8 +60,19 @@ class Link:
                 try:
                     self._talk(stub)
                 except grpc.RpcError as error:
+                    if _is_final(error):
+                        self._on_failure(
+                            f"the coordinator at {self._coordinator} refuses it: {_details(error)}"
+                        )
+                        return
                     if was_up and not self._closing.is_set():
-                        log.warning("no link to the coordinator at %s: %s", self._coordinator, _details(error))
+                        log.warning(
+                            "no link to the coordinator at %s: %s", self._coordinator, _details(error)
+                        )
+                except Exception as error:
+                    log.exception("a command of the coordinator could not be carried out")
+                    self._on_failure(f"a command could not be carried out: {error!r}")
+                    return
             was_up, self.is_up = self.is_up, False
             self._closing.wait(RECONNECT_SECONDS)
 
@@ -80,5 +99,14 @@ def _stream(reports: queue.SimpleQueue[m.ShardReport | None]) -> Iterator[shard_
         yield report_to_proto(report)
 
 
+def _is_final(error: grpc.RpcError) -> bool:
+    """Whether a role answered, with a refusal that does not change by trying again."""
+    code = getattr(error, "code", lambda: None)()
+    return code in (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+    )
+
+
 def _details(error: grpc.RpcError) -> str:
-    return str(error.details() if isinstance(error, grpc.Call) else error)
+    return str(getattr(error, "details", lambda: error)())

@@ -1,7 +1,7 @@
 """The real core in one process, without sockets: notebooks, tests, studies (`SHEEPFOLD=local:`).
 
-Satisfies the client's transport by shape; the client finds it by the entry point `sheepfold.transports`, so that
-neither package imports the other. Links are queues with a thread each, as a stream would be.
+Satisfies the client's transport by shape; the client finds it by the entry point `sheepfold.transports`, so
+that neither package imports the other. Links are queues with a thread each, as a stream would be.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from urllib.parse import parse_qs
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
-from sheepfold_server.core.shard import check_target
+from sheepfold_server.core.headers import check_target
 from sheepfold_server.shell.coordinator_actor import Fleet
 from sheepfold_server.shell.shard_actor import Served, entries
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
 from sheepfold_server.shell.shard_service import check_part
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.digest import Entry
-from sheepfold_wire.errors import BadConfig, NotReady
+from sheepfold_wire.errors import NotReady
 from sheepfold_wire.frames import Buffer
 
 TICK_SECONDS = 0.05
@@ -89,20 +89,25 @@ class LocalFold:
         for process in self.processes:
             process.close()
 
-    # --- the client's transport -----------------------------------------------------------------------
+
+class LocalTransport:
+    """The client's side of a LocalFold; any number of them share one."""
+
+    def __init__(self, fold: LocalFold) -> None:
+        self._fold = fold
 
     def call(self, request: Any) -> Any:
         """A call of a worker, administrator or reader; returns its reply, raises its refusal."""
         match request:
             case m.StatusRequest():
-                return self.fleet.status(request.job)
+                return self._fold.fleet.status(request.job)
             case m.ListJobsRequest():
-                return m.ListJobsReply(self.fleet.jobs())
-        return _result(self.fleet.call(request))
+                return m.ListJobsReply(self._fold.fleet.jobs())
+        return _result(self._fold.fleet.call(request))
 
     def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
         """Stage a copy of the part: the caller may reuse its buffer at once."""
-        actor = self.processes[address.shard].actor(header.job)
+        actor = self._fold.processes[address.shard].actor(header.job)
         token, future = actor.open_push(header)
         if isinstance(_result(future), e.AnswerPush):
             return m.PushReply(duplicate=True)
@@ -117,19 +122,26 @@ class LocalFold:
 
     def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
         """(version, payload); the payload is shared and must not be written to."""
-        actor = self.processes[address.shard].actor(request.job)
+        actor = self._fold.processes[address.shard].actor(request.job)
         check_target(actor.job, request.incarnation, request.manifest_digest, request.plan_digest)
         token, future = actor.pull(request.version, Codec(request.codec))
         try:
             served = cast(Served, future.result(request.wait_seconds))
         except FutureTimeout:
             actor.pull_gone(token)
-            raise NotReady(f"version {request.version} was not applied within {request.wait_seconds:.1f} s") from None
+            raise NotReady(
+                f"version {request.version} was not applied within {request.wait_seconds:.1f} s"
+            ) from None
         return served.version, served.payload
 
     def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
-        version, found = cast(tuple[int, list[Entry]], _result(self.processes[address.shard].actor(job).digest()))
+        version, found = cast(
+            tuple[int, list[Entry]], _result(self._fold.processes[address.shard].actor(job).digest())
+        )
         return m.DigestReply(version, entries(found))
+
+    def close(self) -> None:
+        """The fold goes on: another client of this process may be using it."""
 
 
 def _result(future: Future[Any]) -> Any:
@@ -139,17 +151,18 @@ def _result(future: Future[Any]) -> Any:
         raise NotReady(f"no answer within {ANSWER_SECONDS:.0f} s; try again") from None
 
 
-def connect(address: str) -> LocalFold:
-    """The transport of an address like `local:`, `local:?shards=2` or `local:?shards=2&device=cuda`."""
-    query = parse_qs(address.removeprefix("local:").lstrip("?"), strict_parsing=False)
-    unknown = set(query) - {"shards", "device", "threads"}
-    if unknown:
-        raise BadConfig(f"{address}: unknown option {', '.join(sorted(unknown))}; known: shards, device, threads")
-    try:
-        shards, threads = int(query.get("shards", ["1"])[0]), int(query.get("threads", ["1"])[0])
-    except ValueError:
-        raise BadConfig(f"{address}: shards and threads must be whole numbers, e.g. local:?shards=2") from None
-    if not 1 <= shards <= 64 or threads < 1:
-        raise BadConfig(f"{address}: shards = {shards}, threads = {threads}; give 1 to 64 shards, 1 or more threads")
-    return LocalFold(shards, query.get("device", ["cpu"])[0], threads)
+_folds: dict[int, LocalFold] = {}
+"""By number of shards: all that an address can say."""
+_folds_lock = threading.Lock()
 
+
+def connect(address: object) -> LocalTransport:
+    """The transport of `local:?shards=2`; the client has checked the address.
+
+    Equal addresses share one fold for the life of the process, so a script that attaches again finds its job.
+    """
+    shards = int(parse_qs(str(address).partition("?")[2]).get("shards", ["1"])[0])
+    with _folds_lock:
+        if shards not in _folds:
+            _folds[shards] = LocalFold(shards)
+        return LocalTransport(_folds[shards])

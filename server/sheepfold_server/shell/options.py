@@ -5,6 +5,7 @@ from __future__ import annotations
 from sheepfold_wire.frames import MESSAGE_BYTES_MAX
 
 KEEPALIVE_MS = 10_000
+DEADLINE_SECONDS_MAX = 7 * 86_400.0
 
 _BOUNDS = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -35,3 +36,8 @@ def channel_options() -> list[tuple[str, int]]:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
+
+
+def has_deadline(remaining_seconds: float | None) -> bool:
+    """Whether a call ends by itself: grpc's sync server gives a call without deadline centuries, aio None."""
+    return remaining_seconds is not None and remaining_seconds < DEADLINE_SECONDS_MAX

@@ -18,7 +18,8 @@ import numpy as np
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
-from sheepfold_server.core.shard import Shard, ShardJob
+from sheepfold_server.core.headers import ShardJob
+from sheepfold_server.core.shard import Shard
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.optim.steps import SquareTotals
 from sheepfold_server.shell.actor import Actor
@@ -81,7 +82,9 @@ class ShardActor:
         self._actor.submit(e.PushOpened(token, header))
         return token, future
 
-    def received(self, token: int, attempt: AttemptId, payload: Buffer, codec: Codec, check: e.PartCheck) -> Future[object]:
+    def received(
+        self, token: int, attempt: AttemptId, payload: Buffer, codec: Codec, check: e.PartCheck
+    ) -> Future[object]:
         """The body is whole and checked; the future yields AnswerPush or raises the refusal."""
         future: Future[object] = Future()
         with self._lock:
@@ -182,14 +185,19 @@ class ShardActor:
         if payload is not None:
             self._answer(effect.token, Served(effect.version, payload))
         elif codec in self._served_codecs:
-            self._answer(effect.token, NotReady(f"version {effect.version} as {codec.value} is being replaced; pull again"))
+            self._answer(
+                effect.token,
+                NotReady(f"version {effect.version} as {codec.value} is being replaced; pull again"),
+            )
         else:
             self._encode_first(effect, codec)
 
     def _encode_first(self, effect: e.ServePull, codec: Codec) -> None:
         """A codec nobody has asked for yet: encode it once now, and with every version from here on."""
         if effect.version != self._core.version or self._core.is_applying():
-            self._answer(effect.token, NotReady(f"{codec.value} is encoded from the next version on; pull again"))
+            self._answer(
+                effect.token, NotReady(f"{codec.value} is encoded from the next version on; pull again")
+            )
             return
         self._served_codecs.add(codec)
 
@@ -267,7 +275,9 @@ class ShardActor:
         )
         self._actor.submit(e.DirectionsReady(decision.step, split))
 
-    def _apply(self, decision: m.Commit, totals: tuple[m.SliceTotals, ...], codecs: tuple[Codec, ...]) -> None:
+    def _apply(
+        self, decision: m.Commit, totals: tuple[m.SliceTotals, ...], codecs: tuple[Codec, ...]
+    ) -> None:
         began = time.perf_counter()
         sums = {t.slice: SquareTotals(t.weight_squares, t.update_squares, 0.0) for t in totals}
         reports = self.tensors.apply(decision.step, decision.learning_rate, sums)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import sheepfold_wire.messages as m
 from sheepfold_server.shell.link import Link
+from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
 from sheepfold_server.shell.shard_service import SERVICE, ShardService
-from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.start import StartError
 
 log = logging.getLogger(__name__)
@@ -27,8 +29,9 @@ GRACE_SECONDS = 5.0
 class ShardServer:
     """A shard with its gRPC server and its link. Ready once the link is up."""
 
-    def __init__(self, config: ShardConfig) -> None:
-        self.config = config
+    def __init__(self, config: ShardConfig, on_ready: Callable[[str], None] = lambda address: None) -> None:
+        self.config, self._on_ready = config, on_ready
+        check_device(config.device)
         self.stopped = threading.Event()
         self.process = ShardProcess(config, self._send, self._on_halt)
         self._health = health.HealthServicer(experimental_non_blocking=True)
@@ -43,11 +46,13 @@ class ShardServer:
             port = 0
         if port == 0:
             raise StartError(
-                f"shard {config.shard} cannot listen on {config.listen}: the port is taken or the address is not of this "
-                "machine; give another with --listen HOST:PORT"
+                f"shard {config.shard} cannot listen on {config.listen}: the port is taken or the address is "
+                "not of this machine; give another with --listen HOST:PORT"
             )
         self.address = f"{config.listen.rsplit(':', 1)[0]}:{port}"
-        self._link = Link(config.coordinator, lambda: self.process.hello(self.address), self._command)
+        self._link = Link(
+            config.coordinator, lambda: self.process.hello(self.address), self._command, self.process.halt
+        )
 
     def _send(self, report: m.ShardReport) -> None:
         self._link.send(report)
@@ -56,6 +61,7 @@ class ShardServer:
         self.process.command(command)
         if isinstance(command, m.Welcome):
             self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            self._on_ready(self.address)
 
     def _set_health(self, status: int) -> None:
         for name in ("", SERVICE, "readiness"):
@@ -79,9 +85,23 @@ class ShardServer:
         self.process.close()
 
 
-def run_shard(config: ShardConfig) -> int:
-    """Serve until SIGTERM or SIGINT (exit code 0) or a halt (3)."""
-    server = ShardServer(config)
+def check_device(device: str) -> None:
+    """Raises StartError if torch cannot put a tensor there."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise StartError(
+            f"--device {device}: torch cannot use it ({why}); give cpu or this machine's GPU"
+        ) from None
+
+
+def run_shard(config: ShardConfig, on_ready: Callable[[str], None] = lambda address: None) -> int:
+    """Serve until SIGTERM or SIGINT (exit code 0) or a halt (3).
+
+    `on_ready` is told the address whenever the coordinator has welcomed the shard.
+    """
+    server = ShardServer(config, on_ready)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stopped.set())
     server.start()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 import sheepfold_wire.messages as m
-from sheepfold_server.core.shard import ShardJob
+from sheepfold_server.core.headers import ShardJob
 from sheepfold_server.optim.lamb import LambConfig
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.shard_actor import ShardActor
@@ -50,7 +50,9 @@ def numeric_fingerprint(device: str) -> str:
 def lamb_config(job: Job) -> LambConfig:
     """The optimizer's constants, as the job file has them."""
     o = job.optimizer
-    return LambConfig(beta1=o.beta1, beta2=o.beta2, epsilon=o.eps, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
+    return LambConfig(
+        beta1=o.beta1, beta2=o.beta2, epsilon=o.eps, weight_decay=o.weight_decay, clip_norm=o.clip_norm
+    )
 
 
 class ShardProcess:
@@ -85,7 +87,12 @@ class ShardProcess:
         match command:
             case m.Welcome():
                 self.incarnation = command.incarnation
-                log.info("shard %d is incarnation %d of term %d", self.config.shard, command.incarnation, command.term)
+                log.info(
+                    "shard %d is incarnation %d of term %d",
+                    self.config.shard,
+                    command.incarnation,
+                    command.term,
+                )
             case m.OpenJob():
                 if command.job not in self._actors:
                     self._open(command)
@@ -102,7 +109,10 @@ class ShardProcess:
         manifest = Manifest.from_json(command.manifest_json)
         plan = Plan.of(manifest, command.shard_count, job.placement.split_above_bytes)
         codec = Codec(job.wire.up)
-        part_bytes, init_bytes = plan.part_bytes(shard, codec.itemsize), plan.part_bytes(shard, Codec.FP32.itemsize)
+        part_bytes, init_bytes = (
+            plan.part_bytes(shard, codec.itemsize),
+            plan.part_bytes(shard, Codec.FP32.itemsize),
+        )
         fixed = ShardJob(
             job=job.name,
             shard=shard,
@@ -122,7 +132,13 @@ class ShardProcess:
         actor = ShardActor(fixed, tensors, self._kernel, self._send, self.halt, NullStorage())
         with self._lock:
             self._actors[job.name] = actor
-        log.info("job %s: %d rows of 1,024 on shard %d, room for %d parts", job.name, plan.rows(shard), shard, fixed.part_slots)
+        log.info(
+            "job %s: %d rows of 1,024 on shard %d, room for %d parts",
+            job.name,
+            plan.rows(shard),
+            shard,
+            fixed.part_slots,
+        )
 
     def part_slots(self, part_bytes: int, init_bytes: int) -> int:
         """Parts the staging budget holds; 0 if even the initial weights do not fit."""
@@ -138,7 +154,9 @@ class ShardProcess:
         with self._lock:
             actor = self._actors.get(job)
         if actor is None:
-            raise JobUnknown(f"job {job} is not open on shard {self.config.shard}; create it with `sheepfold job create`")
+            raise JobUnknown(
+                f"job {job} is not open on shard {self.config.shard}; create it with `sheepfold job create`"
+            )
         return actor
 
     def halt(self, why: str) -> None:

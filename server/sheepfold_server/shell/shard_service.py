@@ -17,7 +17,8 @@ import grpc
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
-from sheepfold_server.core.shard import check_target
+from sheepfold_server.core.headers import check_target
+from sheepfold_server.shell.options import has_deadline
 from sheepfold_server.shell.shard_actor import Served, ShardActor, entries
 from sheepfold_server.shell.shard_process import ShardProcess
 from sheepfold_wire import frames
@@ -55,7 +56,7 @@ def abort(context: grpc.ServicerContext, error: SheepfoldError) -> None:
 def guarded(context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:
     """The result of `work`, or the call's end: our errors as they are, any other with an incident number."""
     try:
-        if context.time_remaining() is None:
+        if not has_deadline(context.time_remaining()):
             raise InvalidError("the call has no deadline; set one (e.g. 60 s)")
         return work()
     except SheepfoldError as error:
@@ -79,8 +80,12 @@ class ShardService:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Push": grpc.stream_unary_rpc_method_handler(self.push, None, shard_pb2.PushReply.SerializeToString),
-                "Pull": grpc.unary_stream_rpc_method_handler(self.pull, shard_pb2.PullRequest.FromString, None),
+                "Push": grpc.stream_unary_rpc_method_handler(
+                    self.push, None, shard_pb2.PushReply.SerializeToString
+                ),
+                "Pull": grpc.unary_stream_rpc_method_handler(
+                    self.pull, shard_pb2.PullRequest.FromString, None
+                ),
                 "Digest": grpc.unary_unary_rpc_method_handler(
                     self.digest, shard_pb2.DigestRequest.FromString, shard_pb2.DigestReply.SerializeToString
                 ),
@@ -106,7 +111,8 @@ class ShardService:
         except FutureTimeout:
             actor.push_broken(token)
             raise AttemptNotAnnounced(
-                f"attempt {header.attempt} was not announced within {ANNOUNCED_SECONDS:.0f} s; send it again, or ask for a lease"
+                f"attempt {header.attempt} was not announced within {ANNOUNCED_SECONDS:.0f} s; send it again, "
+                "or ask for a lease"
             ) from None
         if isinstance(answer, e.AnswerPush):
             return m.PushReply(duplicate=True)
@@ -125,8 +131,7 @@ class ShardService:
         asked = from_proto(m.PullRequest, request)
         actor, served = guarded(context, lambda: self._pull(asked, context.time_remaining()))
         yield frames.pull_header_frame(m.PullHeader(served.version, len(served.payload)))
-        for frame in frames.chunk_frames(served.payload):
-            yield frame
+        yield from frames.chunk_frames(served.payload)
         yield frames.pull_end_frame(served.version)
         actor.note_sent(len(served.payload))
 
@@ -136,14 +141,18 @@ class ShardService:
         try:
             codec = Codec(asked.codec)
         except ValueError:
-            raise InvalidError(f"codec = {asked.codec!r}: give one of {', '.join(c.value for c in Codec)}") from None
+            raise InvalidError(
+                f"codec = {asked.codec!r}: give one of {', '.join(c.value for c in Codec)}"
+            ) from None
         token, future = actor.pull(asked.version, codec)
         wait = max(0.0, min(asked.wait_seconds, remaining - 1.0))
         try:
             return actor, cast(Served, future.result(wait))
         except FutureTimeout:
             actor.pull_gone(token)
-            raise NotReady(f"version {asked.version} was not applied within {wait:.1f} s; pull again") from None
+            raise NotReady(
+                f"version {asked.version} was not applied within {wait:.1f} s; pull again"
+            ) from None
 
     # --- digest -----------------------------------------------------------------------------------------
 
@@ -174,7 +183,8 @@ def _receive(requests: Iterator[bytes], header: m.PushHeader) -> bytearray:
     found = frames.payload_digest(payload)
     if found != header.payload_digest:
         raise ChunkChecksumMismatch(
-            f"the part's digest is {found.hex()}, its header says {header.payload_digest.hex()}; send the part again"
+            f"the part's digest is {found.hex()}, its header says {header.payload_digest.hex()}; "
+            "send the part again"
         )
     return payload
 

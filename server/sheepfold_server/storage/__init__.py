@@ -1,1 +1,1 @@
-"""Durability: logs and checkpoints. Today only `NullStorage`: a server process that dies takes its job along."""
+"""Durability: today only `NullStorage`; a server process that dies takes its job along."""

@@ -1,0 +1,59 @@
+"""The command tree."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from sheepfold_server.cli import jobs, roles, status, up
+from sheepfold_server.cli.demo import command as demo
+from sheepfold_server.cli.refusals import Group
+
+app = typer.Typer(
+    name="sheepfold",
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with `sheepfold demo`, or with `sheepfold up` and `sheepfold job example`.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version("sheepfold")
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            number = "unknown (not installed)"
+        typer.echo(f"sheepfold {number}")
+        raise typer.Exit
+
+
+@app.callback()
+def sheepfold(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A sharded parameter server that keeps the state of the LAMB optimizer.
+
+    A coordinator and its shards hold weights and moments; workers, which may come and go, push gradients and
+    pull weights. Exit codes: 0 done, 1 what was asked for failed, 2 refused, with one line saying why.
+    """
+
+
+app.command("demo", rich_help_panel="Try it", epilog=demo.EPILOG)(demo.demo)
+app.command("up", rich_help_panel="Try it", epilog=up.EPILOG)(up.up)
+app.add_typer(jobs.app, name="job", rich_help_panel="Jobs")
+app.command("status", rich_help_panel="Jobs", epilog=status.EPILOG)(status.status)
+app.command("coordinator", rich_help_panel="One role per process", epilog=roles.COORDINATOR_EPILOG)(
+    roles.coordinator
+)
+app.command("shard", rich_help_panel="One role per process", epilog=roles.SHARD_EPILOG)(roles.shard)
+app.command("dashboard", rich_help_panel="One role per process", epilog=roles.DASHBOARD_EPILOG)(
+    roles.dashboard
+)

@@ -1,0 +1,1 @@
+"""`sheepfold demo`: the whole system on this machine, from nothing to a trained model."""

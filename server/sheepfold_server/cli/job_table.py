@@ -1,0 +1,56 @@
+"""A job's configuration as a table: every value resolved, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+
+from sheepfold_server.core.batch import BatchPlan
+from sheepfold_wire.job import LIVE_KEYS, Job
+
+
+def job_table(job: Job) -> Table:
+    table = Table(title=f"job {job.name}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("key", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("may change")
+    for key, value in flat(job.model_dump(mode="json")):
+        table.add_row(key, shown(value), "live" if key in LIVE_KEYS else "")
+    table.add_section()
+    for key, text in consequences(job):
+        table.add_row(key, text, "")
+    return table
+
+
+def consequences(job: Job) -> Iterator[tuple[str, str]]:
+    """What the values mean for the whole run."""
+    plan, steps = BatchPlan(job), job.stop.steps
+    samples = plan.offset(steps - 1) + plan.samples(steps - 1)
+    yield "slots per step (K)", _from_to(plan.slots(0), plan.slots(steps - 1))
+    yield "steps", f"{steps:,}"
+    yield "samples of all steps", f"{samples:,}"
+    if job.data.samples:
+        yield "passes over the data", f"{samples / job.data.samples:.2f}"
+
+
+def _from_to(first: int, last: int) -> str:
+    return f"{first:,}" if first == last else f"{first:,} at step 0, {last:,} at the end"
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            for number, item in enumerate(value):
+                yield from flat(item, f"{prefix}{key}[{number}].")
+        else:
+            yield prefix + key, value
+
+
+def shown(value: Any) -> str:
+    if value is None:
+        return "(none)"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

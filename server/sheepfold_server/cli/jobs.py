@@ -1,0 +1,122 @@
+"""`sheepfold job ...`: create, look at and steer jobs."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import uuid
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sheepfold_server.cli.address import DEFAULT, Address, Wait
+from sheepfold_server.cli.job_table import job_table
+from sheepfold_server.cli.refusals import Group
+from sheepfold_wire import messages as m
+from sheepfold_wire.control import Control
+from sheepfold_wire.errors import BadConfig
+from sheepfold_wire.job import LIVE_KEYS, job_from_json, job_from_toml
+
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Create, look at and steer jobs.")
+
+JobFile = Annotated[Path, typer.Option("--file", "-f", metavar="JOB.TOML", help="The job file.")]
+JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.")]
+
+
+@app.command(epilog="Example: `sheepfold job example > job.toml`")
+def example() -> None:
+    """Print a commented job file with every key, to begin with."""
+    typer.echo((files("sheepfold_server.cli") / "job_example.toml").read_text("utf-8"), nl=False)
+
+
+@app.command(epilog="Example: `sheepfold job check -f job.toml`")
+def check(file: JobFile) -> None:
+    """Print every value of a job file as it will be used; needs no server."""
+    Console().print(job_table(job_from_toml(file)))
+
+
+@app.command(epilog="Example: `sheepfold job create -f job.toml --wait 30`")
+def create(file: JobFile, address: Address = DEFAULT, wait: Wait = 0.0) -> None:
+    """Create a job, or confirm that the same job exists; its model comes with the first worker."""
+    job = job_from_toml(file)
+    with Control(address) as control:
+        reply = control.create(m.CreateJobRequest(uuid.uuid4().hex, job.to_json()), wait)
+    typer.echo(
+        f"job {reply.job} {'created' if reply.is_new else 'exists already, with the same configuration'}"
+    )
+
+
+@app.command(epilog="Example: `sheepfold job show lenet`")
+def show(name: JobName, address: Address = DEFAULT) -> None:
+    """Print the configuration of a job as the server has it, changes included."""
+    with Control(address) as control:
+        found = control.status(name)
+    Console().print(job_table(job_from_json(found.config_json)))
+
+
+@app.command(epilog="Example: `sheepfold job pause lenet`")
+def pause(name: JobName, address: Address = DEFAULT) -> None:
+    """Give out no more work; what is leased is finished."""
+    _control(name, "pause", address)
+
+
+@app.command(epilog="Example: `sheepfold job resume lenet`")
+def resume(name: JobName, address: Address = DEFAULT) -> None:
+    """Go on after a pause."""
+    _control(name, "resume", address)
+
+
+@app.command(epilog="Example: `sheepfold job stop lenet`")
+def stop(name: JobName, address: Address = DEFAULT) -> None:
+    """End a job after its open step; its weights stay readable while the server runs."""
+    _control(name, "stop", address)
+
+
+def _control(name: str, action: str, address: str) -> None:
+    with Control(address) as control:
+        reply = control.control(m.ControlRequest(name, action, author()))
+    typer.echo(
+        f"job {name} is {reply.state}" + (", and ends after its open step" if action == "stop" else "")
+    )
+
+
+@app.command("set", epilog="Example: `sheepfold job set optimizer.lr.peak=0.01 lenet --at-step 500`")
+def set_values(
+    assignment: Annotated[str, typer.Argument(metavar="KEY=VALUE", help=f"One of {', '.join(LIVE_KEYS)}.")],
+    name: JobName,
+    at_step: Annotated[
+        int,
+        typer.Option(
+            min=-1, metavar="N", help="First step it holds for; -1: the first that is not decided yet."
+        ),
+    ] = -1,
+    address: Address = DEFAULT,
+) -> None:
+    """Change a live value of a running job from a step on."""
+    changes = parse_assignment(assignment)
+    with Control(address) as control:
+        request = m.ConfigChangeRequest(uuid.uuid4().hex, name, at_step, json.dumps(changes), author())
+        reply = control.change(request)
+    typer.echo(f"job {name}: {assignment} from step {reply.from_step} on")
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """`{key: value}` of KEY=VALUE; the value is read as JSON (a number, null). Raises BadConfig."""
+    key, separator, value = (part.strip() for part in text.partition("="))
+    if not separator or not value or key not in LIVE_KEYS:
+        raise BadConfig(f"{text!r}: give KEY=VALUE with one of the live keys {', '.join(LIVE_KEYS)}")
+    try:
+        return {key: json.loads(value)}
+    except ValueError:
+        raise BadConfig(f"{text!r}: {value!r} is not a number; write e.g. {key}=0.01") from None
+
+
+def author() -> str:
+    """Who is named in the job's history of changes."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without an entry
+        return "unknown"

@@ -1,0 +1,89 @@
+"""`sheepfold coordinator`, `shard` and `dashboard`: one role per process."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sheepfold_server.cli.address import DEFAULT, host_port
+from sheepfold_server.shell.child import announcer
+from sheepfold_server.shell.logs import log_to_stderr
+from sheepfold_server.shell.supervisor import STAGING_BYTES
+
+COORDINATOR_EPILOG = "Example: `sheepfold coordinator --shards 4 --listen 10.0.0.1:7070`"
+SHARD_EPILOG = (
+    "Example: `sheepfold shard --index 0 --shards 4 --coordinator 10.0.0.1:7070 --listen 10.0.0.2:7071`"
+)
+DASHBOARD_EPILOG = "Example: `sheepfold dashboard --coordinator 10.0.0.1:7070 --listen 127.0.0.1:8070`"
+
+AnnounceFd = Annotated[int, typer.Option("--announce-fd", hidden=True)]
+Coordinator = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT", envvar="SHEEPFOLD", callback=host_port, help="Address of the coordinator."
+    ),
+]
+Shards = Annotated[int, typer.Option(min=1, max=64, help="Number of shards, the same for all roles.")]
+
+
+def _listen(help_text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(metavar="HOST:PORT", callback=host_port, help=help_text)
+    return option
+
+
+def coordinator(
+    shards: Shards,
+    listen: Annotated[str, _listen("Address to serve on; port 0 takes a free one.")] = DEFAULT,
+    announce_fd: AnnounceFd = -1,
+) -> None:
+    """Run the coordinator, which decides for all shards at once which gradients form a step."""
+    from sheepfold_server.shell.coordinator_main import CoordinatorConfig, run_coordinator
+
+    log_to_stderr("coordinator")
+    raise typer.Exit(run_coordinator(CoordinatorConfig(shards, listen), announcer(announce_fd)))
+
+
+def shard(
+    index: Annotated[int, typer.Option(min=0, max=63, help="Number of this shard, from 0.")],
+    shards: Shards,
+    coordinator: Coordinator = DEFAULT,
+    listen: Annotated[str, _listen("Address to serve on; port 0 takes a free one.")] = "127.0.0.1:0",
+    advertise: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Address workers reach it at, where that is not the one it listens on."
+        ),
+    ] = "",
+    device: Annotated[
+        str, typer.Option(help="Device that holds weights and moments: cpu, cuda or cuda:N.")
+    ] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the optimizer step.")] = 1,
+    staging_bytes: Annotated[
+        int, typer.Option(min=4096, metavar="BYTES", help="Memory for gradients that wait to be folded.")
+    ] = STAGING_BYTES,
+    announce_fd: AnnounceFd = -1,
+) -> None:
+    """Run one shard, which holds a part of the weights and moments and applies each step to it."""
+    from sheepfold_server.shell.shard_main import run_shard
+    from sheepfold_server.shell.shard_process import ShardConfig
+
+    if index >= shards:
+        raise typer.BadParameter(f"--index {index}: with --shards {shards} give 0 to {shards - 1}")
+    log_to_stderr(f"shard-{index}")
+    config = ShardConfig(index, shards, listen, coordinator, advertise, device, threads, staging_bytes)
+    raise typer.Exit(run_shard(config, announcer(announce_fd)))
+
+
+def dashboard(
+    coordinator: Coordinator = DEFAULT,
+    listen: Annotated[
+        str, _listen("Address to serve the page and the API on; port 0 takes a free one.")
+    ] = "127.0.0.1:8070",
+    announce_fd: AnnounceFd = -1,
+) -> None:
+    """Run the dashboard: a page, JSON under /api/v1 and a reference of it under /docs."""
+    from sheepfold_server.dashboard.serve import DashboardConfig, run_dashboard
+
+    log_to_stderr("dashboard")
+    raise typer.Exit(run_dashboard(DashboardConfig(coordinator, listen), announcer(announce_fd)))

@@ -1,0 +1,75 @@
+"""`sheepfold up`: everything on this machine, until ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sheepfold_server.cli.refusals import EXIT_FAILED, say
+from sheepfold_server.shell.child import Interrupted
+from sheepfold_server.shell.supervisor import PartLost, Supervisor, UpConfig
+
+EPILOG = "Example: `sheepfold up --shards 2 --dir ./state`, then `sheepfold job create -f job.toml`."
+CHECK_SECONDS = 0.2
+
+
+def up(
+    shards: Annotated[int, typer.Option(min=1, max=64, help="Number of shard processes.")] = 2,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="State directory: up.json (pids, addresses), logs/; one `up` each.")
+    ] = Path("state"),
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the coordinator; 0 takes a free one.")
+    ] = 7070,
+    dashboard_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the dashboard; 0 takes a free one.")
+    ] = 8070,
+    threads: Annotated[
+        int, typer.Option(min=1, max=1024, help="Threads per shard for the optimizer step.")
+    ] = 1,
+    device: Annotated[str, typer.Option(help="Device of all shards: cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Run coordinator, shards and dashboard on this machine, on loopback, until ctrl-C.
+
+    A dashboard that dies is started again. If the coordinator or a shard dies, all of it stops: exit code 1.
+    """
+    stopped = stop_on_signals()
+    supervisor = Supervisor(UpConfig(directory, shards, port, dashboard_port, threads, device), stopped, say)
+    try:
+        with contextlib.suppress(Interrupted):
+            supervisor.start()
+            typer.echo(describe(supervisor))
+            while not stopped.wait(CHECK_SECONDS):
+                supervisor.check()
+            say("stopping")
+    except PartLost as lost:
+        say(str(lost))
+        raise typer.Exit(EXIT_FAILED) from None
+    finally:
+        supervisor.stop()
+
+
+def stop_on_signals() -> threading.Event:
+    """Set by SIGTERM and SIGINT, which then do nothing else."""
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    return stopped
+
+
+def describe(supervisor: Supervisor) -> str:
+    """What runs, where, and what to do next."""
+    shards = ", ".join(shard.address for shard in supervisor.shards)
+    return (
+        f"coordinator  {supervisor.coordinator.address}\n"
+        f"shards       {len(supervisor.shards)} ({shards})\n"
+        f"dashboard    http://{supervisor.dashboard.address}\n"
+        f"state        {supervisor.config.directory} (logs in {supervisor.directory.logs})\n"
+        f"workers      export SHEEPFOLD={supervisor.coordinator.address}\n"
+        "ctrl-C stops all of it"
+    )

@@ -1,0 +1,29 @@
+"""Whether a contribution that every shard has staged may count."""
+
+from __future__ import annotations
+
+import math
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.attempts import Attempt
+from sheepfold_server.core.state import JobState
+
+
+def why_refused(state: JobState, attempt: Attempt, facts: m.Facts) -> str:
+    """What is wrong with its facts, in words; "" if it may count."""
+    if attempt.is_init:
+        return ""
+    batch = state.job.batch
+    if not (math.isfinite(facts.weight) and facts.weight > 0):
+        return f"its weight is {facts.weight}, it must be finite and above 0"
+    due = state.batch.slot_samples(attempt.slot if attempt.step is None else attempt.step)
+    if state.job.data.mode == "indexed" and facts.samples != due:
+        return f"it covers {facts.samples} samples, its slot has {due}"
+    newest = state.version if batch.max_staleness else attempt.base_version
+    if not attempt.base_version <= facts.base_version <= newest:
+        return f"it was computed at version {facts.base_version}, its lease says {attempt.base_version}"
+    if batch.absent == "refuse" and attempt.step in state.steps:
+        winners = [slot.winner for slot in state.steps[attempt.step].slots if slot.winner is not None]
+        if any(w.facts is not None and w.facts.present != facts.present for w in winners):
+            return "its set of present tensors differs from the others' of its step (batch.absent = refuse)"
+    return ""

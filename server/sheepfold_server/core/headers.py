@@ -1,0 +1,100 @@
+"""What a push must say to be received: checked on its header alone, before a byte of the body is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.parts import Part, PartState
+from sheepfold_wire.errors import (
+    ContributionConflict,
+    JobUnknown,
+    ManifestMismatch,
+    PlanMismatch,
+    PushInProgress,
+    ShapeMismatch,
+    StaleIncarnation,
+    StaleTerm,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJob:
+    """What is fixed about a job on this shard."""
+
+    job: str
+    shard: int
+    incarnation: int
+    term: int
+    manifest_digest: str
+    plan_digest: str
+    codec: str
+    part_bytes: int
+    """Payload bytes of a contribution's part in `codec`."""
+    init_bytes: int
+    """Payload bytes of the init part, fp32."""
+    presence_bytes: int
+    part_slots: int
+    open_steps: int
+    holds_split: bool
+    """Whether blocks of a split slice live here."""
+
+
+def check_target(job: ShardJob, incarnation: int, manifest_digest: str, plan_digest: str) -> None:
+    """Refuse a request that means another process, model or cut than this shard's; pushes and pulls alike."""
+    if incarnation != job.incarnation:
+        raise StaleIncarnation(
+            f"the request means incarnation {incarnation} of shard {job.shard}, this is {job.incarnation}; "
+            "attach again"
+        )
+    if manifest_digest != job.manifest_digest:
+        raise ManifestMismatch(
+            f"the request's manifest is {manifest_digest[:12]}, job {job.job} has "
+            f"{job.manifest_digest[:12]}; attach with the job's model"
+        )
+    if plan_digest != job.plan_digest:
+        raise PlanMismatch(
+            f"the request's plan is {plan_digest[:12]}, job {job.job} has {job.plan_digest[:12]}; "
+            "attach again"
+        )
+
+
+def check_header(job: ShardJob, header: m.PushHeader) -> None:
+    """Refuse a part that is for another job, shard, process, model, cut or term."""
+    if header.job != job.job or header.shard != job.shard:
+        raise JobUnknown(
+            f"this is shard {job.shard} of job {job.job}, the part is for shard {header.shard} of job "
+            f"{header.job}"
+        )
+    check_target(job, header.incarnation, header.manifest_digest, header.plan_digest)
+    if header.term != job.term:
+        raise StaleTerm(
+            f"the part was leased in term {header.term}, the coordinator is in term {job.term}; attach again"
+        )
+
+
+def check_part(job: ShardJob, part: Part, header: m.PushHeader) -> None:
+    """Refuse a part of another form, or one that contradicts what was sent under the same attempt."""
+    codec, due = ("fp32", job.init_bytes) if part.is_init else (job.codec, job.part_bytes)
+    if header.codec != codec:
+        raise ShapeMismatch(
+            f"the part is encoded as {header.codec!r}, job {job.job} takes {codec!r} (wire.up)"
+        )
+    if header.payload_bytes != due:
+        raise ShapeMismatch(f"the part has {header.payload_bytes} bytes, shard {job.shard} expects {due}")
+    if len(header.facts.present) != job.presence_bytes:
+        raise ShapeMismatch(
+            f"the presence bitmap has {len(header.facts.present)} bytes, {job.presence_bytes} are expected "
+            "for the manifest"
+        )
+    if part.header is None:
+        return
+    if part.header.payload_digest != header.payload_digest or part.header.facts != header.facts:
+        raise ContributionConflict(
+            f"attempt {part.attempt} was pushed with digest {part.header.payload_digest.hex()}, now with "
+            f"{header.payload_digest.hex()}; one attempt is one contribution"
+        )
+    if part.state is PartState.RECEIVING:
+        raise PushInProgress(
+            f"attempt {part.attempt} is being received on another stream; wait, then send it again"
+        )

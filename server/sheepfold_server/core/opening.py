@@ -1,0 +1,125 @@
+"""How a job comes to be: its manifest, its shards, and what a shard says when its link is up again."""
+
+from __future__ import annotations
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.events import ShardUp, ToShard
+from sheepfold_server.core.recovery import Recovery
+from sheepfold_server.core.state import Geometry, JobState, Life
+from sheepfold_wire import job as jobs
+from sheepfold_wire import manifest as manifests
+from sheepfold_wire.errors import (
+    BadConfig,
+    ConfigMismatch,
+    ManifestMismatch,
+    NumericsMismatch,
+    PreconditionError,
+    WindowTooSmall,
+)
+from sheepfold_wire.manifest import Manifest, ManifestError
+
+
+class Opening:
+    """Brings a job from declared to initialising, and a shard from its link to ready."""
+
+    def __init__(self, state: JobState, recovery: Recovery) -> None:
+        self._s = state
+        self._recovery = recovery
+        self._is_created = False
+
+    # --- the job ------------------------------------------------------------------------------------
+
+    def create(self, request: m.CreateJobRequest) -> m.CreateJobReply:
+        """The same job again is fine; raises ConfigMismatch or ManifestMismatch for another."""
+        state = self._s
+        asked = jobs.job_from_json(request.config_json)
+        difference = jobs.first_difference(state.config.at(0), asked)
+        if difference:
+            raise ConfigMismatch(f"job {state.name} exists with another configuration: {difference}")
+        if request.manifest_json:
+            self.take_manifest(request.manifest_json)
+        is_new, self._is_created = not self._is_created, True
+        if is_new:
+            state.persist(("job", state.job.to_json()))
+        return m.CreateJobReply(state.name, is_new)
+
+    def take_manifest(self, text: str) -> None:
+        """The first manifest makes the job; any other must equal it."""
+        state = self._s
+        try:
+            manifest = Manifest.from_json(text)
+        except ManifestError as error:
+            raise BadConfig(str(error)) from None
+        if state.geometry is not None:
+            difference = manifests.first_difference(state.geometry.manifest, manifest)
+            if difference:
+                raise ManifestMismatch(f"job {state.name} was created with another model: {difference}")
+            return
+        if manifest.statistics and state.job.statistics.policy == "refuse":
+            names = ", ".join(manifest.tensors[i].name for i in manifest.statistics[:5])
+            raise PreconditionError(
+                f"the model has {len(manifest.statistics)} buffers ({names}) and the job no policy for them; "
+                'set statistics.policy = "mean" in the job file (weighted mean; integers by maximum)'
+            )
+        if not manifest.parameters:
+            raise PreconditionError(
+                "the model has no parameters that require a gradient; there is nothing to train"
+            )
+        state.geometry = Geometry.of(manifest, len(state.shards), state.job.placement.split_above_bytes)
+        if state.life is Life.DECLARED:
+            state.life = Life.OPENING
+        for shard, link in enumerate(state.shards):
+            if link.is_up:
+                self._open_on(shard)
+
+    # --- shards -------------------------------------------------------------------------------------
+
+    def on_shard_up(self, event: ShardUp) -> None:
+        state = self._s
+        link = state.shards[event.shard]
+        link.incarnation, link.hello = event.incarnation, event.hello
+        link.is_up, link.is_ready = True, False
+        if not event.is_resumed:
+            self._recovery.on_lost_memory(event.shard)
+        prints = {s.hello.numeric_fingerprint for s in state.shards if s.hello is not None}
+        if len(prints) > 1:
+            found = ", ".join(sorted(prints))
+            why = f"shards compute differently: {found}; give all the same kernel, device and torch"
+            state.pause(NumericsMismatch(why).message)
+        if state.geometry is not None:
+            self._open_on(event.shard)
+
+    def on_shard_down(self, shard: int) -> None:
+        state = self._s
+        state.shards[shard].is_up = state.shards[shard].is_ready = False
+        state.note(f"job {state.name}: the link to shard {shard} is down")
+
+    def _open_on(self, shard: int) -> None:
+        """Sent before the shard is ready: its answer makes it so."""
+        state = self._s
+        assert state.geometry is not None
+        manifest, config = state.geometry.manifest.to_json(), state.job.to_json()
+        command = m.OpenJob(state.name, state.lineage, state.term, len(state.shards), manifest, config)
+        state.outbox.append(ToShard(shard, command))
+
+    def on_opened(self, shard: int, report: m.JobOpened) -> None:
+        state = self._s
+        link = state.shards[shard]
+        was_open = link.part_slots > 0
+        link.part_slots, link.is_ready = report.part_slots, True
+        if report.part_slots < 2:
+            budget = link.hello.staging_bytes if link.hello else 0
+            why = (
+                f"the staging budget of shard {shard} ({budget} bytes) holds {report.part_slots} parts of "
+                f"job {state.name}, 2 are needed; raise --staging-bytes or add shards"
+            )
+            state.pause(WindowTooSmall(why).message)
+        elif report.version < state.version:
+            state.pause(
+                f"shard {shard} came back with version {report.version}, version {state.version} is "
+                "committed: its state is lost"
+            )
+        elif was_open:
+            self._recovery.resume(shard)
+        if state.life is Life.OPENING:
+            state.life = state.waking_life()

@@ -1,0 +1,161 @@
+"""What the API answers. Field descriptions carry the units; they are the reference shown at /docs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Seconds = Annotated[float, Field(description="seconds")]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(from_attributes=True, ser_json_inf_nan="null")
+
+
+class SlotCounts(_Answer):
+    """Where every lease of a slot went: leased = committed + skipped + dropped + outstanding."""
+
+    leased: int = Field(description="leases given out, of any kind")
+    committed: int = Field(description="contributions that are part of an applied step")
+    leased_again: int = Field(description="leases of a slot that had been leased before")
+    dropped: int = Field(description="leases that ended without counting; their slot was leased again")
+    skipped: int = Field(description="contributions of steps that were skipped")
+    outstanding: int = Field(description="leases and contributions not decided yet")
+
+
+class Slot(_Answer):
+    """Who computed one slot of a step."""
+
+    slot: int = Field(description="number of the slot within its step, from 0")
+    worker: str = Field(description="name of the worker whose contribution counted")
+    samples: int = Field(description="samples in the contribution")
+    weight: float = Field(description="weight of the contribution, in the job's unit (samples or tokens)")
+    attempts: int = Field(description="leases of this slot, at least 1")
+    base_version: int = Field(description="version of the weights the gradient was computed at")
+    loss: float | None = Field(description="mean loss the worker reported; null if none")
+
+
+class Slice(_Answer):
+    """The layer-wise facts of one slice in one step."""
+
+    slice: int = Field(description="number of the slice in the manifest, from 0")
+    name: str = Field(description="name of the slice, as in the model")
+    w_norm: float = Field(
+        description="Euclidean norm of the weights before the step", validation_alias="weight_norm"
+    )
+    u_norm: float = Field(
+        description="Euclidean norm of the update direction", validation_alias="update_norm"
+    )
+    g_norm: float = Field(
+        description="Euclidean norm of the mean gradient before clipping", validation_alias="gradient_norm"
+    )
+    trust_ratio: float = Field(description="w_norm / u_norm, 1 where either is 0; no unit")
+
+
+class SliceWithRange(Slice):
+    """A slice in the newest step, with the range of its trust ratio over all kept steps."""
+
+    trust_ratio_min: float = Field(description="smallest trust ratio over the kept steps")
+    trust_ratio_max: float = Field(description="largest trust ratio over the kept steps")
+
+
+class Step(_Answer):
+    """One committed or skipped step."""
+
+    step: int = Field(description="number of the step, from 0")
+    version: int = Field(description="version of the weights that the step made: step + 1")
+    is_skip: bool = Field(description="true if weights and moments were left as they were")
+    skip_reason: str = Field(description="why the step was skipped; empty if it was not")
+    learning_rate: float = Field(description="learning rate of the step")
+    loss: float | None = Field(description="mean of the workers' losses by weight; null if none reported one")
+    gradient_norm: float = Field(description="Euclidean norm of the mean gradient before clipping")
+    clip_scale: float = Field(description="factor the gradient was clipped by; 1 means not clipped")
+    samples: int = Field(description="samples in the step")
+    wait_seconds: Seconds = Field(
+        description="seconds from opening the step until all its slots were admitted"
+    )
+    prepare_seconds: Seconds = Field(
+        description="seconds until all shards had the sum complete and it was decided"
+    )
+    apply_seconds: Seconds = Field(description="seconds until all shards had applied the decision")
+    bytes_in: int = Field(description="bytes of gradients received by all shards since the step before")
+    bytes_out: int = Field(description="bytes of weights sent by all shards since the step before")
+
+
+class StepDetail(Step):
+    """One step with its slices and slots."""
+
+    counts: SlotCounts
+    slices: list[Slice] = Field(description="one entry per slice; empty for a skipped step")
+    slots: list[Slot] = Field(description="one entry per slot, in slot order")
+
+
+class Worker(_Answer):
+    """An attached worker."""
+
+    worker: str = Field(description="name the worker chose, unique to its process")
+    host: str = Field(description="host name of the worker")
+    pid: int = Field(description="process id on that host")
+    device: str = Field(description="device it computes on")
+    seconds_since_seen: float = Field(description="seconds since its last call")
+    slots_committed: int = Field(description="slots of its that count")
+    samples_committed: int = Field(description="samples of its that count")
+    holding: int = Field(description="leases it holds now")
+
+
+class Shard(_Answer):
+    """A shard of the job."""
+
+    shard: int = Field(description="number of the shard, from 0")
+    address: str = Field(description="host:port workers reach it at; empty if it never connected")
+    incarnation: int = Field(description="number of its process; a restarted shard has a new one")
+    is_connected: bool = Field(description="whether its link to the coordinator is up")
+    version: int = Field(description="newest version it serves; -1 before the initial weights")
+    numeric_fingerprint: str = Field(description="kernel, device type and torch version; equal on all shards")
+    parameters: int = Field(description="parameters it holds")
+    part_slots: int = Field(description="contributions its staging memory has room for")
+
+
+class JobSummary(_Answer):
+    """One line of the list of jobs."""
+
+    job: str = Field(description="name of the job")
+    state: str = Field(description="declared, opening, initialising, running, paused or ended")
+    version: int = Field(description="newest version of the weights; -1 before the initial weights")
+    stop_steps: int = Field(description="version at which the job ends")
+
+
+class Job(JobSummary):
+    """Everything about a job at this moment."""
+
+    why: str = Field(description="why the job is in that state; empty if there is nothing to say")
+    lineage: str = Field(description="identity of this history of the job; changes with a rollback")
+    open_step: int = Field(description="lowest step not committed yet; -1 if none is open")
+    slots_total: int = Field(description="slots of the open step")
+    slots_admitted: int = Field(description="slots of the open step that are part of it already")
+    waiting_for: str = Field(description="one sentence: what the open step waits for")
+    samples_committed: int = Field(description="samples in applied steps")
+    samples_skipped: int = Field(description="samples in skipped steps")
+    counts: SlotCounts
+
+
+class Throughput(_Answer):
+    """Rates over the last 10 seconds."""
+
+    steps_per_second: float = Field(description="steps per second")
+    samples_per_second: float = Field(description="samples per second")
+    bytes_in_per_second: float = Field(description="bytes of gradients per second into all shards")
+    bytes_out_per_second: float = Field(description="bytes of weights per second out of all shards")
+
+
+class Health(_Answer):
+    """Whether the process serves, and what it waits for."""
+
+    status: str = Field(description="ok, or why not: one sentence")
+
+
+class Problem(_Answer):
+    """Why a request was refused."""
+
+    detail: str = Field(description="one sentence saying what was asked for and what exists")

@@ -1,0 +1,70 @@
+"""Runs the dashboard process until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+
+from sheepfold_server.dashboard.app import create_app
+from sheepfold_server.dashboard.follower import Follower
+from sheepfold_server.dashboard.listen import CONNECTIONS_MAX, bind
+from sheepfold_server.dashboard.store import Store
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DashboardConfig:
+    """What the dashboard process is started with."""
+
+    coordinator: str = "127.0.0.1:7070"
+    listen: str = "127.0.0.1:8070"
+
+
+class _Server(uvicorn.Server):
+    """Says when it serves."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+
+def run_dashboard(config: DashboardConfig, on_ready: Callable[[str], None] = lambda address: None) -> int:
+    """Serve until SIGTERM or SIGINT; `on_ready` is told the address once it serves. Raises CannotListen."""
+    bound = bind(config.listen)
+    host = config.listen.rpartition(":")[0]
+    address = f"{host}:{bound.getsockname()[1]}"
+    store = Store()
+    follower = Follower(store, config.coordinator)
+    follower.start()
+    server = _Server(
+        uvicorn.Config(
+            create_app(store),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        ),
+        lambda: on_ready(address),
+    )
+    log.info("dashboard of the coordinator at %s listens on http://%s", config.coordinator, address)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises the signal again once it has stopped
+    try:
+        server.run(sockets=[bound])
+    finally:
+        follower.close()
+    return 0

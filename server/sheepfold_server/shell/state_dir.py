@@ -1,0 +1,57 @@
+"""The directory of one `sheepfold up`: its lock, what runs in it, and the logs of its processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sheepfold_server.shell.start import StartError
+
+
+class StateDir:
+    """Held by one process at a time. `up.json` says what runs; `logs/` has one file per role."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.logs = path / "logs"
+        self._up_file = path / "up.json"
+        self._lock_fd = -1
+
+    def take(self) -> None:
+        """Make the directory and lock it; raises StartError, naming the holder if there is one."""
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(
+                f"{self.path} cannot be used as state directory ({error.strerror}); "
+                "give a writable one with --dir"
+            ) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise StartError(
+                f"{self.path} is in use by `sheepfold up` with pid {holder}; "
+                "stop that one or give another --dir"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        self._lock_fd = fd
+
+    def write_up(self, processes: dict[str, Any]) -> None:
+        """Replace `up.json` whole, so that a reader never sees half of it."""
+        fresh = self._up_file.with_suffix(".json.new")
+        fresh.write_text(json.dumps(processes, indent=2) + "\n", "utf-8")
+        fresh.replace(self._up_file)
+
+    def release(self) -> None:
+        """Nothing runs here any more. The lock file stays: removing it would let two holders in."""
+        if self._lock_fd >= 0:
+            self._up_file.unlink(missing_ok=True)
+            os.close(self._lock_fd)
+            self._lock_fd = -1

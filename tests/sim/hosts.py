@@ -1,0 +1,226 @@
+"""What stands around the cores in the world: a shard with its engine and link, and calls that get lost."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.sim import invariants
+from tests.sim.engine import Contribution, Engine, KernelEffect
+from tests.sim.scenario import MANIFEST
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core import events as e
+from sheepfold_server.core.headers import ShardJob, check_target
+from sheepfold_server.core.shard import Shard
+from sheepfold_wire.errors import AttemptNotAnnounced, NotReady, SheepfoldError
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+Answered = Callable[[object], None]
+"""Called with a reply or a SheepfoldError, when the server answers."""
+
+ANNOUNCEMENT_SECONDS = 2.0
+FOLD_SECONDS = 0.01
+APPEND_SECONDS = 0.02
+APPLY_SECONDS = 0.03
+
+
+@dataclass(slots=True)
+class Stream:
+    """An ordered, two-way stream; breaking it loses what is on the way."""
+
+    epoch: int = 0
+    is_up: bool = False
+    last_down: float = 0.0
+    last_up: float = 0.0
+
+
+@dataclass(slots=True)
+class _Push:
+    contribution: Contribution
+    answered: Answered
+    sender: int
+    """Number of the worker process."""
+
+
+@dataclass(slots=True)
+class ShardHost:
+    """One shard process: core, engine, link, and the callers that wait."""
+
+    world: World
+    index: int
+    make: Callable[[ShardJob], Shard]
+    engine: Engine
+    stream: Stream = field(default_factory=Stream)
+    shard: Shard | None = None
+    _queue: deque[tuple[KernelEffect, tuple[Contribution | None, ...]]] = field(default_factory=deque)
+    _is_busy: bool = False
+    _pushes: dict[int, _Push] = field(default_factory=dict)
+    _pulls: dict[int, Answered] = field(default_factory=dict)
+    _ledger_seen: int = 0
+
+    # --- from the coordinator -----------------------------------------------------------------------
+
+    def command(self, command: m.ShardCommand) -> None:
+        if isinstance(command, m.OpenJob):
+            if self.shard is None:
+                self.shard = self.make(self._fixed(command))
+        elif self.shard is None:
+            return
+        self.handle(e.Command(command))
+
+    def _fixed(self, command: m.OpenJob) -> ShardJob:
+        plan, geometry = self.engine.geometry.plan, self.engine.geometry
+        return ShardJob(
+            job=command.job,
+            shard=self.index,
+            incarnation=self.index + 1,
+            term=command.term,
+            manifest_digest=MANIFEST.digest,
+            plan_digest=plan.digest,
+            codec="bf16",
+            part_bytes=plan.part_bytes(self.index, 2),
+            init_bytes=plan.part_bytes(self.index, 4),
+            presence_bytes=1,
+            part_slots=self.world.scenario.part_slots[self.index],
+            open_steps=self.world.job.batch.open_steps,
+            holds_split=self.index in geometry.split_shards,
+        )
+
+    # --- from workers -------------------------------------------------------------------------------
+
+    def push(self, header: m.PushHeader, contribution: Contribution, sender: int, answered: Answered) -> None:
+        if self.shard is None:
+            answered(NotReady("the job is not open here"))
+            return
+        token = self.world.number()
+        self._pushes[token] = _Push(contribution, answered, sender)
+        self.handle(e.PushOpened(token, header))
+        if token in self.shard._receiving._early:
+            self.world.marks.hit("push before its announcement")
+            self.world.at(ANNOUNCEMENT_SECONDS, self._announcement_due, token)
+
+    def _announcement_due(self, token: int) -> None:
+        """The shell holds a header only for a moment."""
+        assert self.shard is not None
+        if token in self.shard._receiving._early:
+            self.handle(e.PushBroken(token))
+            self._pushes.pop(token).answered(AttemptNotAnnounced("not announced yet"))
+
+    def pull(self, request: m.PullRequest, answered: Answered) -> None:
+        if self.shard is None:
+            answered(NotReady("the job is not open here"))
+            return
+        try:
+            check_target(self.shard.job, request.incarnation, request.manifest_digest, request.plan_digest)
+        except SheepfoldError as error:
+            answered(error)
+            return
+        token = self.world.number()
+        self._pulls[token] = answered
+        self.handle(e.PullAsked(token, request.version))
+        if token in self._pulls:
+            self.world.marks.hit("pull waited")
+            self.world.at(request.wait_seconds, self._pull_gone, token)
+
+    def _pull_gone(self, token: int) -> None:
+        if self._pulls.pop(token, None) is not None:
+            self.handle(e.PullGone(token))
+
+    def _body_arrived(self, token: int) -> None:
+        push = self._pushes[token]
+        if not self.world.is_alive(push.sender) or self.world.happens("break_push"):
+            del self._pushes[token]
+            self.handle(e.PushBroken(token))
+            return
+        check = e.PartCheck((), "", 0) if push.contribution.is_finite else e.PartCheck((), "dense", 3)
+        self.handle(e.PushReceived(token, check))
+
+    # --- effects ------------------------------------------------------------------------------------
+
+    def handle(self, event: e.ShardEvent) -> None:
+        assert self.shard is not None
+        self.world.trace(f"shard {self.index}", event)
+        for effect in self.shard.handle(event):
+            self._carry_out(effect)
+        self._check()
+
+    def _carry_out(self, effect: e.ShardEffect) -> None:
+        world, engine = self.world, self.engine
+        match effect:
+            case e.Report(report):
+                world.marks.of_report(report)
+                world.report(self, report)
+            case e.ReceiveBody(token):
+                world.at(world.workload.uniform(0.01, 0.08), self._body_arrived, token)
+            case e.AnswerPush(token, is_duplicate):
+                push = self._pushes.pop(token)
+                if is_duplicate:
+                    world.marks.hit("duplicate answered")
+                else:
+                    engine.bytes[push.contribution.attempt] = push.contribution
+                push.answered(m.PushReply(is_duplicate))
+            case e.RefusePush(token, error):
+                world.marks.of_refusal(error)
+                self._pushes.pop(token).answered(error)
+            case e.ServePull(token, version):
+                self._pulls.pop(token)((version, engine.weights[version]))
+            case e.RefusePull(token, error):
+                world.marks.hit("version gone")
+                self._pulls.pop(token)(error)
+            case e.DropParts(attempts):
+                engine.drop(attempts)
+            case e.KeepVersion():
+                engine.keep(effect)
+            case e.RetireVersions(oldest):
+                engine.retire(oldest)
+            case e.Halt(why):
+                invariants.no_halt(self.index, why)
+            case e.ComputeDigest():
+                pass
+            case _:
+                self._queue.append((effect, engine.gather(effect)))
+                self._run_kernel()
+
+    def _run_kernel(self) -> None:
+        """One effect at a time, in order."""
+        while self._queue and not self._is_busy:
+            effect, gathered = self._queue.popleft()
+            if isinstance(effect, e.DiscardSum):
+                self.engine.execute(effect, (), False)
+                continue
+            self._is_busy = True
+            seconds = FOLD_SECONDS
+            if isinstance(effect, e.Append):
+                seconds = APPEND_SECONDS
+            elif isinstance(effect, e.ApplyUpdate | e.ComputeDirections):
+                seconds = APPLY_SECONDS
+            self.world.at(
+                seconds * self.world.workload.uniform(0.2, 3.0), self._kernel_done, effect, gathered
+            )
+
+    def _kernel_done(self, effect: KernelEffect, gathered: tuple[Contribution | None, ...]) -> None:
+        self._is_busy = False
+        loses = isinstance(effect, e.FoldSlots) and self.world.happens("lose_part")
+        answer = self.engine.execute(effect, gathered, loses)
+        invariants.norms_in_order(self.engine)
+        if answer is not None:
+            self.handle(answer)
+        self._run_kernel()
+
+    # --- invariants ---------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        assert self.shard is not None
+        invariants.bounded_staging(self.shard)
+        invariants.consistent_versions(self.world)
+        while self._ledger_seen < len(self.engine.applied):
+            applied = self.engine.applied[self._ledger_seen]
+            self._ledger_seen += 1
+            invariants.exactly_once(self.world, self.engine, applied)
+            invariants.all_shards_or_none(self.world, self.index, applied)
+            invariants.finite_state(applied, self.world)

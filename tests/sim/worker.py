@@ -1,0 +1,244 @@
+"""A worker process: the real Session, calls over a network that loses them, a script that computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tests.sim import invariants
+from tests.sim.engine import Contribution
+from tests.sim.scenario import MANIFEST, SAMPLES_PER_SLOT, geometry_of
+
+import sheepfold_wire.messages as m
+from sheepfold import events as s
+from sheepfold.session import LEASE_WAIT_SECONDS
+from sheepfold_wire.errors import SheepfoldError
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+CALL_SECONDS_MAX = 3.0
+PULL_WAIT_SECONDS = 2.0
+LOOK = 0.2
+"""How often the script pulls the newest weights for itself, as an evaluation does."""
+
+
+class NetworkFailed(Exception):
+    """Nobody answered: the outcome is unknown."""
+
+
+@dataclass(slots=True)
+class _Call:
+    make: s.Make
+    is_over: bool = False
+
+
+class SimWorker:
+    """Leases, pulls, computes and pushes until the job ends or somebody kills it."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.number = number
+        self.name = f"w{number}"
+        self.session = world.cores.session(
+            world.workload.random,
+            give_up_seconds=1e9,
+            takes_newer_versions=world.scenario.takes_newer_versions,
+        )
+        self.is_alive = True
+        self.is_idle = False
+        """The job told it that there is no more work."""
+        self.stopped_until = 0.0
+        self.pace = world.workload.choice((1.0, 1.0, 1.0, 3.0))
+        self._weights: dict[int, tuple[int, int]] = {}
+        """(version, value) by shard."""
+        self._contribution: Contribution | None = None
+        self._done = 0
+
+    def start(self) -> None:
+        self._handle(s.Want(s.Goal.LEASE))
+        self.world.at(0.5, self._beat)
+
+    def leave(self) -> None:
+        """SIGTERM: hand leases back, then go."""
+        request = m.ReleaseRequest("sim", self.name, is_leaving=True, reason="SIGTERM")
+        self.world.call_coordinator(request, lambda reply: None)
+        self.is_alive = False
+
+    # --- the session's actions ----------------------------------------------------------------------
+
+    def _handle(self, event: s.SessionEvent) -> None:
+        world = self.world
+        if not self.is_alive:
+            return
+        if world.now < self.stopped_until:  # SIGSTOP: everything waits for SIGCONT
+            world.at(self.stopped_until - world.now, self._handle, event)
+            return
+        world.trace(self.name, event)
+        for action in self.session.handle(event, world.now):
+            self._carry_out(action)
+
+    def _carry_out(self, action: s.SessionAction) -> None:
+        world = self.world
+        match action:
+            case s.Make():
+                self._make(action)
+            case s.WaitUntil(at):
+                if at == 0.0:
+                    world.marks.hit("pull joined from two versions")
+                world.at(max(0.0, at - world.now), self._handle, s.Tick())
+            case s.Ready(s.Goal.LEASE, lease):
+                assert lease is not None
+                self._compute(lease)
+            case s.Ready(s.Goal.WEIGHTS):
+                invariants.pure_pull(self._weights, len(world.shards), self.session.version, None)
+                self._handle(s.Want(s.Goal.LEASE))
+            case s.Ready():
+                self._contribution = None
+                looks = self.session.version >= 0 and world.workload.random() < LOOK
+                self._handle(s.Want(s.Goal.WEIGHTS if looks else s.Goal.LEASE))
+            case s.Ended():
+                self.is_idle = True
+            case s.Failed(error):
+                invariants.sessions_go_on(self.name, error)
+
+    def _make(self, make: s.Make) -> None:
+        call = _Call(make)
+        answered = partial(self._answered, call)
+        attached = self.session.attached
+        if make.call is s.Call.ATTACH:
+            request = m.AttachRequest(
+                "sim", self.name, "host", self.number, MANIFEST.to_json(), data_samples=1000
+            )
+            self.world.call_coordinator(request, answered)
+        elif make.call is s.Call.LEASE:
+            self.world.call_coordinator(
+                m.LeaseRequest("sim", self.name, make.holding, wait_seconds=LEASE_WAIT_SECONDS), answered
+            )
+        elif make.call is s.Call.RELEASE:
+            assert make.attempt is not None
+            self.world.call_coordinator(m.ReleaseRequest("sim", self.name, (make.attempt,)), answered)
+        elif attached is not None and make.call is s.Call.PULL:
+            self.world.call_shard_pull(self._pull_request(attached, make), answered)
+        elif attached is not None and self._contribution is not None:
+            header = self._header(attached, make, self._contribution)
+            self.world.call_shard_push(header, self._contribution, self.number, answered)
+        self.world.at(self._patience(make.call), answered, NetworkFailed(f"{make.call.name} timed out"))
+
+    def _patience(self, call: s.Call) -> float:
+        return LEASE_WAIT_SECONDS + 2.0 if call is s.Call.LEASE else CALL_SECONDS_MAX
+
+    def _answered(self, call: _Call, answer: object) -> None:
+        """A reply, a refusal or NetworkFailed; only the first counts."""
+        if call.is_over or not self.is_alive:
+            return
+        call.is_over = True
+        make = call.make
+        if make.shard >= 0 and make.round != self.session.round:
+            self.world.marks.hit("stale answer dropped")
+        if isinstance(answer, Exception):
+            if make.call is not s.Call.RELEASE:
+                self._handle(s.CallFailed(make.call, make.shard, answer, make.round))
+        elif make.call is s.Call.ATTACH:
+            assert isinstance(answer, m.AttachReply)
+            self._handle(s.Attached(answer))
+        elif make.call is s.Call.LEASE:
+            assert isinstance(answer, m.LeaseReply)
+            self._handle(s.LeaseAnswer(answer))
+        elif make.call is s.Call.PUSH:
+            self._handle(s.Pushed(make.shard, make.round))
+        elif make.call is s.Call.PULL:
+            assert isinstance(answer, tuple)
+            if make.round == self.session.round:
+                self._weights[make.shard] = answer
+            self._handle(s.Pulled(make.shard, answer[0], make.round))
+
+    def _pull_request(self, attached: m.AttachReply, make: s.Make) -> m.PullRequest:
+        geometry = geometry_of(len(attached.shards), self.world.scenario.setting.splits)
+        incarnation = attached.shards[make.shard].incarnation
+        return m.PullRequest(
+            "sim",
+            make.shard,
+            incarnation,
+            MANIFEST.digest,
+            geometry.plan.digest,
+            "bf16",
+            make.version,
+            PULL_WAIT_SECONDS,
+        )
+
+    def _header(self, attached: m.AttachReply, make: s.Make, contribution: Contribution) -> m.PushHeader:
+        plan = geometry_of(len(attached.shards), self.world.scenario.setting.splits).plan
+        assert make.attempt is not None
+        assert self.session.lease is not None
+        codec, itemsize = ("fp32", 4) if self.session.lease.is_init else ("bf16", 2)
+        return m.PushHeader(
+            job="sim",
+            attempt=make.attempt,
+            shard=make.shard,
+            incarnation=attached.shards[make.shard].incarnation,
+            term=attached.term,
+            manifest_digest=MANIFEST.digest,
+            plan_digest=plan.digest,
+            codec=codec,
+            payload_bytes=plan.part_bytes(make.shard, itemsize),
+            payload_digest=contribution.digest,
+            facts=contribution.facts,
+        )
+
+    # --- the script ---------------------------------------------------------------------------------
+
+    def _compute(self, lease: m.Lease) -> None:
+        world = self.world
+        seconds = world.compute_seconds(self, lease)
+        if lease.is_init:
+            facts = m.Facts(0, 0.0, -1, b"\x07")
+            contribution = Contribution(lease.attempt, 7, not world.happens("nan"), facts, -1)
+        else:
+            due = None if self.session.takes_newer_versions else lease.base_version
+            shards = len(world.shards)
+            invariants.pure_pull(self._weights, shards, self.session.version, due)
+            contribution = self._gradient(lease, self._weights[0][1])
+        world.contributions[lease.attempt] = contribution
+        self._contribution = contribution
+        for part in (0.25, 0.5, 0.75):
+            world.at(part * seconds, self._note_progress)
+        world.at(seconds, self._offer, lease.attempt)
+
+    def _note_progress(self) -> None:
+        self._done += self.world.now >= self.stopped_until
+
+    def _offer(self, attempt: m.AttemptId) -> None:
+        if self.session.lease is not None and self.session.lease.attempt == attempt:
+            self._handle(s.Offer())
+
+    def _gradient(self, lease: m.Lease, weights: int) -> Contribution:
+        """The same for equal samples, version and weights, whoever computes it; non-finite now and then."""
+        setting, sequence = self.world.scenario.setting, lease.sample_start // SAMPLES_PER_SLOT
+        gradient = hash((sequence, lease.seed, weights))
+        weight = (
+            float(SAMPLES_PER_SLOT * (1 + sequence % 3)) if setting.weight == "tokens" else SAMPLES_PER_SLOT
+        )
+        facts = m.Facts(lease.sample_count, weight, self.session.version, bytes([7 if sequence % 4 else 5]))
+        is_finite = not setting.is_nan(lease.sample_start) and not self.world.breaks(sequence)
+        return Contribution(lease.attempt, gradient, is_finite, facts, sequence)
+
+    # --- heartbeat ----------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        world = self.world
+        if not self.is_alive or self.is_idle:
+            return
+        world.at(0.5, self._beat)
+        if self.session.attached is None or world.now < self.stopped_until:
+            return
+        lease = self.session.lease
+        progress = () if lease is None else (m.AttemptProgress(lease.attempt, self._done),)
+        world.call_coordinator(m.HeartbeatRequest("sim", self.name, progress), self._heard)
+
+    def _heard(self, answer: object) -> None:
+        if isinstance(answer, m.HeartbeatReply):
+            self._handle(s.Heard(answer))
+        elif isinstance(answer, SheepfoldError) and answer.reason == "WORKER_UNKNOWN":
+            self.world.marks.hit("worker forgotten")

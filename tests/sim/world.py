@@ -1,0 +1,327 @@
+"""A seeded world: the real coordinator, shards and sessions on a heap of (time, sequence, event), no sockets.
+
+Coordinator and shards talk over ordered streams that break and come back; workers' calls are lost, repeated,
+delayed and reordered; workers die, stop and go. Everything random comes from the seed.
+"""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from tests.sim import invariants
+from tests.sim.engine import Applied, Contribution, Engine
+from tests.sim.hosts import Answered, ShardHost
+from tests.sim.marks import Marks
+from tests.sim.scenario import CALM, Scenario, Setting, draw, geometry_of, job_of, undisturbed
+from tests.sim.worker import SimWorker
+
+import sheepfold_wire.messages as m
+from sheepfold.session import Session
+from sheepfold_server.core import events as e
+from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.core.reports import waiting_for
+from sheepfold_server.core.shard import Shard
+from sheepfold_server.core.state import JobState, Life
+from sheepfold_wire.ids import AttemptId
+
+TICK_SECONDS = 0.25
+COMPUTE_SECONDS = 0.15
+CHAOS_SECONDS = 0.2
+PERSIST_SECONDS = 0.06
+EVENTS_MAX = 60_000
+RECOVERY_SECONDS = 40.0
+STEP_SECONDS_MAX = 40.0
+"""Generous: a step may wait for a few leases to expire, one after the other."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """The classes under test; an ablation replaces one of them."""
+
+    coordinator: type[Coordinator] = Coordinator
+    shard: type[Shard] = Shard
+    session: type[Session] = Session
+
+
+class World:
+    def __init__(self, scenario: Scenario, cores: Cores | None = None) -> None:
+        self.cores = cores = cores or Cores()
+        seed = scenario.seed
+        self.scenario = scenario
+        self.faults = scenario.faults
+        self.schedule, self.chance = random.Random(f"{seed} schedule"), random.Random(f"{seed} faults")
+        self.workload = random.Random(f"{seed} workload")
+        self.job = job_of(scenario.setting)
+        self.is_asynchronous = self.job.batch.is_asynchronous
+        self.now = 0.0
+        self.marks = Marks()
+        self.lines: list[str] | None = None
+        """The trace, if somebody asked for it."""
+        self.contributions: dict[AttemptId, Contribution] = {}
+        self.ledger: dict[int, Applied] = {}
+        self.steps_of_sequence: dict[int, tuple[int, int]] = {}
+        self.decided = -1
+        self.published = 0
+        self.workers: dict[int, SimWorker] = {}
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._numbers = 0
+        self._nan_left: dict[int, int] = {}
+        self._callers: dict[int, Answered] = {}
+        self._answered: set[int] = set()
+        self._last_persisted = 0.0
+        self.coordinator = cores.coordinator(self.job, scenario.shards, 1, "lineage")
+        self.state: JobState = self.coordinator._state
+        geometry = geometry_of(scenario.shards, scenario.setting.splits)
+        self.shards = [
+            ShardHost(self, index, cores.shard, Engine(index, scenario.setting, geometry))
+            for index in range(scenario.shards)
+        ]
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def at(self, delay: float, act: Callable[..., None], *arguments: Any) -> None:
+        heapq.heappush(self._heap, (self.now + delay, self.number(), act, arguments))
+
+    def trace(self, who: str, event: object) -> None:
+        if self.lines is not None:
+            self.lines.append(f"{self.now:9.4f} {who:8} {event}")
+
+    def run(self) -> None:
+        """Faults on for a while, then off; raises Violation. Ends with the job."""
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            self._start()
+            limit = self.scenario.fault_seconds + RECOVERY_SECONDS + STEP_SECONDS_MAX * self.job.stop.steps
+            for _ in range(EVENTS_MAX):
+                if not self._heap or self.state.life is Life.ENDED:
+                    break
+                self.now, _, act, arguments = heapq.heappop(self._heap)
+                act(*arguments)
+                invariants.liveness(self, limit)
+            if self.state.life is not Life.ENDED:
+                raise invariants.Violation(
+                    "liveness", f"no end after {EVENTS_MAX} events; {self.waiting_for()}"
+                )
+            invariants.same_state_everywhere(self)
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    def _start(self) -> None:
+        for host in self.shards:
+            self._link_up(host, is_resumed=False)
+        for _ in range(self.scenario.workers):
+            self._add_worker()
+        self.at(TICK_SECONDS, self._tick)
+        if self.faults != CALM:
+            self.at(CHAOS_SECONDS, self._chaos)
+            self.at(self.scenario.fault_seconds, self._faults_end)
+
+    def _tick(self) -> None:
+        self.tell_coordinator(e.Tick())
+        if self.state.life is Life.PAUSED:
+            self.marks.hit("job paused")
+            self.tell_coordinator(e.FromWorker(self._admin(), m.ControlRequest("sim", "resume", "operator")))
+        self.at(TICK_SECONDS, self._tick)
+
+    def _admin(self) -> int:
+        caller = self.number()
+        self._callers[caller] = lambda answer: None
+        return caller
+
+    def waiting_for(self) -> str:
+        return f"{self.state.life.value}, waiting for {waiting_for(self.state)}"
+
+    def compute_seconds(self, worker: SimWorker, lease: m.Lease) -> float:
+        usual = COMPUTE_SECONDS * worker.pace * self.workload.uniform(0.5, 1.5)
+        return 20.0 * usual if self.happens("straggle") else usual
+
+    # --- faults -------------------------------------------------------------------------------------
+
+    def happens(self, fault: str) -> bool:
+        """Whether this fault strikes now."""
+        rate: float = getattr(self.faults, fault)
+        return rate > 0.0 and self.chance.random() < rate
+
+    def breaks(self, sequence: int) -> bool:
+        """Whether this attempt at a slot comes out non-finite: too seldom for a step to be skipped for it."""
+        if not self.happens("nan"):
+            return False
+        left = self._nan_left.setdefault(sequence, 5 if self.scenario.setting.refused == "pause" else 2)
+        self._nan_left[sequence] = max(0, left - 1)
+        return left > 0
+
+    def _chaos(self) -> None:
+        if self.faults == CALM:
+            return
+        for worker in [w for w in self.workers.values() if w.is_alive and not w.is_idle]:
+            if self._strikes("kill_rate"):
+                worker.is_alive = False
+                self.at(self.chance.uniform(0.1, 2.0), self._add_worker)
+            elif self._strikes("leave_rate"):
+                worker.leave()
+                self.at(self.chance.uniform(0.1, 2.0), self._add_worker)
+            elif self._strikes("stop_rate"):
+                worker.stopped_until = self.now + self.chance.uniform(0.5, 8.0)
+        for host in self.shards:
+            if host.stream.is_up and self._strikes("break_link_rate"):
+                self._link_break(host)
+        self.at(CHAOS_SECONDS, self._chaos)
+
+    def _strikes(self, rate: str) -> bool:
+        return self.chance.random() < getattr(self.faults, rate) * CHAOS_SECONDS
+
+    def _faults_end(self) -> None:
+        self.faults = CALM
+        if not any(worker.is_alive for worker in self.workers.values()):
+            self._add_worker()
+
+    def _add_worker(self) -> None:
+        number = len(self.workers)
+        self.workers[number] = SimWorker(self, number)
+        self.workers[number].start()
+
+    def is_alive(self, number: int) -> bool:
+        return self.workers[number].is_alive
+
+    # --- links between coordinator and shards -------------------------------------------------------
+
+    def _link_up(self, host: ShardHost, is_resumed: bool) -> None:
+        host.stream.is_up = True
+        hello = m.Hello(
+            host.index + 1, host.index, len(self.shards), f"shard-{host.index}", "eager/cpu", 1 << 20
+        )
+        self.tell_coordinator(e.ShardUp(host.index, host.index + 1, hello, is_resumed))
+
+    def _link_break(self, host: ShardHost) -> None:
+        """What is on the way is lost; the coordinator notices a moment later."""
+        host.stream.is_up = False
+        host.stream.epoch += 1
+        noticed, back = self.chance.uniform(0.0, 0.3), self.chance.uniform(0.05, 1.5)
+        self.at(noticed, self.tell_coordinator, e.ShardDown(host.index))
+        self.at(noticed + back, self._link_up, host, True)
+
+    def _latency(self) -> float:
+        return self.schedule.uniform(0.001, 0.03)
+
+    def _to_shard(self, host: ShardHost, command: m.ShardCommand) -> None:
+        stream = host.stream
+        if stream.is_up:
+            stream.last_down = max(stream.last_down, self.now + self._latency())
+            self.at(stream.last_down - self.now, self._command_arrives, host, stream.epoch, command)
+
+    def _command_arrives(self, host: ShardHost, epoch: int, command: m.ShardCommand) -> None:
+        if host.stream.epoch == epoch:
+            host.command(command)
+
+    def report(self, host: ShardHost, report: m.ShardReport) -> None:
+        stream = host.stream
+        if stream.is_up:
+            stream.last_up = max(stream.last_up, self.now + self._latency())
+            self.at(stream.last_up - self.now, self._report_arrives, host, stream.epoch, report)
+
+    def _report_arrives(self, host: ShardHost, epoch: int, report: m.ShardReport) -> None:
+        if host.stream.epoch == epoch:
+            self.tell_coordinator(e.FromShard(host.index, report))
+
+    # --- the coordinator ----------------------------------------------------------------------------
+
+    def tell_coordinator(self, event: e.CoordinatorEvent) -> None:
+        self.trace("coord", event)
+        effects = self.coordinator.handle(event, self.now)
+        self.marks.of_coordinator(event, self.coordinator)
+        for effect in effects:
+            self._carry_out(effect)
+        invariants.conservation(self.state)
+        if len({host.shard.version for host in self.shards if host.shard is not None}) > 1:
+            self.marks.hit("shards differ in version")
+
+    def _carry_out(self, effect: e.CoordinatorEffect) -> None:
+        match effect:
+            case e.Answer(caller, reply):
+                self.marks.of_answer(reply)
+                invariants.answered_once(self._answered, caller)
+                self._callers.pop(caller)(reply)
+            case e.Refuse(caller, error):
+                invariants.answered_once(self._answered, caller)
+                self._callers.pop(caller)(error)
+            case e.ToShard(shard, command):
+                self.trace("coord", effect)
+                self.marks.of_command(shard, command, self.coordinator)
+                self._to_shard(self.shards[shard], command)
+            case e.Persist(number, record):
+                self._last_persisted = max(
+                    self._last_persisted, self.now + PERSIST_SECONDS * self.schedule.random()
+                )
+                self.at(self._last_persisted - self.now, self._persisted, number, record)
+            case e.Publish(report):
+                invariants.published_in_order(self, report)
+
+    def _persisted(self, number: int, record: object) -> None:
+        if isinstance(record, m.Commit):
+            self.decided = record.step
+        self.tell_coordinator(e.Persisted(number))
+
+    # --- calls of workers ---------------------------------------------------------------------------
+
+    def _send(self, act: Callable[..., None], *arguments: Any) -> None:
+        """One message of a call: lost, late, or there twice."""
+        if self.happens("lose_request"):
+            return
+        self.at(self._call_latency(), act, *arguments)
+        if self.happens("duplicate"):
+            self.at(self._call_latency() + self.chance.uniform(0.0, 1.0), act, *arguments)
+
+    def _call_latency(self) -> float:
+        return self._latency() + (self.chance.uniform(0.1, 2.5) if self.happens("delay") else 0.0)
+
+    def _reply(self, answered: Answered) -> Answered:
+        def send(answer: object) -> None:
+            if not self.happens("lose_reply"):
+                self.at(self._call_latency(), answered, answer)
+
+        return send
+
+    def call_coordinator(self, request: e.WorkerRequest, answered: Answered) -> None:
+        self._send(self._request_arrives, request, self._reply(answered))
+
+    def _request_arrives(self, request: e.WorkerRequest, reply: Answered) -> None:
+        caller = self.number()
+        self._callers[caller] = reply
+        self.tell_coordinator(e.FromWorker(caller, request))
+
+    def call_shard_pull(self, request: m.PullRequest, answered: Answered) -> None:
+        self._send(self.shards[request.shard].pull, request, self._reply(answered))
+
+    def call_shard_push(
+        self, header: m.PushHeader, contribution: Contribution, sender: int, answered: Answered
+    ) -> None:
+        self._send(self.shards[header.shard].push, header, contribution, sender, self._reply(answered))
+
+
+@cache
+def undisturbed_state(setting: Setting) -> int:
+    """The state every disturbed run of the same job must end in."""
+    world = World(undisturbed(setting))
+    world.run()
+    return world.shards[0].engine.state
+
+
+def simulate(seed: int, cores: Cores | None = None) -> Marks:
+    """Run one seed; raises Violation. Returns the rare states it reached."""
+    world = World(draw(seed), cores)
+    world.run()
+    if world.scenario.setting.is_reproducible:
+        invariants.same_history(world, undisturbed_state(world.scenario.setting))
+    return world.marks

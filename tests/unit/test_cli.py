@@ -1,0 +1,322 @@
+"""The command line: help that reads, values that are shown, and refusals of one line."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import typer
+from tests.unit.monitored import STATUS
+from typer.testing import CliRunner
+
+from sheepfold_server.cli.address import host_port
+from sheepfold_server.cli.app import app
+from sheepfold_server.cli.demo.progress import Lines
+from sheepfold_server.cli.jobs import parse_assignment
+from sheepfold_server.cli.status import all_jobs, one_job
+from sheepfold_wire.errors import BadConfig
+from sheepfold_wire.job import Job, job_from_toml
+
+COMMANDS = [
+    *([name] for name in ("demo", "up", "status", "coordinator", "shard", "dashboard")),
+    *(["job", name] for name in ("example", "check", "create", "show", "pause", "resume", "stop", "set")),
+]
+
+
+class Outcome:
+    """What a command line printed and how it ended."""
+
+    def __init__(self, *arguments: str) -> None:
+        result = CliRunner().invoke(
+            app, list(arguments), env={"COLUMNS": "100", "TERM": "dumb", "SHEEPFOLD": ""}
+        )
+        self.code, self.stdout, self.stderr = result.exit_code, result.stdout, result.stderr
+        self.error = result.exception
+        assert self.error is None or isinstance(self.error, SystemExit), f"a traceback: {self.error!r}"
+
+    def refusal(self) -> str:
+        """The one line on stderr of a command that refused."""
+        lines = self.stderr.splitlines()
+        assert self.code == 2, self.stderr
+        assert len(lines) == 1, self.stderr
+        assert lines[0].startswith("sheepfold: ")
+        return lines[0]
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(Outcome("job", "example").stdout)
+    return path
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    """A port where something listens that is no coordinator and says nothing."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# --- help ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_and_option_says_what_it_does(command: list[str]) -> None:
+    outcome = Outcome(*command, "--help")
+    assert outcome.code == 0
+    assert "Example:" in outcome.stdout
+    assert "--announce-fd" not in outcome.stdout
+    for line in re.findall(r"│ (?:\*\s+)?(--\S+.*)│", outcome.stdout):
+        assert re.search(r"[A-Z][a-z]+.*", line.split(">", 1)[-1]), f"{line!r} has no sentence"
+
+
+def test_help_lists_every_command() -> None:
+    text = Outcome("--help").stdout + Outcome("job", "--help").stdout
+    for command in COMMANDS:
+        assert re.search(rf"│ {command[-1]} ", text), command
+
+
+def test_version_is_printed() -> None:
+    assert re.fullmatch(r"sheepfold \S.*\n", Outcome("--version").stdout)
+
+
+# --- job files ----------------------------------------------------------------------------------------
+
+
+def test_example_is_a_valid_job_that_names_every_key(job_file: Path) -> None:
+    job = job_from_toml(job_file)
+    text = job_file.read_text()
+    for section, values in job.model_dump(mode="json").items():
+        for key in values if isinstance(values, dict) else [section]:
+            assert re.search(rf"\b{key}\b", text), f"{section}.{key} is missing from the example"
+
+
+def test_commented_values_of_the_example_are_the_defaults(job_file: Path) -> None:
+    """Uncommenting a line must change nothing; stages and clipping have no default to show."""
+    text = job_file.read_text()
+    stages = text[text.index("# [[batch.stage]]") : text.index("[data]")]
+    full = re.sub(r"^# (\w+ = )", r"\1", text.replace(stages, ""), flags=re.MULTILINE)
+    full = re.sub(r"^clip_norm.*\n", "", full, flags=re.MULTILINE)
+    job_file.write_text(full)
+    assert job_from_toml(job_file) == _parsed(text, job_file)
+
+
+def _parsed(text: str, path: Path) -> Job:
+    path.write_text(text)
+    return job_from_toml(path)
+
+
+def test_check_shows_every_value_and_what_follows(job_file: Path) -> None:
+    shown = Outcome("job", "check", "-f", str(job_file)).stdout
+    for line in (
+        r"optimizer\.lr\.peak +0\.02 +live",
+        r"slots per step \(K\) +8",
+        r"steps +300",
+        r"samples of all steps +307,200",
+        r"passes over the data +30\.72",
+    ):
+        assert re.search(line, shown), line
+
+
+def test_check_shows_how_the_slots_grow_with_a_stage(job_file: Path) -> None:
+    text = job_file.read_text()
+    stages = "[[batch.stage]]\nsteps = 100\nsamples = 512\n[[batch.stage]]\nsteps = 200\n[data]"
+    job_file.write_text(text.replace("[data]", stages))
+    shown = Outcome("job", "check", "-f", str(job_file)).stdout
+    assert "4 at step 0, 8 at the end" in shown
+    assert "256,000" in shown
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('name = "lenet"', 'name = "LeNet 5"', "name = 'LeNet 5'"),
+        ('name = "lenet"', "", "name: missing"),
+        ("slot_samples = 128", "slot_samples = 100", "is not divisible"),
+        ("samples = 1_024", "samples = 0", "batch.samples = 0"),
+        ("samples = 1_024", "sample = 1_024", "batch.sample: unknown key"),
+        ("samples = 10_000", "", "data.samples = 0"),
+        ("peak = 0.02", 'peak = "high"', "optimizer.lr.peak = 'high'"),
+        ("peak = 0.02", "peak = nan", "optimizer.lr.peak"),
+        ('schedule = "poly"', 'schedule = "cosine"', "optimizer.lr.schedule = 'cosine'"),
+        ("warmup_steps = 30", "warmup_steps = 301", "warmup_steps = 301 is more than stop.steps = 300"),
+        ("weight_decay = 0.01", "weight_decay = -1", "optimizer.weight_decay = -1"),
+        ("steps = 300", "steps = 300.5", "stop.steps = 300.5"),
+        ("[wire]", "[wires]", "wires: unknown key"),
+        ("[wire]", "[wire", "job.toml: "),
+    ],
+)
+def test_bad_job_file_is_refused_with_the_key(job_file: Path, old: str, new: str, expected: str) -> None:
+    text = job_file.read_text()
+    assert old in text
+    job_file.write_text(text.replace(old, new, 1))
+    for command in ("check", "create"):
+        assert expected in Outcome("job", command, "-f", str(job_file)).refusal()
+
+
+def test_missing_job_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    assert "`sheepfold job example`" in Outcome("job", "check", "-f", str(tmp_path / "job.toml")).refusal()
+
+
+def test_two_mistakes_in_one_file_are_one_line(job_file: Path) -> None:
+    text = (
+        job_file.read_text().replace("samples = 1_024", "samples = 0", 1).replace("steps = 300", "steps = 0")
+    )
+    job_file.write_text(text)
+    refusal = Outcome("job", "check", "-f", str(job_file)).refusal()
+    assert "batch.samples = 0" in refusal
+    assert "stop.steps = 0" in refusal
+
+
+# --- live values --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optimizer.lr.peak=0.01", {"optimizer.lr.peak": 0.01}),
+        ("stop.steps = 500", {"stop.steps": 500}),
+        ("optimizer.clip_norm=null", {"optimizer.clip_norm": None}),
+    ],
+)
+def test_assignment_is_read_as_json(text: str, expected: dict[str, object]) -> None:
+    assert parse_assignment(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "optimizer.lr.peak", "optimizer.lr.peak=", "beta1=0.5", "stop.steps=many"]
+)
+def test_bad_assignment_is_refused(text: str) -> None:
+    with pytest.raises(BadConfig, match=r"KEY=VALUE|write e\.g\."):
+        parse_assignment(text)
+
+
+def test_sealed_key_is_refused_with_the_live_ones() -> None:
+    assert "optimizer.lr.peak" in Outcome("job", "set", "optimizer.beta1=0.5", "lenet").refusal()
+
+
+# --- addresses and silence ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1:7070", "sheepfold://10.0.0.1:7070", " 10.0.0.1:7070 "])
+def test_address_may_be_written_as_workers_write_it(text: str) -> None:
+    assert host_port(text) == "10.0.0.1:7070"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:", "host:99999", "http://host:1", "local:?shards=2", "a b:1"]
+)
+def test_bad_address_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="HOST:PORT"):
+        host_port(text)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["status", "lenet"],
+        ["job", "show", "lenet"],
+        ["job", "pause", "lenet"],
+        ["job", "stop", "lenet"],
+    ],
+    ids=" ".join,
+)
+def test_no_coordinator_is_one_line_that_says_what_to_start(command: list[str]) -> None:
+    address = f"127.0.0.1:{unused_port()}"
+    refusal = Outcome(*command, "--address", address).refusal()
+    assert address in refusal
+    assert "`sheepfold up`" in refusal
+
+
+def test_waiting_for_a_coordinator_ends_with_the_same_line() -> None:
+    assert (
+        "`sheepfold up`"
+        in Outcome("status", "--address", f"127.0.0.1:{unused_port()}", "--wait", "0.2").refusal()
+    )
+
+
+# --- roles that cannot start --------------------------------------------------------------------------
+
+
+def test_coordinator_on_a_taken_port_is_refused() -> None:
+    with taken_port() as port:
+        refusal = Outcome("coordinator", "--shards", "2", "--listen", f"127.0.0.1:{port}").refusal()
+    assert f"127.0.0.1:{port}" in refusal
+    assert "--listen" in refusal
+
+
+def test_dashboard_on_a_taken_port_is_refused() -> None:
+    with taken_port() as port:
+        refusal = Outcome("dashboard", "--listen", f"127.0.0.1:{port}").refusal()
+    assert f"127.0.0.1:{port}" in refusal
+    assert "--listen" in refusal
+
+
+def test_up_in_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "--dir" in Outcome("up", "--dir", str(tmp_path / "file" / "state")).refusal()
+
+
+def test_shard_number_beyond_the_shard_count_is_refused() -> None:
+    outcome = Outcome("shard", "--index", "2", "--shards", "2")
+    assert outcome.code == 2
+    assert "give 0 to 1" in outcome.stderr
+
+
+# --- status -------------------------------------------------------------------------------------------
+
+
+def rendered(renderable: object) -> str:
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(renderable)
+    console.file.close()
+    return console.export_text()
+
+
+def test_status_shows_who_is_waited_for_and_where_every_slot_went() -> None:
+    shown = rendered(one_job(STATUS))
+    assert STATUS.waiting_for in shown
+    assert "40 leased = 32 committed + 0 skipped + 3 dropped + 5 outstanding; 2 leased again" in shown
+    assert "worker-a" in shown
+    assert "down" in shown
+
+
+def test_status_of_all_jobs_has_a_line_each() -> None:
+    shown = rendered(all_jobs([STATUS]))
+    assert re.search(r"lenet +running +4 of 300 +2\.50 +2,560 +1 +1 of 2", shown)
+
+
+def test_status_without_jobs_says_how_to_create_one() -> None:
+    assert "sheepfold job create" in rendered(all_jobs([]))
+
+
+# --- demo ---------------------------------------------------------------------------------------------
+
+
+def test_demo_prints_a_few_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(300)
+    for version in range(301):
+        lines.show(version, "loss 1.0")
+    printed = capsys.readouterr().err.splitlines()
+    assert [line.split(" of ")[0] for line in printed] == [
+        f"step {n}" for n in (0, 50, 100, 150, 200, 250, 300)
+    ]
+
+
+def test_demo_refuses_a_folder_without_the_data(tmp_path: Path) -> None:
+    assert "--data-dir" in Outcome("demo", "--data-dir", str(tmp_path)).refusal()

@@ -1,0 +1,290 @@
+"""The dashboard's API and pages over a store filled through its public door."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from dataclasses import replace
+from importlib.resources import files
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from tests.unit.monitored import STATUS, step_report
+
+from sheepfold_server.dashboard.app import HEADERS, create_app
+from sheepfold_server.dashboard.store import STEPS_KEPT, Store
+
+API = "/api/v1/jobs/lenet"
+PAGES = ["/", "/docs", "/openapi.json", "/static/page.js", "/static/page.css", "/static/icon.svg"]
+
+
+@pytest.fixture
+def store() -> Store:
+    """Four steps, one of them skipped; statuses two seconds and two steps apart."""
+    store = Store()
+    store.set_trouble("")
+    store.set_jobs(("lenet",))
+    store.set_status(replace(STATUS, version=2, samples_committed=2048), at=100.0)
+    for step, ratio in enumerate((1.0, 4.0, 0.5)):
+        store.add(step_report(step, ratio))
+    store.add(step_report(3, is_skip=True))
+    store.set_status(STATUS, at=102.0)
+    return store
+
+
+class Browser:
+    """Asks the application without a socket."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._transport = httpx.ASGITransport(app)
+
+    def get(self, path: str) -> httpx.Response:
+        return asyncio.run(self._get(path))
+
+    async def _get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=self._transport, base_url="http://dashboard") as client:
+            return await client.get(path)
+
+
+@pytest.fixture
+def client(store: Store) -> Browser:
+    return Browser(create_app(store))
+
+
+def answer(response: httpx.Response) -> object:
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+# --- jobs ---------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_listed(client: Browser) -> None:
+    assert answer(client.get("/api/v1/jobs")) == [
+        {"job": "lenet", "state": "running", "version": 4, "stop_steps": 300}
+    ]
+
+
+def test_job_says_who_is_waited_for_and_where_every_slot_went(client: Browser) -> None:
+    job = client.get(API).json()
+    assert job["waiting_for"] == STATUS.waiting_for
+    counts = job["counts"]
+    assert counts["leased"] == sum(counts[key] for key in ("committed", "skipped", "dropped", "outstanding"))
+
+
+def test_workers_and_shards_are_shown(client: Browser) -> None:
+    assert [w["worker"] for w in client.get(f"{API}/workers").json()] == ["worker-a"]
+    assert [s["is_connected"] for s in client.get(f"{API}/shards").json()] == [True, False]
+
+
+def test_throughput_is_what_moved_between_two_looks(client: Browser) -> None:
+    assert answer(client.get(f"{API}/throughput")) == {
+        "steps_per_second": 1.0,
+        "samples_per_second": 1024.0,
+        "bytes_in_per_second": 1000.0,
+        "bytes_out_per_second": 500.0,
+    }
+
+
+def test_throughput_of_a_stalled_job_falls_to_zero(client: Browser, store: Store) -> None:
+    for second in range(103, 120):
+        store.set_status(STATUS, at=float(second))
+    assert client.get(f"{API}/throughput").json()["steps_per_second"] == 0.0
+
+
+# --- steps --------------------------------------------------------------------------------------------
+
+
+def test_steps_have_every_promised_fact(client: Browser) -> None:
+    first = client.get(f"{API}/steps").json()[0]
+    wanted = {
+        "learning_rate",
+        "loss",
+        "gradient_norm",
+        "clip_scale",
+        "samples",
+        "wait_seconds",
+        "prepare_seconds",
+    }
+    assert wanted | {"apply_seconds", "is_skip", "skip_reason", "bytes_in", "bytes_out"} <= first.keys()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", [0, 1, 2, 3]),
+        ("?limit=2", [2, 3]),
+        ("?from=1&limit=2", [1, 2]),
+        ("?from=3", [3]),
+        ("?from=4", []),
+    ],
+)
+def test_range_of_steps(client: Browser, query: str, expected: list[int]) -> None:
+    assert [step["step"] for step in client.get(f"{API}/steps{query}").json()] == expected
+
+
+@pytest.mark.parametrize(
+    "query", ["?from=-1", "?from=x", "?limit=0", "?limit=2001", "?from=1e3", f"?from={10**30}"]
+)
+def test_bad_range_is_refused(client: Browser, query: str) -> None:
+    assert client.get(f"{API}/steps{query}").status_code == 422
+
+
+def test_one_step_has_slices_and_slots(client: Browser) -> None:
+    step = client.get(f"{API}/steps/1").json()
+    assert [(s["name"], s["trust_ratio"]) for s in step["slices"]] == [
+        ("conv1.weight", 4.0),
+        ("conv1.bias", 8.0),
+    ]
+    assert [slot["worker"] for slot in step["slots"]] == ["worker-a", "worker-a"]
+
+
+def test_skipped_step_says_why_and_has_no_slices(client: Browser) -> None:
+    step = client.get(f"{API}/steps/3").json()
+    assert (step["is_skip"], step["skip_reason"], step["slices"]) == (True, "a gradient was not finite", [])
+
+
+def test_norms_are_those_of_the_newest_applied_step_with_the_range_of_all(client: Browser) -> None:
+    first, second = client.get(f"{API}/slices").json()
+    assert first == {
+        "slice": 0,
+        "name": "conv1.weight",
+        "w_norm": 2.0,
+        "u_norm": 1.0,
+        "g_norm": 0.5,
+        "trust_ratio": 0.5,
+        "trust_ratio_min": 0.5,
+        "trust_ratio_max": 4.0,
+    }
+    assert (second["trust_ratio_min"], second["trust_ratio_max"]) == (1.0, 8.0)
+
+
+def test_a_number_that_is_not_finite_is_null(client: Browser, store: Store) -> None:
+    """JSON has no NaN; a browser would refuse the whole answer."""
+    store.add(replace(step_report(4), gradient_norm=math.nan, loss=math.inf))
+    step = answer(client.get(f"{API}/steps/4"))
+    assert isinstance(step, dict)
+    assert (step["gradient_norm"], step["loss"]) == (None, None)
+
+
+# --- what is kept -------------------------------------------------------------------------------------
+
+
+def test_only_the_newest_reports_are_kept() -> None:
+    store = Store(steps_kept=3)
+    store.set_jobs(("lenet",))
+    for step in range(10):
+        store.add(step_report(step, ratio=step + 1.0))
+    assert [report.step for report in store.steps("lenet", None, STEPS_KEPT)] == [7, 8, 9]
+    assert [found.trust_ratio_min for found in store.slices("lenet")] == [8.0, 16.0]
+    assert store.step("lenet", 7).slices[0].trust_ratio == 8.0
+
+
+def test_report_sent_twice_is_kept_once(client: Browser, store: Store) -> None:
+    store.add(step_report(2))
+    assert len(client.get(f"{API}/steps").json()) == 4
+
+
+def test_another_lineage_forgets_the_old_steps(client: Browser, store: Store) -> None:
+    store.set_status(replace(STATUS, lineage="new", version=0), at=103.0)
+    assert answer(client.get(f"{API}/steps")) == []
+    assert store.newest_version("lenet") == 0
+
+
+def test_job_that_is_gone_is_forgotten(client: Browser, store: Store) -> None:
+    store.set_jobs(())
+    assert client.get(API).status_code == 404
+
+
+# --- refusals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["", "/steps", "/steps/0", "/slices", "/throughput", "/workers", "/shards"])
+def test_unknown_job_is_404_and_says_what_exists(client: Browser, path: str) -> None:
+    response = client.get(f"/api/v1/jobs/bert{path}")
+    assert response.status_code == 404
+    assert "'bert'" in response.json()["detail"]
+    assert "known: lenet" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("step", [4, -1, 10**30])
+def test_unknown_step_is_404_and_says_what_is_kept(client: Browser, step: int) -> None:
+    response = client.get(f"{API}/steps/{step}")
+    assert response.status_code == 404
+    assert "steps 0 to 3" in response.json()["detail"]
+
+
+def test_health_is_of_this_process_and_readiness_of_the_coordinator(client: Browser, store: Store) -> None:
+    store.set_trouble("no coordinator answers at 127.0.0.1:7070")
+    assert client.get("/healthz").status_code == 200
+    response = client.get("/readyz")
+    assert (response.status_code, response.json()["status"]) == (
+        503,
+        "no coordinator answers at 127.0.0.1:7070",
+    )
+    store.set_trouble("")
+    assert client.get("/readyz").status_code == 200
+
+
+# --- pages --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_page_is_served_with_a_policy_that_keeps_other_hosts_out(client: Browser, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 200
+    assert response.headers["content-security-policy"].startswith("default-src 'self';")
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_refusals_have_the_policy_too(client: Browser) -> None:
+    assert client.get("/nowhere").headers["content-security-policy"] == HEADERS["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_page_names_no_other_host(client: Browser, path: str) -> None:
+    """The one URL allowed is SVG's name of itself, which nothing fetches."""
+    text = client.get(path).text.replace("http://www.w3.org/2000/svg", "")
+    assert not re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_page_needs_nothing_inline(client: Browser, path: str) -> None:
+    """The policy would block it: inline scripts, handlers and styles."""
+    text = client.get(path).text
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", text)
+
+
+def test_every_element_the_script_asks_for_is_on_the_page(client: Browser) -> None:
+    asked = set(re.findall(r'element\("([a-z-]+)"\)', client.get("/static/page.js").text))
+    assert asked
+    assert asked <= set(re.findall(r'id="([a-z-]+)"', client.get("/").text))
+
+
+def test_reference_names_every_operation_and_field(client: Browser) -> None:
+    page, described = client.get("/docs").text, client.get("/openapi.json").json()
+    for path in described["paths"]:
+        assert path in page
+    for name, schema in described["components"]["schemas"].items():
+        assert f'id="{name}"' in page
+        for field in schema.get("properties", {}):
+            assert f"<code>{field}</code>" in page
+
+
+def test_every_field_of_our_answers_is_described(client: Browser) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    ours = {name: schema for name, schema in schemas.items() if "Validation" not in name}
+    missing = [
+        f"{name}.{field}"
+        for name, schema in ours.items()
+        for field, described in schema["properties"].items()
+        if not described.get("description") and "$ref" not in described
+    ]
+    assert missing == []
+
+
+def test_static_files_travel_with_the_package() -> None:
+    names = {entry.name for entry in (files("sheepfold_server.dashboard") / "static").iterdir()}
+    assert {"index.html", "page.js", "page.css", "icon.svg"} <= names
