@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import sheepfold_wire.messages as m
@@ -52,14 +54,16 @@ _Answer = tuple[SessionEvent | None, Buffer | None]
 class Driver:
     """One session's hands. Methods block and belong to one thread, the script's; close() may come from any.
 
-    The session and everything that changes is touched under one lock, `_changed`; no call is made under it.
+    The session and everything that changes is touched under one lock; no call is made under it. The script's
+    thread sleeps on `_news` and not on a condition: Ctrl-C inside Condition.wait may lose the lock.
     """
 
     def __init__(
         self, calls: WorkerCalls, session: Session, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._calls, self._session, self._clock = calls, session, clock
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads = CallThreads()
         self._terms: Terms | None = None
         self._outcome: SessionAction | None = None
@@ -113,19 +117,19 @@ class Driver:
 
     def release(self, reason: str) -> None:
         """Hand every lease back. A failure is no matter: a lease expires by itself."""
-        with self._changed:
+        with self._lock:
             self._session.handle(Want(Goal.NOTHING), self._clock())
         self._release_quietly((), reason)
 
     def take_weights(self) -> tuple[Buffer, ...] | None:
         """The parts that the last goal pulled, in shard order; None if it needed none."""
-        with self._changed:
+        with self._lock:
             taken, self._pulled = self._pulled, {}
         return tuple(taken[shard] for shard in sorted(taken)) or None
 
     def note_progress(self) -> None:
         """A unit of work is done (a micro-batch, a pushed part): the next heartbeat renews the lease."""
-        with self._changed:
+        with self._lock:
             self._work_done += 1
 
     @property
@@ -154,31 +158,41 @@ class Driver:
 
     def run_until(self, goal: Want | Offer) -> Ready | Ended:
         """Pursue one goal to its end; raises Refused or ServerUnavailable. Ctrl-C interrupts it at once."""
-        with self._changed:
-            self._outcome, self._wake_at, self._began = None, None, self._clock()
-            self._pulled = {}
-            try:
+        try:
+            with self._lock:
+                self._outcome, self._wake_at, self._began = None, None, self._clock()
+                self._pulled = {}
                 self._handle(goal)
-                while self._outcome is None:
-                    self._wait()
-                return self._conclude(self._outcome)
-            finally:
-                if not isinstance(self._outcome, Ready | Ended):
+            while (seconds := self._go_on()) is not None:
+                with suppress(queue.Empty):
+                    self._news.get(timeout=seconds)
+            assert self._outcome is not None
+            return self._conclude(self._outcome)
+        finally:
+            if not isinstance(self._outcome, Ready | Ended):
+                with self._lock:
                     self._session.handle(Want(Goal.NOTHING), self._clock())
 
-    def _wait(self) -> None:
-        if self._is_closed:
-            raise Refused("this worker is closed; attach again")
-        now = self._clock()
-        self._check_limit(now)
-        if self._outcome is not None:
-            return
-        if self._wake_at is not None and self._wake_at <= now:
+    def _go_on(self) -> float | None:
+        """Do what is due; returns for how many seconds nothing will be, None once the goal has an outcome."""
+        with self._lock:
+            if self._is_closed and self._outcome is None:
+                raise Refused("this worker is closed; attach again")
+            now = self._clock()
+            self._check_limit(now)
+            if self._outcome is not None:
+                return None
+            if self._wake_at is None:
+                return WAKE_SECONDS_MAX
+            if self._wake_at > now:
+                return min(WAKE_SECONDS_MAX, self._wake_at - now)
             self._wake_at = None
             self._handle(Tick())
-            return
-        due = WAKE_SECONDS_MAX if self._wake_at is None else self._wake_at - now
-        self._changed.wait(min(WAKE_SECONDS_MAX, due))
+            return 0.0
+
+    def _tell_script(self) -> None:
+        if self._news.empty():
+            self._news.put(None)
 
     def _check_limit(self, now: float) -> None:
         if (
@@ -203,7 +217,7 @@ class Driver:
     # --- events in, actions out ---------------------------------------------------------------------
 
     def _handle(self, event: SessionEvent) -> None:
-        with self._changed:
+        with self._lock:
             now = self._clock()
             actions = self._session.handle(event, now)
             if self._is_opening and self._session.attached is not None:
@@ -212,7 +226,7 @@ class Driver:
             for action in actions:
                 self._carry_out(action)
             self._check_limit(now)
-            self._changed.notify_all()
+            self._tell_script()
 
     def _carry_out(self, action: SessionAction) -> None:
         match action:
@@ -238,11 +252,11 @@ class Driver:
         except (SheepfoldError, TransportError) as error:
             event, part = CallFailed(make.call, make.shard, error, make.round), None
         except Exception as error:  # not foreseen: the script must see it, instead of a retry
-            with self._changed:
+            with self._lock:
                 self._outcome = self._outcome or Failed(error)
-                self._changed.notify_all()
+                self._tell_script()
             return
-        with self._changed:
+        with self._lock:
             if event is None or self._is_closed:
                 return
             if part is not None and make.round == self._session.round:
@@ -271,7 +285,7 @@ class Driver:
 
     def _attach(self) -> m.AttachReply:
         terms = self._calls.attach()
-        with self._changed:
+        with self._lock:
             log.info("job %s: attached at version %d", terms.reply.job, terms.reply.version)
             self._terms = terms
             self._session.takes_newer_versions = terms.job.batch.max_staleness != 0
@@ -297,7 +311,7 @@ class Driver:
 
     def beat_once(self) -> None:
         """Say that this worker lives and how far it got; learn which of its leases ended."""
-        with self._changed:
+        with self._lock:
             lease, done = self._session.lease, self._work_done
         progress = () if lease is None else (m.AttemptProgress(lease.attempt, done),)
         self._handle(Heard(self._calls.heartbeat(progress)))
@@ -314,11 +328,11 @@ class Driver:
         """Hand leases back, leave the job, end every call. Again, or in a forked child, it does nothing."""
         if os.getpid() != self._pid:
             return
-        with self._changed:
+        with self._lock:
             if self._is_closed:
                 return
             self._is_closed = True
-            self._changed.notify_all()
+            self._tell_script()
         atexit.unregister(self.close)
         self._stop.set()
         if self._session.attached is not None:

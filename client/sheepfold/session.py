@@ -114,7 +114,6 @@ class Session:
                 if event.shard < 0 or not self._is_stale(event.round):
                     self._on_failed(event, now)
             case Heard(reply):
-                self._silent_since = None
                 self._on_ends(reply.ends)
             case Tick():
                 pass

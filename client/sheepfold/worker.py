@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sheepfold_wire.messages as m
@@ -82,7 +83,9 @@ class Worker:
         return self._driver.push(Contribution(parts, Codec.FP32, facts))
 
     def push(self, parts: tuple[Buffer, ...], facts: m.Facts) -> Ready | Ended:
-        """A contribution to the lease held, in codec `up`."""
+        """A contribution to the lease held, in codec `up`. A loss that is not finite is left out."""
+        if facts.loss is not None and not math.isfinite(facts.loss):
+            facts = replace(facts, loss=None)
         return self._driver.push(Contribution(parts, self.up, facts))
 
     def note_progress(self) -> None:

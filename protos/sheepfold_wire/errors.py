@@ -4,7 +4,6 @@
     ├── PreconditionError      FAILED_PRECONDITION  never the same call again
     │   ├── ManifestMismatch, PlanMismatch, ConfigMismatch, DataMismatch   stop: something differs
     │   ├── StepClosed, LeaseEnded                                         drop it, ask for a lease
-    │   ├── StepNotOpen                                                    wait for the step
     │   └── WindowTooSmall, NumericsMismatch, JobHasEnded
     ├── InvalidError           INVALID_ARGUMENT     never
     │   ├── ShapeMismatch, BadFrame, BadConfig
@@ -128,13 +127,6 @@ class LeaseEnded(PreconditionError):
 
     reason = "LEASE_ENDED"
     action = Action.DROP
-
-
-class StepNotOpen(PreconditionError):
-    """A request for a step that has not begun."""
-
-    reason = "STEP_NOT_OPEN"
-    action = Action.WAIT
 
 
 class WindowTooSmall(PreconditionError):

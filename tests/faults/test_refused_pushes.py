@@ -163,6 +163,31 @@ def test_values_in_the_padding_are_refused(fold: RunningFold, worker: RawWorker)
     assert worker.push_part(lease, shard).duplicate is False
 
 
+def test_values_of_a_tensor_marked_absent_are_refused(fold: RunningFold, worker: RawWorker) -> None:
+    """Another slot's gradient of that tensor would otherwise be folded together with them."""
+    lease = slot(worker)
+    with pytest.raises(errors.ShapeMismatch, match="tensor wide is marked absent"):
+        worker.push_part(lease, 0, facts=m.Facts(4, 4.0, 0, b"\x02"))
+    check_usable(fold, worker, lease)
+
+
+@pytest.mark.parametrize(("weight", "loss"), [(np.nan, None), (np.inf, None), (4.0, np.nan)])
+def test_facts_that_are_not_finite_are_refused(
+    fold: RunningFold, worker: RawWorker, weight: float, loss: float | None
+) -> None:
+    lease = slot(worker)
+    with pytest.raises(errors.InvalidError, match="must be finite"):
+        worker.push_part(lease, 0, facts=m.Facts(4, weight, 0, b"\x03", loss))
+    check_usable(fold, worker, lease)
+
+
+def test_reader_gets_no_lease(fold: RunningFold, worker: RawWorker) -> None:
+    name = worker.job.name
+    worker.transport.call(m.AttachRequest(name, "reader", "test", 1, "", is_reader=True))
+    with pytest.raises(errors.PreconditionError, match="readers take no leases"):
+        worker.transport.call(m.LeaseRequest(name, "reader"))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_non_finite_gradient_is_refused_with_tensor_and_count(
     fold: RunningFold, worker: RawWorker, bad: float

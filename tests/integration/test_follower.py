@@ -44,7 +44,7 @@ def coordinator(log: Path, listen: str) -> Child:
     return child
 
 
-@pytest.fixture()
+@pytest.fixture
 def first(tmp_path: Path) -> Iterator[Child]:
     child = coordinator(tmp_path / "first.log", "127.0.0.1:0")
     yield child

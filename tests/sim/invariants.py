@@ -36,7 +36,7 @@ def conservation(state: JobState) -> None:
     if state.samples_committed + state.samples_skipped != due:
         raise Violation(
             "conservation",
-            f"{state.samples_committed} + {state.samples_skipped} samples after {state.version} steps of {due}",
+            f"{state.samples_committed} + {state.samples_skipped} samples, {due} are due",
         )
 
 

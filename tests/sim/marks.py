@@ -82,8 +82,10 @@ class Marks(Counter[str]):
             case m.Expect(is_init=True):
                 if command.attempt.counter > 1:
                     self.hit("init lease again")
-            case m.Expect(step=step, slot=slot) if step is not None and slot is not None:
-                if len(coordinator._state.attempts.of_slot(step, slot)) > 1:
+            case m.Expect():
+                attempts = coordinator._state.attempts
+                leased = attempts.get(command.attempt)
+                if leased is not None and len(attempts.of_slot(leased.step, leased.slot)) > 1:
                     self.hit("straggler leased twice")
             case m.EndAttempts():
                 mark = _OF_END.get(command.reason)

@@ -16,6 +16,7 @@ from sheepfold_wire.errors import (
     ManifestMismatch,
     NotReady,
     PreconditionError,
+    WindowTooSmall,
     WorkerUnknown,
 )
 from sheepfold_wire.manifest import Manifest, TensorSpec
@@ -198,7 +199,7 @@ def test_version_0_is_loaded_also_while_the_job_is_paused() -> None:
     desk = Desk().open()
     desk.stage(desk.leased("a"))
     desk.from_shard(0, m.Applied("j", -1, ()))
-    desk.connect(1, is_resumed=True, fingerprint="eager/cuda")
+    desk.from_shard(0, m.ShardFailed("j", "disk"))
     desk.from_shard(1, m.Applied("j", -1, ()))
     assert (desk.state.life, desk.state.version) == (Life.PAUSED, 0)
 
@@ -435,10 +436,9 @@ def test_room_for_one_part_pauses_the_job_and_names_the_remedy() -> None:
     assert "raise --staging-bytes" in desk.state.why
 
 
-def test_shards_that_compute_differently_pause_the_job() -> None:
-    desk = Desk().start()
-    desk.connect(1, is_resumed=True, fingerprint="eager/cuda")
-    assert "shards compute differently: eager/cpu, eager/cuda" in desk.state.why
+def test_worker_of_a_job_that_cannot_run_is_told_why() -> None:
+    with pytest.raises(WindowTooSmall, match="2 are needed"):
+        Desk(part_slots=1).open().lease("a")
 
 
 def test_ended_job_is_not_paused() -> None:

@@ -43,7 +43,7 @@ def test_every_lease_is_announced_to_every_shard() -> None:
     desk = Desk().start()
     lease = desk.leased("a")
     for shard in desk.shards:
-        assert desk.sent(m.Expect, shard)[-1] == m.Expect("j", lease.attempt, False, 0, 0)
+        assert desk.sent(m.Expect, shard)[-1] == m.Expect("j", lease.attempt, False, 0)
 
 
 # --- the lease window ------------------------------------------------------------------------------------

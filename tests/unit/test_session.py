@@ -342,12 +342,21 @@ def test_session_fails_when_nobody_answers_for_long() -> None:
     assert only(bench.failed(s.Call.LEASE, NETWORK), s.Failed).error is NETWORK
 
 
-def test_any_answer_ends_the_silence() -> None:
+def test_answer_of_a_call_ends_the_silence() -> None:
     bench = Bench().want_lease()
     bench.failed(s.Call.LEASE, NETWORK)
-    bench.tell(s.Heard(m.HeartbeatReply("running", 0)))
+    bench.tell(s.LeaseAnswer(m.LeaseReply("wait", 0, "")))
     bench.now = 60.1
     assert not [a for a in bench.failed(s.Call.LEASE, NETWORK) if isinstance(a, s.Failed)]
+
+
+def test_heartbeat_does_not_speak_for_a_shard_that_is_silent() -> None:
+    bench = Bench().with_lease()
+    bench.tell(s.Offer())
+    bench.failed(s.Call.PUSH, NETWORK, 0)
+    bench.tell(s.Heard(m.HeartbeatReply("running", 0)))
+    bench.now = 60.1
+    assert only(bench.failed(s.Call.PUSH, NETWORK, 0), s.Failed).error is NETWORK
 
 
 def test_altered_bytes_are_sent_again_three_times() -> None:

@@ -71,7 +71,7 @@ class Bench:
 
     def expect(self, *counters: int, is_init: bool = False, step: int | None = 0) -> None:
         for counter in counters:
-            self.command(m.Expect("j", attempt(counter), is_init, step, None))
+            self.command(m.Expect("j", attempt(counter), is_init, step))
 
     def header(self, counter: int, **fields: object) -> m.PushHeader:
         made = m.PushHeader(
@@ -100,7 +100,7 @@ class Bench:
         self.command(m.LoadInit("j", attempt(90)))
         self.tell(e.Loaded())
         for counter in counters:
-            self.command(m.Expect("j", AttemptId(1, counter), False, 0, None))
+            self.command(m.Expect("j", AttemptId(1, counter), False, 0))
         return self
 
     def admit(self, slot: int, counter: int, step: int = 0) -> list[e.ShardEffect]:
@@ -225,7 +225,7 @@ def test_push_before_its_announcement_is_held() -> None:
     """A worker may be quicker than the coordinator's word."""
     bench = Bench().start()
     assert bench.open_push(91) == []
-    effects = bench.command(m.Expect("j", attempt(91), False, 0, 0))
+    effects = bench.command(m.Expect("j", attempt(91), False, 0))
     assert effects == [e.ReceiveBody(bench._tokens, attempt(91))]
 
 

@@ -1,4 +1,4 @@
-"""sheepfold_server.core.stepping, acceptance, recovery: staged, admitted, decided, applied; lost and found."""
+"""sheepfold_server.core.stepping, .acceptance and .recovery: the life of a step, and what is lost of it."""
 
 from __future__ import annotations
 
@@ -395,6 +395,15 @@ def test_lost_part_restarts_the_step_where_raw_bytes_are_gone() -> None:
     assert len(desk.sent(m.Restart, 0)) == len(desk.sent(m.Restart, 1)) == 1
     assert desk.leased("a").slot == 0
     assert desk.leased("b").slot == 1
+
+
+def test_lost_part_restarts_the_step_where_the_slots_above_it_fill_the_window() -> None:
+    """They would wait for the lost slot, and the lost slot for room."""
+    desk = Desk(part_slots=3).start("b")
+    desk.fill("a", "b")
+    desk.from_shard(0, m.PartLost("j", 0, 0))
+    assert desk.sent(m.Restart)
+    assert desk.leased("a").slot == 0
 
 
 def test_closed_step_that_lost_a_part_is_open_again() -> None:

@@ -95,7 +95,6 @@ class Expect:
     attempt: AttemptId
     is_init: bool
     step: int | None = None
-    slot: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,26 +194,8 @@ class Totals:
     slices: tuple[SliceTotals, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CloseJob:
-    """The job has ended; weights stay readable until the shard stops."""
-
-    job: str
-
-
 ShardCommand = (
-    Welcome
-    | OpenJob
-    | Expect
-    | EndAttempts
-    | LoadInit
-    | Admit
-    | Refold
-    | Restart
-    | Close
-    | Commit
-    | Totals
-    | CloseJob
+    Welcome | OpenJob | Expect | EndAttempts | LoadInit | Admit | Refold | Restart | Close | Commit | Totals
 )
 
 
@@ -232,7 +213,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class JobOpened:
-    """The shard holds the job's buffers. `part_slots`: parts of the largest codec that fit the budget."""
+    """The shard holds the job's buffers. `part_slots`: parts in the job's codec that fit the budget."""
 
     job: str
     part_slots: int

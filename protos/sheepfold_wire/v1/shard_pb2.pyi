@@ -162,18 +162,16 @@ class OpenJob(_message.Message):
     def __init__(self, job: _Optional[str] = ..., lineage: _Optional[str] = ..., term: _Optional[int] = ..., shard_count: _Optional[int] = ..., manifest_json: _Optional[str] = ..., config_json: _Optional[str] = ...) -> None: ...
 
 class Expect(_message.Message):
-    __slots__ = ("job", "attempt", "is_init", "step", "slot")
+    __slots__ = ("job", "attempt", "is_init", "step")
     JOB_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     IS_INIT_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
-    SLOT_FIELD_NUMBER: _ClassVar[int]
     job: str
     attempt: AttemptId
     is_init: bool
     step: int
-    slot: int
-    def __init__(self, job: _Optional[str] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., is_init: bool = ..., step: _Optional[int] = ..., slot: _Optional[int] = ...) -> None: ...
+    def __init__(self, job: _Optional[str] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., is_init: bool = ..., step: _Optional[int] = ...) -> None: ...
 
 class EndAttempts(_message.Message):
     __slots__ = ("job", "attempts", "reason")
@@ -288,12 +286,6 @@ class Totals(_message.Message):
     step: int
     slices: _containers.RepeatedCompositeFieldContainer[SliceTotals]
     def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[SliceTotals, _Mapping]]] = ...) -> None: ...
-
-class CloseJob(_message.Message):
-    __slots__ = ("job",)
-    JOB_FIELD_NUMBER: _ClassVar[int]
-    job: str
-    def __init__(self, job: _Optional[str] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes")
@@ -446,7 +438,7 @@ class ShardFailed(_message.Message):
     def __init__(self, job: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ShardCommand(_message.Message):
-    __slots__ = ("welcome", "open_job", "expect", "end_attempts", "load_init", "admit", "refold", "restart", "close", "commit", "totals", "close_job")
+    __slots__ = ("welcome", "open_job", "expect", "end_attempts", "load_init", "admit", "refold", "restart", "close", "commit", "totals")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     OPEN_JOB_FIELD_NUMBER: _ClassVar[int]
     EXPECT_FIELD_NUMBER: _ClassVar[int]
@@ -458,7 +450,6 @@ class ShardCommand(_message.Message):
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     TOTALS_FIELD_NUMBER: _ClassVar[int]
-    CLOSE_JOB_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     open_job: OpenJob
     expect: Expect
@@ -470,8 +461,7 @@ class ShardCommand(_message.Message):
     close: Close
     commit: Commit
     totals: Totals
-    close_job: CloseJob
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open_job: _Optional[_Union[OpenJob, _Mapping]] = ..., expect: _Optional[_Union[Expect, _Mapping]] = ..., end_attempts: _Optional[_Union[EndAttempts, _Mapping]] = ..., load_init: _Optional[_Union[LoadInit, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., refold: _Optional[_Union[Refold, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ..., close_job: _Optional[_Union[CloseJob, _Mapping]] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open_job: _Optional[_Union[OpenJob, _Mapping]] = ..., expect: _Optional[_Union[Expect, _Mapping]] = ..., end_attempts: _Optional[_Union[EndAttempts, _Mapping]] = ..., load_init: _Optional[_Union[LoadInit, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., refold: _Optional[_Union[Refold, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ...) -> None: ...
 
 class ShardReport(_message.Message):
     __slots__ = ("hello", "job_opened", "staged", "part_refused", "folded", "part_lost", "prepared", "norms", "applied", "shard_failed")

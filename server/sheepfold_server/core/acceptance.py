@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import sheepfold_wire.messages as m
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.state import JobState
+
+FACTOR_MIN, FACTOR_MAX = 1e-30, 1e30
+"""Bounds of weight per sample: factors are fp32, and neither they nor their sum may leave its range."""
 
 
 def why_refused(state: JobState, attempt: Attempt, facts: m.Facts) -> str:
@@ -14,9 +15,11 @@ def why_refused(state: JobState, attempt: Attempt, facts: m.Facts) -> str:
     if attempt.is_init:
         return ""
     batch = state.job.batch
-    if not (math.isfinite(facts.weight) and facts.weight > 0):
-        return f"its weight is {facts.weight}, it must be finite and above 0"
     due = state.batch.slot_samples(attempt.slot if attempt.step is None else attempt.step)
+    if not FACTOR_MIN <= facts.weight / due <= FACTOR_MAX:  # NaN is not within either
+        return f"its weight is {facts.weight} for {due} samples; give one above 0, within fp32"
+    if facts.samples < 1:
+        return f"it covers {facts.samples} samples, at least 1 is needed"
     if state.job.data.mode == "indexed" and facts.samples != due:
         return f"it covers {facts.samples} samples, its slot has {due}"
     newest = state.version if batch.max_staleness else attempt.base_version

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -31,7 +31,6 @@ class Attempt:
     is_staged: bool = False
     """On every shard: the worker has nothing left to do for it."""
     is_admitted: bool = False
-    staged_digests: dict[int, bytes] = field(default_factory=dict)
 
 
 class Attempts:
@@ -46,7 +45,7 @@ class Attempts:
         self._live: dict[AttemptId, Attempt] = {}
         self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self.leased = self.committed = self.skipped = self.leased_again = 0
-        self.dropped: Counter[str] = Counter()
+        self.dropped = 0
 
     def grant(
         self,
@@ -105,11 +104,10 @@ class Attempts:
         """Attempts that hold reserved room and are not admitted."""
         return sum(not attempt.is_admitted for attempt in self._live.values())
 
-    def end(self, attempt: Attempt, why: str) -> None:
+    def end(self, attempt: Attempt) -> None:
         """The attempt will never count."""
         del self._live[attempt.id]
-        if not attempt.is_init:
-            self.dropped[why] += 1
+        self.dropped += not attempt.is_init
 
     def commit(self, attempt: Attempt, is_skip: bool) -> None:
         """The attempt is part of a step that is decided."""
@@ -134,7 +132,7 @@ class Attempts:
             leased=self.leased,
             committed=self.committed,
             leased_again=self.leased_again,
-            dropped=sum(self.dropped.values()),
+            dropped=self.dropped,
             skipped=self.skipped,
             outstanding=sum(not a.is_init for a in self._live.values()),
         )

@@ -33,7 +33,15 @@ from sheepfold_server.core.reports import job_status, waiting_for
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.state import JobState, Life, ShardState
 from sheepfold_server.core.stepping import Stepping
-from sheepfold_wire.errors import BadConfig, DataMismatch, NotReady, SheepfoldError, WorkerUnknown
+from sheepfold_server.core.workers import Worker
+from sheepfold_wire.errors import (
+    BadConfig,
+    DataMismatch,
+    NotReady,
+    PreconditionError,
+    SheepfoldError,
+    WorkerUnknown,
+)
 from sheepfold_wire.job import Job
 
 REQUESTS_KEPT = 1024
@@ -68,7 +76,7 @@ class Coordinator:
         self._administration = Administration(self._state, self._stepping)
         self._waiters: list[_Waiter] = []
         self._answered: OrderedDict[str, WorkerReply] = OrderedDict()
-        """Answers of administrative calls by request id: a repeated call acts once (invariant I18)."""
+        """Answers of administrative calls by call and request id: a repeat acts once (invariant I18)."""
 
     # --- the door ---------------------------------------------------------------------------------
 
@@ -108,7 +116,9 @@ class Coordinator:
         try:
             match request:
                 case m.CreateJobRequest():
-                    reply: WorkerReply = self._once(request.request_id, lambda: self._opening.create(request))
+                    reply: WorkerReply = self._once(
+                        "create", request.request_id, lambda: self._opening.create(request)
+                    )
                 case m.AttachRequest():
                     reply = self._attach(request)
                 case m.LeaseRequest():
@@ -120,7 +130,7 @@ class Coordinator:
                     reply = self._release(request)
                 case m.ConfigChangeRequest():
                     reply = self._once(
-                        request.request_id, lambda: self._administration.change_config(request)
+                        "change", request.request_id, lambda: self._administration.change_config(request)
                     )
                 case m.ControlRequest():
                     reply = self._administration.control(request)
@@ -131,13 +141,14 @@ class Coordinator:
         else:
             self._state.outbox.append(Answer(caller, reply))
 
-    def _once(self, request_id: str, act: Callable[[], WorkerReply]) -> WorkerReply:
-        known = self._answered.get(request_id) if request_id else None
+    def _once(self, call: str, request_id: str, act: Callable[[], WorkerReply]) -> WorkerReply:
+        key = f"{call}/{request_id}"
+        known = self._answered.get(key)
         if known is not None:
             return known
         reply = act()
         if request_id:
-            self._answered[request_id] = reply
+            self._answered[key] = reply
             while len(self._answered) > REQUESTS_KEPT:
                 self._answered.popitem(last=False)
         return reply
@@ -145,8 +156,6 @@ class Coordinator:
     def _attach(self, request: m.AttachRequest) -> m.AttachReply:
         state = self._state
         data = state.job.data
-        if request.manifest_json:
-            self._opening.take_manifest(request.manifest_json)
         if request.data_samples and data.samples and request.data_samples != data.samples:
             raise DataMismatch(
                 f"the data set has {request.data_samples} samples, the job says data.samples = {data.samples}"
@@ -155,6 +164,10 @@ class Coordinator:
             raise DataMismatch(
                 f"the data set's fingerprint is {request.data_fingerprint}, the job's {data.fingerprint}"
             )
+        if request.manifest_json:
+            self._opening.take_manifest(request.manifest_json)
+        if state.unusable is not None:
+            raise state.unusable
         missing = [index for index, shard in enumerate(state.shards) if not shard.is_up]
         if missing:
             raise NotReady(
@@ -182,14 +195,16 @@ class Coordinator:
             heartbeat_seconds=min(2.0, state.job.leases.seconds / 4),
         )
 
-    def _known(self, name: str) -> None:
+    def _known(self, name: str) -> Worker:
         worker = self._state.workers.get(name)
         if worker is None:
             raise WorkerUnknown(f"worker {name} is not attached (any more); attach again")
         worker.seen_at = self._state.now
+        return worker
 
     def _lease(self, caller: int, request: m.LeaseRequest) -> None:
-        self._known(request.worker)
+        if self._known(request.worker).request.is_reader:
+            raise PreconditionError(f"{request.worker} attached as a reader, and readers take no leases")
         lost = [a for a in self._state.attempts.of_worker(request.worker) if a.id not in request.holding]
         if lost:  # the reply that gave this lease never arrived
             self._state.outbox.append(
@@ -209,6 +224,9 @@ class Coordinator:
         """Give work to held calls, oldest first; answer those whose wait is over or whose job is."""
         held: list[_Waiter] = []
         for waiter in self._waiters:
+            if self._state.unusable is not None:
+                self._state.outbox.append(Refuse(waiter.caller, self._state.unusable))
+                continue
             life = self._state.life
             attempt = None if life is Life.ENDED else self._granting.grant(waiter.worker)
             if attempt is not None:

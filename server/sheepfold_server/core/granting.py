@@ -77,8 +77,7 @@ class Granting:
         )
 
     def _announce(self, attempt: Attempt) -> Attempt:
-        slot = None if attempt.step is None else attempt.slot
-        self._s.tell_all(m.Expect(self._s.name, attempt.id, attempt.is_init, attempt.step, slot))
+        self._s.tell_all(m.Expect(self._s.name, attempt.id, attempt.is_init, attempt.step))
         return attempt
 
     def _base_version(self, step: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.parts import Part, PartState
 from sheepfold_wire.errors import (
     ContributionConflict,
+    InvalidError,
     JobUnknown,
     ManifestMismatch,
     PlanMismatch,
@@ -82,6 +84,11 @@ def check_part(job: ShardJob, part: Part, header: m.PushHeader) -> None:
         )
     if header.payload_bytes != due:
         raise ShapeMismatch(f"the part has {header.payload_bytes} bytes, shard {job.shard} expects {due}")
+    if not (math.isfinite(header.facts.weight) and math.isfinite(header.facts.loss or 0.0)):
+        raise InvalidError(
+            f"weight = {header.facts.weight}, loss = {header.facts.loss}: both must be finite; "
+            "a loss may be left out"
+        )
     if len(header.facts.present) != job.presence_bytes:
         raise ShapeMismatch(
             f"the presence bitmap has {len(header.facts.present)} bytes, {job.presence_bytes} are expected "

@@ -12,7 +12,6 @@ from sheepfold_wire.errors import (
     BadConfig,
     ConfigMismatch,
     ManifestMismatch,
-    NumericsMismatch,
     PreconditionError,
     WindowTooSmall,
 )
@@ -81,11 +80,6 @@ class Opening:
         link.is_up, link.is_ready = True, False
         if not event.is_resumed:
             self._recovery.on_lost_memory(event.shard)
-        prints = {s.hello.numeric_fingerprint for s in state.shards if s.hello is not None}
-        if len(prints) > 1:
-            found = ", ".join(sorted(prints))
-            why = f"shards compute differently: {found}; give all the same kernel, device and torch"
-            state.pause(NumericsMismatch(why).message)
         if state.geometry is not None:
             self._open_on(event.shard)
 
@@ -113,7 +107,7 @@ class Opening:
                 f"the staging budget of shard {shard} ({budget} bytes) holds {report.part_slots} parts of "
                 f"job {state.name}, 2 are needed; raise --staging-bytes or add shards"
             )
-            state.pause(WindowTooSmall(why).message)
+            state.spoil(WindowTooSmall(why))
         elif report.version < state.version:
             state.pause(
                 f"shard {shard} came back with version {report.version}, version {state.version} is "

@@ -20,13 +20,17 @@ class Recovery:
         self._stepping = stepping
 
     def on_part_lost(self, shard: int, report: m.PartLost) -> None:
-        """Refold from raw bytes if every shard that has folded the slot still holds them, else RESTART(t)."""
+        """Refold where every shard holds the raw bytes and has room for the slot again, else RESTART(t)."""
         step = self._s.steps.get(report.step)
         if step is None or step.phase not in (Phase.OPEN, Phase.CLOSED) or report.slot >= step.admitted:
             return
         self._s.note(f"shard {shard} lost slot {report.slot} of step {report.step}")
         if step.cannot_refold:
             self.restart(step, f"shard {shard} lost slot {report.slot} and raw bytes are gone")
+        elif not self._leaves_room(step, report.slot):
+            self.restart(
+                step, f"shard {shard} lost slot {report.slot} and the slots above it fill the window"
+            )
         else:
             slot = step.slots[report.slot]
             assert slot.winner is not None
@@ -35,6 +39,11 @@ class Recovery:
             step.reopen(report.slot)
             self._s.tell_all(m.Refold(self._s.name, step.step, (report.slot,)))
         self._stepping.admit_ready()
+
+    def _leaves_room(self, step: OpenStep, lost: int) -> bool:
+        """Whether the lost slot could be leased if those above it waited for it, staged and not folded."""
+        above = step.admitted - lost - 1
+        return self._s.attempts.unadmitted() + above < self._s.window()
 
     def restart(self, step: OpenStep, why: str) -> None:
         """RESTART(t): every sum is zeroed and every attempt of the step ended; slots are leased anew."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import sheepfold_wire.messages as m
-from sheepfold_server.core.state import JobState
+from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.steps import OpenStep
 from sheepfold_wire.sums import add_in_order
 
@@ -41,7 +41,7 @@ def step_report(state: JobState, step: OpenStep) -> m.StepReport:
                 a.facts.samples,
                 a.facts.weight,
                 step.slots[i].attempts,
-                a.base_version,
+                a.facts.base_version,
                 a.facts.loss,
             )
             for i, a in enumerate(winners)
@@ -77,11 +77,11 @@ def _slice_facts(state: JobState, step: OpenStep) -> tuple[m.SliceFacts, ...]:
 
 
 def rates(state: JobState) -> tuple[float, float]:
-    """(steps per second, samples per second) over the newest steps; 0 before two are known."""
+    """(steps per second, samples per second) over the newest steps until now; 0 before two are known."""
     if len(state.last_commits) < 2:
         return 0.0, 0.0
     first, last = state.last_commits[0], state.last_commits[-1]
-    seconds = last[0] - first[0]
+    seconds = (last[0] if state.life is Life.ENDED else state.now) - first[0]
     if seconds <= 0:
         return 0.0, 0.0
     return (len(state.last_commits) - 1) / seconds, (last[1] - first[1]) / seconds

@@ -92,7 +92,7 @@ class Shard:
                 self._on_commit(command)
             case m.Totals():
                 self._on_totals(command)
-            case m.CloseJob() | m.Welcome():
+            case m.Welcome():
                 pass
 
     def _drop(self, attempts: list[AttemptId]) -> None:

@@ -13,6 +13,7 @@ from sheepfold_server.core.events import CoordinatorEffect, Note, Persist, ToSha
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.steps import OpenStep
 from sheepfold_server.core.workers import Workers
+from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.ids import NOTHING_LOADED
 from sheepfold_wire.job import Job
 from sheepfold_wire.manifest import Manifest
@@ -94,6 +95,8 @@ class JobState:
     samples_skipped: int = 0
     last_commits: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_STEPS + 1))
     """(time, samples committed so far) at each of the newest commits."""
+    unusable: SheepfoldError | None = None
+    """Why the job cannot run here, whatever is tried."""
     outbox: list[CoordinatorEffect] = field(default_factory=list)
     now: float = 0.0
     records: int = 0
@@ -137,9 +140,14 @@ class JobState:
         self.life, self.why = Life.PAUSED, why
         self.note(f"paused: {why}")
 
+    def spoil(self, error: SheepfoldError) -> None:
+        """The job cannot run on these shards at all: every worker is told why, instead of waiting."""
+        self.unusable = error
+        self.pause(error.message)
+
     def end_attempt(self, attempt: Attempt, why: str) -> None:
         """On all shards, and the worker is told at its next call."""
-        self.attempts.end(attempt, why)
+        self.attempts.end(attempt)
         self.workers.tell_end(attempt, why)
         self.tell_all(m.EndAttempts(self.name, (attempt.id,), why))
 

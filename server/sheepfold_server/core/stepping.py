@@ -14,6 +14,7 @@ from sheepfold_server.core.decide import blocks_in_order, decide, totals_in_orde
 from sheepfold_server.core.events import Publish
 from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.reports import step_report
+from sheepfold_server.core.schedule import learning_rate
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_server.core.steps import OpenStep, Phase, SlotState, map_digest
 from sheepfold_wire.ids import NOTHING_LOADED
@@ -209,7 +210,8 @@ class Stepping:
     def _give_up(self, step: OpenStep) -> None:
         """SKIP without a sum: a slot of the step cannot be had."""
         step.closed_at = self._s.now
-        rate = self._s.config.at(step.step).optimizer.lr.peak
+        job = self._s.config.at(step.step)
+        rate = learning_rate(job.optimizer.lr, step.step, job.stop.steps)
         self._commit(step, m.Commit(self._s.name, self._s.term, step.step, "", True, rate, 1.0, b""))
 
     def on_folded(self, shard: int, report: m.Folded) -> None:

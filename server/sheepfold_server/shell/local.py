@@ -113,7 +113,7 @@ class LocalTransport:
             return m.PushReply(duplicate=True)
         kept, codec = bytearray(payload), Codec(header.codec)
         try:
-            check = check_part(actor, kept, codec)
+            check = check_part(actor, kept, codec, header.facts.present)
         except BaseException:
             actor.push_broken(token)
             raise

@@ -68,6 +68,8 @@ class ShardActor:
         self._served_codecs = {Codec.FP32}
         self._split = tensors.layout.plan.split_slices
         self._block_ids = _block_ids(tensors)
+        slices = tensors.layout.plan.manifest.slices
+        self.tensor_of_block = [slices[index].tensor for _, index in self._block_ids]
         self.bytes_in = self.bytes_out = 0
         self._reported_in = self._reported_out = 0
 

@@ -31,6 +31,7 @@ from sheepfold_wire.errors import (
     ChunkChecksumMismatch,
     InternalError,
     InvalidError,
+    JobUnknown,
     NotReady,
     ShapeMismatch,
     SheepfoldError,
@@ -111,14 +112,14 @@ class ShardService:
         except FutureTimeout:
             actor.push_broken(token)
             raise AttemptNotAnnounced(
-                f"attempt {header.attempt} was not announced within {ANNOUNCED_SECONDS:.0f} s; send it again, "
-                "or ask for a lease"
+                f"attempt {header.attempt} was not announced within {ANNOUNCED_SECONDS:.0f} s; send it "
+                "again, or ask for a lease"
             ) from None
         if isinstance(answer, e.AnswerPush):
             return m.PushReply(duplicate=True)
         try:
             payload, codec = _receive(requests, header), Codec(header.codec)
-            check = check_part(actor, payload, codec)
+            check = check_part(actor, payload, codec, header.facts.present)
         except BaseException:
             actor.push_broken(token)
             raise
@@ -137,6 +138,8 @@ class ShardService:
 
     def _pull(self, asked: m.PullRequest, remaining: float) -> tuple[ShardActor, Served]:
         actor = self._process.actor(asked.job)
+        if asked.shard != actor.job.shard:
+            raise JobUnknown(f"this is shard {actor.job.shard}, the pull is for shard {asked.shard}")
         check_target(actor.job, asked.incarnation, asked.manifest_digest, asked.plan_digest)
         try:
             codec = Codec(asked.codec)
@@ -189,10 +192,14 @@ def _receive(requests: Iterator[bytes], header: m.PushHeader) -> bytearray:
     return payload
 
 
-def check_part(actor: ShardActor, payload: frames.Buffer, codec: Codec) -> e.PartCheck:
+def check_part(actor: ShardActor, payload: frames.Buffer, codec: Codec, present: bytes) -> e.PartCheck:
     """The staging pass: finite test and sums of squares, in this call's own thread, outside the kernel's."""
     check = actor.tensors.check(payload, codec)
     if not check.padding_is_zero:
         raise ShapeMismatch("the part has values in its padding; elements beyond a slice's end must be 0")
-    tensor, count = next(iter(check.nonfinite.items()), ("", 0))
-    return e.PartCheck(tuple(check.sum_of_squares.tolist()), tensor, count)
+    for tensor, squares in zip(actor.tensor_of_block, check.sum_of_squares, strict=True):
+        if squares and not present[tensor // 8] >> tensor % 8 & 1:
+            name = actor.tensors.layout.plan.manifest.tensors[tensor].name
+            raise ShapeMismatch(f"tensor {name} is marked absent and has values; absent tensors must be 0")
+    name, count = next(iter(check.nonfinite.items()), ("", 0))
+    return e.PartCheck(tuple(check.sum_of_squares.tolist()), name, count)
