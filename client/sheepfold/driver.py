@@ -37,6 +37,7 @@ from sheepfold.events import (
     Want,
 )
 from sheepfold.session import Session
+from sheepfold.signals import leave_on_sigterm
 from sheepfold.threads import CallThreads
 from sheepfold.transport import TransportError
 from sheepfold_wire.codecs import Buffer
@@ -80,6 +81,7 @@ class Driver:
         self._heartbeat: threading.Thread | None = None
         self._pid = os.getpid()
         atexit.register(self.close, "the script ended")
+        leave_on_sigterm()
 
     # --- what the script asks for -------------------------------------------------------------------
 

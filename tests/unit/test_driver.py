@@ -292,10 +292,15 @@ def test_ctrl_c_interrupts_a_wait_and_the_driver_can_go_on(
         signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        driver.next_lease()
-    thread.join()
+    # A shell that starts the tests in the background ignores SIGINT for them; a script's terminal does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            driver.next_lease()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert driver.take_weights() is None
     leave.set()
     assert driver.next_lease().is_init

@@ -20,7 +20,13 @@ from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
 from sheepfold_server.shell.actor import Actor
 from sheepfold_server.storage.null import NullStorage
-from sheepfold_wire.errors import BadConfig, JobUnknown, NumericsMismatch, PreconditionError
+from sheepfold_wire.errors import (
+    BadConfig,
+    JobUnknown,
+    NumericsMismatch,
+    PreconditionError,
+    SheepfoldError,
+)
 from sheepfold_wire.job import job_from_json
 
 log = logging.getLogger(__name__)
@@ -48,7 +54,7 @@ class JobActor:
     ) -> None:
         self.core = coordinator
         self._send, self._storage = send, storage
-        self._callers: dict[int, Future[e.WorkerReply]] = {}
+        self._callers: dict[int, tuple[Future[e.WorkerReply], e.WorkerRequest]] = {}
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
         self.reports: deque[m.StepReport] = deque(maxlen=REPORTS_KEPT)
@@ -68,7 +74,7 @@ class JobActor:
         future: Future[e.WorkerReply] = Future()
         with self._lock:
             token = next(self._tokens)
-            self._callers[token] = future
+            self._callers[token] = future, request
         self.submit(e.FromWorker(token, request))
         return future
 
@@ -98,13 +104,9 @@ class JobActor:
     def _perform(self, effect: e.CoordinatorEffect) -> None:
         match effect:
             case e.Answer(caller, reply):
-                future = self._take(caller)
-                if future is not None:
-                    future.set_result(reply)
+                self._answer(caller, reply)
             case e.Refuse(caller, error):
-                future = self._take(caller)
-                if future is not None:
-                    future.set_exception(error)
+                self._answer(caller, error)
             case e.ToShard(shard, command):
                 self._send(shard, command)
             case e.Persist(number, record):
@@ -119,10 +121,24 @@ class JobActor:
             case e.Note(text):
                 log.info(text)
 
-    def _take(self, caller: int) -> Future[e.WorkerReply] | None:
+    def _answer(self, caller: int, answer: e.WorkerReply | SheepfoldError) -> None:
         with self._lock:
-            future = self._callers.pop(caller, None)
-        return future if future is not None and future.set_running_or_notify_cancel() else None
+            future, request = self._callers.pop(caller, (None, None))
+        if future is None:
+            return
+        if not future.set_running_or_notify_cancel():
+            self._take_back(request, answer)
+        elif isinstance(answer, SheepfoldError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    def _take_back(self, request: object, answer: object) -> None:
+        """The caller went away while it waited: the lease it was given is free again at once."""
+        if isinstance(request, m.LeaseRequest) and isinstance(answer, m.LeaseReply) and answer.lease:
+            given = (answer.lease.attempt,)
+            back = m.ReleaseRequest(request.job, request.worker, given, reason="caller gone")
+            self._actor.submit(e.FromWorker(0, back))
 
 
 @dataclass(slots=True)

@@ -227,8 +227,7 @@ class ShardActor:
                 payload, _ = self._parts[attempt]
                 self._on_kernel(lambda: self._load(payload))
             case e.FoldSlots():
-                parts = [(slot, *self._parts[attempt], factor) for slot, attempt, factor in effect.parts]
-                self._on_kernel(lambda: self._fold(effect, parts))
+                self._fold_parts(effect)
             case e.FinishSum():
                 self._on_kernel(lambda: self._finish(effect))
             case e.DiscardSum(step):
@@ -242,6 +241,15 @@ class ShardActor:
                 self._on_kernel(lambda: self._answer(token, (version, self.tensors.block_digests())))
             case _:
                 raise TypeError(f"no way to perform {effect!r}")
+
+    def _fold_parts(self, effect: e.FoldSlots) -> None:
+        """The bytes are taken now: by the time the kernel runs, their attempts may have been dropped."""
+        gone = [slot for slot, attempt, _ in effect.parts if attempt not in self._parts]
+        if gone:
+            self._actor.submit(e.FoldFailed(effect.step, effect.fold, gone[0]))
+            return
+        parts = [(slot, *self._parts[attempt], factor) for slot, attempt, factor in effect.parts]
+        self._on_kernel(lambda: self._fold(effect, parts))
 
     def _load(self, payload: Buffer) -> None:
         self.tensors.load(payload)
