@@ -11,7 +11,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 def require(name: str, reason: str) -> None:
-    """Skip the calling test for want of a tool `name`, or fail it where $SHEEPFOLD_REQUIRE asks for that name.
+    """Skip the calling test for want of the tool `name`, or fail it where $SHEEPFOLD_REQUIRE names it.
 
     SHEEPFOLD_REQUIRE is a comma-separated list of names (protos, browser, ...), or `all`; CI sets `all`, so
     that a suite cannot silently stop running. Call it once it is known that the tool is missing.

@@ -6,7 +6,7 @@ tuples are repeated fields, `AttemptId` is a message. `test_messages.py` holds b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import UnionType
@@ -119,3 +119,12 @@ def report_to_proto(report: messages.ShardReport) -> shard_pb2.ShardReport:
 def report_from_proto(message: shard_pb2.ShardReport) -> messages.ShardReport | None:
     name = message.WhichOneof("report")
     return None if name is None else from_proto(_REPORTS[name], getattr(message, name))
+
+
+def commands_to_proto(commands: Iterable[messages.ShardCommand]) -> shard_pb2.ShardCommands:
+    """One message of a link, for all commands that wait."""
+    return shard_pb2.ShardCommands(commands=[command_to_proto(command) for command in commands])
+
+
+def reports_to_proto(reports: Iterable[messages.ShardReport]) -> shard_pb2.ShardReports:
+    return shard_pb2.ShardReports(reports=[report_to_proto(report) for report in reports])

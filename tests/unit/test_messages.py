@@ -30,7 +30,16 @@ VALUES = sorted(
     (kind for _, kind in inspect.getmembers(m, inspect.isclass) if is_dataclass(kind)),
     key=lambda kind: kind.__name__,
 )
-WIRE_ONLY = {"AttemptId", "Chunk", "PushFrame", "PullFrame", "ShardCommand", "ShardReport"}
+WIRE_ONLY = {
+    "ShardCommands",
+    "ShardReports",
+    "AttemptId",
+    "Chunk",
+    "PushFrame",
+    "PullFrame",
+    "ShardCommand",
+    "ShardReport",
+}
 """Messages without a value class: an id, frames that go by position, and the two oneofs."""
 
 SCALARS = {

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import grpc
+import grpc.experimental
 
 import sheepfold_wire.messages as m
 from sheepfold.transport import REPLIES, CoordinatorRequest, TransportError
@@ -62,6 +63,7 @@ def channel_options(environ: Mapping[str, str] = os.environ) -> list[tuple[str, 
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.use_local_subchannel_pool", 1),
+        (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),  # a pull needs no thread of grpc's
     ]
 
 

@@ -73,8 +73,8 @@ class CoordinatorServiceStub(object):
                 _registered_method=True)
         self.Link = channel.stream_stream(
                 '/sheepfold.v1.CoordinatorService/Link',
-                request_serializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShardReport.SerializeToString,
-                response_deserializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShardCommand.FromString,
+                request_serializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShardReports.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShardCommands.FromString,
                 _registered_method=True)
 
 
@@ -172,8 +172,8 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
             ),
             'Link': grpc.stream_stream_rpc_method_handler(
                     servicer.Link,
-                    request_deserializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShardReport.FromString,
-                    response_serializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShardCommand.SerializeToString,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShardReports.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShardCommands.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -391,8 +391,8 @@ class CoordinatorService(object):
             request_iterator,
             target,
             '/sheepfold.v1.CoordinatorService/Link',
-            sheepfold__wire_dot_v1_dot_shard__pb2.ShardReport.SerializeToString,
-            sheepfold__wire_dot_v1_dot_shard__pb2.ShardCommand.FromString,
+            sheepfold__wire_dot_v1_dot_shard__pb2.ShardReports.SerializeToString,
+            sheepfold__wire_dot_v1_dot_shard__pb2.ShardCommands.FromString,
             options,
             channel_credentials,
             insecure,

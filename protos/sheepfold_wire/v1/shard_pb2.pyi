@@ -486,3 +486,15 @@ class ShardReport(_message.Message):
     applied: Applied
     shard_failed: ShardFailed
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., job_opened: _Optional[_Union[JobOpened, _Mapping]] = ..., staged: _Optional[_Union[Staged, _Mapping]] = ..., part_refused: _Optional[_Union[PartRefused, _Mapping]] = ..., folded: _Optional[_Union[Folded, _Mapping]] = ..., part_lost: _Optional[_Union[PartLost, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., norms: _Optional[_Union[Norms, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., shard_failed: _Optional[_Union[ShardFailed, _Mapping]] = ...) -> None: ...
+
+class ShardCommands(_message.Message):
+    __slots__ = ("commands",)
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    commands: _containers.RepeatedCompositeFieldContainer[ShardCommand]
+    def __init__(self, commands: _Optional[_Iterable[_Union[ShardCommand, _Mapping]]] = ...) -> None: ...
+
+class ShardReports(_message.Message):
+    __slots__ = ("reports",)
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.RepeatedCompositeFieldContainer[ShardReport]
+    def __init__(self, reports: _Optional[_Iterable[_Union[ShardReport, _Mapping]]] = ...) -> None: ...

@@ -184,7 +184,8 @@ class Shard:
                 found.folded, found.folding_until = found.folding_until, None
                 found.fold_seconds += event.seconds
                 self._parts.folded(key for key, _ in (found.admitted[s] for s in range(found.folded)))
-                self._report(m.Folded(self.job.job, found.step, found.folded, found.can_refold))
+                if found.close is None or found.folded < len(found.close.slots):  # else PREPARED says it
+                    self._report(m.Folded(self.job.job, found.step, found.folded, found.can_refold))
                 self._fold_ready(found)
             case e.FoldFailed():
                 found.is_broken = True

@@ -231,6 +231,7 @@ class Stepping:
         if report.map_digest != step.close.map_digest:
             return  # of a map that was given up; the new one is being prepared
         step.prepared[shard] = report
+        step.folded[shard] = len(step.slots)
         if len(step.prepared) < len(self._s.shards):
             return
         geometry = self._geometry

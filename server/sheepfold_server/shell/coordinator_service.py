@@ -12,9 +12,10 @@ import grpc
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import WorkerReply, WorkerRequest
+from sheepfold_server.shell.batches import batches
 from sheepfold_server.shell.coordinator_actor import Fleet
 from sheepfold_server.shell.options import has_deadline
-from sheepfold_wire.convert import command_to_proto, from_proto, report_from_proto, to_proto
+from sheepfold_wire.convert import commands_to_proto, from_proto, report_from_proto, to_proto
 from sheepfold_wire.errors import BadFrame, InternalError, InvalidError, Overloaded, SheepfoldError
 from sheepfold_wire.status import DETAILS_KEY, to_details
 from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc, shard_pb2
@@ -82,8 +83,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
         return await self._call(m.ControlRequest, request, context)
 
     async def Link(
-        self, requests: AsyncIterator[shard_pb2.ShardReport], context: Context
-    ) -> AsyncIterator[shard_pb2.ShardCommand]:
+        self, requests: AsyncIterator[shard_pb2.ShardReports], context: Context
+    ) -> AsyncIterator[shard_pb2.ShardCommands]:
         """One shard's stream: reports in, commands out, for as long as both live."""
         commands: asyncio.Queue[m.ShardCommand | None] = asyncio.Queue(LINK_QUEUE_MAX)
         loop = asyncio.get_running_loop()
@@ -101,7 +102,14 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
         reader = asyncio.create_task(self._read_reports(hello.shard, requests, commands))
         try:
             while (command := await commands.get()) is not None:
-                yield command_to_proto(command)
+                waiting = [command]
+                while not commands.empty() and command is not None:
+                    command = commands.get_nowait()
+                    waiting += [] if command is None else [command]
+                for batch in batches(waiting):
+                    yield commands_to_proto(batch)
+                if command is None:
+                    return
         finally:
             reader.cancel()
             self._fleet.link_down(hello.shard, send)
@@ -109,18 +117,13 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
     async def _read_reports(
         self,
         shard: int,
-        requests: AsyncIterator[shard_pb2.ShardReport],
+        requests: AsyncIterator[shard_pb2.ShardReports],
         commands: asyncio.Queue[m.ShardCommand | None],
     ) -> None:
         try:
             async for message in requests:
-                report = report_from_proto(message)
-                if report is None:
-                    log.error(
-                        "shard %d sent a report this version does not know; update the coordinator", shard
-                    )
-                else:
-                    self._fleet.report(shard, report)
+                for wrapped in message.reports:
+                    self._take(shard, report_from_proto(wrapped))
         except grpc.RpcError:
             pass  # the link is gone; Link ends below and says so
         except Exception:
@@ -128,10 +131,16 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
         finally:
             commands.put_nowait(None)
 
+    def _take(self, shard: int, report: m.ShardReport | None) -> None:
+        if report is None:
+            log.error("shard %d sent a report this version does not know; update the coordinator", shard)
+        else:
+            self._fleet.report(shard, report)
 
-async def _first_report(requests: AsyncIterator[shard_pb2.ShardReport]) -> m.Hello:
+
+async def _first_report(requests: AsyncIterator[shard_pb2.ShardReports]) -> m.Hello:
     first = await anext(requests, None)
-    hello = None if first is None else report_from_proto(first)
+    hello = report_from_proto(first.reports[0]) if first is not None and first.reports else None
     if not isinstance(hello, m.Hello):
         raise BadFrame("the first report on a link must be Hello")
     return hello

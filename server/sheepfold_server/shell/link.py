@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 import grpc
 
 import sheepfold_wire.messages as m
+from sheepfold_server.shell.batches import batches
 from sheepfold_server.shell.options import channel_options
-from sheepfold_wire.convert import command_from_proto, report_to_proto
+from sheepfold_wire.convert import command_from_proto, reports_to_proto
 from sheepfold_wire.v1 import coordinator_pb2_grpc, shard_pb2
 
 log = logging.getLogger(__name__)
@@ -85,18 +86,28 @@ class Link:
         try:
             for message in call:
                 self.is_up = True
-                command = command_from_proto(message)
-                if command is None:
-                    log.error("the coordinator sent a command this version does not know; update the shard")
-                else:
-                    self._on_command(command)
+                for wrapped in message.commands:
+                    self._take(command_from_proto(wrapped))
         finally:
             reports.put(None)
 
+    def _take(self, command: m.ShardCommand | None) -> None:
+        if command is None:
+            log.error("the coordinator sent a command this version does not know; update the shard")
+        else:
+            self._on_command(command)
 
-def _stream(reports: queue.SimpleQueue[m.ShardReport | None]) -> Iterator[shard_pb2.ShardReport]:
+
+def _stream(reports: queue.SimpleQueue[m.ShardReport | None]) -> Iterator[shard_pb2.ShardReports]:
     while (report := reports.get()) is not None:
-        yield report_to_proto(report)
+        waiting = [report]
+        while not reports.empty() and report is not None:
+            report = reports.get()
+            waiting += [] if report is None else [report]
+        for batch in batches(waiting):
+            yield reports_to_proto(batch)
+        if report is None:
+            return
 
 
 def _is_final(error: grpc.RpcError) -> bool:
