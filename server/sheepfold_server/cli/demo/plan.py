@@ -36,7 +36,10 @@ class DataFacts:
 
 
 def demo_job(plan: DemoPlan, data: DataFacts) -> Job:
-    """LAMB at a peak of 0.02 with 10 % warm-up and linear decay, K = 8 slots of 128 samples."""
+    """LAMB at a peak of 0.02 with 10 % warm-up and linear decay, K = 8 slots of 128 samples.
+
+    Decay 0.1: 30 passes over 10,000 images overfit, and with 0.01 the accuracy stays about a point lower.
+    """
     return parse_job(
         {
             "name": JOB,
@@ -51,7 +54,7 @@ def demo_job(plan: DemoPlan, data: DataFacts) -> Job:
                     "power": 1.0,
                     "warmup_steps": max(1, plan.steps // 10),
                 },
-                "weight_decay": 0.01,
+                "weight_decay": 0.1,
             },
             "wire": {"up": "bf16"},
             "stop": {"steps": plan.steps},
