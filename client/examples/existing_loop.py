@@ -32,7 +32,7 @@ def main() -> None:
     optimizer = sheepfold.RemoteOptimizer(
         model.named_parameters(), config=JOB
     )  # was: AdamW(model.parameters())
-    loss = torch.tensor(0.0)
+    loss = torch.tensor(torch.nan)  # stays so if the job has ended before this worker came
     while not optimizer.run.has_ended:
         x, y = batches()
         loss = F.mse_loss(model(x), y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,6 +116,12 @@ class WorkerCalls:
         self.transport.call(m.ReleaseRequest(job, worker, attempts, is_leaving, reason))
 
 
+log = logging.getLogger("sheepfold")
+
+SAY_SECONDS = 3.0
+"""After that long without an answer the script is told that it waits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long to insist, and how to wait in between; times in seconds."""
@@ -129,6 +136,7 @@ class Patience:
 def insist(call: Callable[[], T], patience: Patience) -> T:
     """Repeats an idempotent call while nobody answers; raises Refused or ServerUnavailable."""
     began, pause = patience.clock(), patience.pause_seconds
+    has_said = False
     while True:
         try:
             return call()
@@ -136,6 +144,11 @@ def insist(call: Callable[[], T], patience: Patience) -> T:
             waited = patience.clock() - began
             if waited >= patience.give_up_seconds:
                 raise ServerUnavailable(waited, str(error)) from error
+            if waited >= SAY_SECONDS and not has_said:
+                has_said = True
+                log.warning(
+                    "%s; trying for %.0f s. Is `sheepfold up` running?", error, patience.give_up_seconds
+                )
         except SheepfoldError as error:
             raise Refused.by(error) from error
         patience.sleep(pause)

@@ -22,7 +22,7 @@ def contract(worker: Worker) -> str:
         f"  data: {_data(job)}",
         f"  statistics (model buffers): {_statistics(worker)}",
         f"  durability: {DURABILITY}",
-        f"  ends: after step {job.stop.steps - 1:,}",
+        f"  ends: at version {job.stop.steps:,}",
     ]
     return "\n".join(lines)
 

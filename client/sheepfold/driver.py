@@ -36,6 +36,7 @@ from sheepfold.events import (
     WaitUntil,
     Want,
 )
+from sheepfold.heartbeat import Heartbeat
 from sheepfold.session import Session
 from sheepfold.signals import leave_on_sigterm
 from sheepfold.threads import CallThreads
@@ -72,13 +73,14 @@ class Driver:
         self._wake_at: float | None = None
         self._contribution: Contribution | None = None
         self._pulled: dict[int, Buffer] = {}
+        self._is_in_place = True
+        """Whether the script has taken over all that was pulled; if not, its weights are of no version."""
         self._work_done = 0
         self._last_said = ""
         self._is_closed = False
         self._began = clock()
         self._limit_seconds: float | None = None
-        self._stop = threading.Event()
-        self._heartbeat: threading.Thread | None = None
+        self._heartbeat = Heartbeat(self.beat_once)
         self._pid = os.getpid()
         atexit.register(self.close, "the script ended")
         leave_on_sigterm()
@@ -129,6 +131,11 @@ class Driver:
             taken, self._pulled = self._pulled, {}
         return tuple(taken[shard] for shard in sorted(taken)) or None
 
+    def confirm_weights(self) -> None:
+        """The weights taken are in place. Without this word the next goal pulls them again."""
+        with self._lock:
+            self._is_in_place = True
+
     def note_progress(self) -> None:
         """A unit of work is done (a micro-batch, a pushed part): the next heartbeat renews the lease."""
         with self._lock:
@@ -164,6 +171,9 @@ class Driver:
             with self._lock:
                 self._outcome, self._wake_at, self._began = None, None, self._clock()
                 self._pulled = {}
+                if not self._is_in_place:
+                    self._session.forget_weights()
+                self._is_in_place = True
                 self._handle(goal)
             while (seconds := self._go_on()) is not None:
                 with suppress(queue.Empty):
@@ -254,15 +264,24 @@ class Driver:
         except (SheepfoldError, TransportError) as error:
             event, part = CallFailed(make.call, make.shard, error, make.round), None
         except Exception as error:  # not foreseen: the script must see it, instead of a retry
-            with self._lock:
-                self._outcome = self._outcome or Failed(error)
-                self._tell_script()
+            self._fail(error)
             return
+        try:
+            self._take(make, event, part)
+        except Exception as error:  # else the script would wait for an answer that came and went
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        with self._lock:
+            self._outcome = self._outcome or Failed(error)
+            self._tell_script()
+
+    def _take(self, make: Make, event: SessionEvent | None, part: Buffer | None) -> None:
         with self._lock:
             if event is None or self._is_closed:
                 return
             if part is not None and make.round == self._session.round:
-                self._pulled[make.shard] = part
+                self._pulled[make.shard], self._is_in_place = part, False
             self._handle(event)
 
     def _answer(self, make: Make, contribution: Contribution | None) -> _Answer:
@@ -291,25 +310,10 @@ class Driver:
             log.info("job %s: attached at version %d", terms.reply.job, terms.reply.version)
             self._terms = terms
             self._session.takes_newer_versions = terms.job.batch.max_staleness != 0
-            if self._heartbeat is None and not self._is_closed:
-                arguments = (terms.reply.heartbeat_seconds,)
-                self._heartbeat = threading.Thread(
-                    target=self._beat, args=arguments, name="sheepfold-heartbeat", daemon=True
-                )
-                self._heartbeat.start()
+            self._heartbeat.start(terms.reply.heartbeat_seconds)
         return terms.reply
 
     # --- heartbeat and the end ----------------------------------------------------------------------
-
-    def _beat(self, period_seconds: float) -> None:
-        while not self._stop.wait(period_seconds):
-            try:
-                self.beat_once()
-            except (SheepfoldError, TransportError) as error:
-                log.debug("job %s: heartbeat: %s", self._calls.opening.job, error)  # the next call settles it
-            except Exception:
-                if not self._is_closed:  # a call on a transport that is being closed may fail in any way
-                    raise
 
     def beat_once(self) -> None:
         """Say that this worker lives and how far it got; learn which of its leases ended."""
@@ -336,7 +340,7 @@ class Driver:
             self._is_closed = True
             self._tell_script()
         atexit.unregister(self.close)
-        self._stop.set()
+        self._heartbeat.stop()
         if self._session.attached is not None:
             self._release_quietly((), reason, is_leaving=True)
         self._calls.transport.close()

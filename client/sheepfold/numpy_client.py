@@ -147,6 +147,7 @@ class Client:
         parts = self._worker.take_weights()
         if parts is not None:
             self.weights = unpack_parts(self._layouts, parts, self._worker.down)
+        self._worker.confirm_weights()
 
 
 def manifest_of(parameters: Mapping[str, Array], statistics: Mapping[str, Array]) -> Manifest:

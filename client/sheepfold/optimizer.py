@@ -103,6 +103,9 @@ class RemoteOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._name_edits()
+        if run.slot is None:  # the last step() broke off after its push: this gradient is of no slot
+            run.next_slot()
+            return loss
         self.result = run.contribute(self.weight, None if loss is None else _number(loss))
         run.next_slot()
         return loss

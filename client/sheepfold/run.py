@@ -181,12 +181,19 @@ class Run:
             )
         outcome = slot.finish(weight, loss)
         gradients = {name: parameter.grad for name, parameter in self._tensors.parameters.items()}
+        if outcome.weight > m.WEIGHT_MIN and all(gradient is None for gradient in gradients.values()):
+            raise Refused("no parameter has a gradient: call slot.backward(loss) before run.step()")
         values = {**gradients, **self._tensors.buffers}
         parts = self._packer.pack(values, self._worker.up)
         present = self._packer.presence(values)
         facts = m.Facts(outcome.samples, outcome.weight, self.version, present, outcome.loss)
-        answer = self._worker.push(parts, facts)
+        # A push broken off may be staged in part: never offer its attempt again with other bytes.
         self._slot = None
+        try:
+            answer = self._worker.push(parts, facts)
+        except BaseException:
+            self._worker.release("its push was broken off")
+            raise
         counted = isinstance(answer, Ready) and answer.is_counted
         if not counted:
             place = f"slot {slot.lease.slot} of step {slot.step}"
@@ -210,6 +217,7 @@ class Run:
         if parts is not None:
             self._packer.unpack(parts, self._worker.down, self._tensors.all)
             self._buffers_at_version = [buffer.clone() for buffer in self._tensors.buffers.values()]
+        self._worker.confirm_weights()
 
     def _restore_buffers(self) -> None:
         """A slot begins with the version's statistics, not with those of the worker's slot before."""

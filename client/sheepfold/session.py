@@ -91,6 +91,10 @@ class Session:
         self._silent_since: float | None = None
         self._out: list[SessionAction] = []
 
+    def forget_weights(self) -> None:
+        """The script's weights are of no version: what was pulled did not get into place."""
+        self.version = NOTHING_LOADED
+
     def handle(self, event: SessionEvent, now: float) -> list[SessionAction]:
         """Take one event; returns what to do, in order. A goal ends with Ready, Ended or Failed."""
         match event:

@@ -17,9 +17,6 @@ from sheepfold.errors import Refused
 from sheepfold_wire.job import Job
 from sheepfold_wire.samples import stream_indices
 
-WEIGHT_OF_NOTHING = 1e-30
-"""Stated for a slot without a single token: its zeros then count as nothing; the server wants more than 0."""
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -76,6 +73,9 @@ class Slot:
         micro-batch of weight 0 (every token masked) adds nothing, whatever its loss. Raises Refused.
         """
         given = self._checked(weight)
+        if not self._calls:  # whatever an abandoned slot left in .grad is not of this one
+            for parameter in self._parameters:
+                parameter.grad = None
         self._calls += 1
         self._note_progress()
         if given == 0:
@@ -110,7 +110,7 @@ class Slot:
         if weight is not None or loss is not None:
             raise Refused("slot.backward() has weighed this slot: call step() without weight and loss")
         if self._total == 0:
-            return Outcome(self.samples, WEIGHT_OF_NOTHING, None)
+            return Outcome(self.samples, m.WEIGHT_MIN, None)
         scale = self._first_weight / self._total
         if scale != 1:
             for parameter in self._parameters:
@@ -124,11 +124,11 @@ class Slot:
         if self._job.batch.weight == "tokens":
             if weight is None:
                 raise Refused('batch.weight = "tokens": give the number of tokens behind the mean as weight=')
-            return self.samples, positive_or_zero(weight) or WEIGHT_OF_NOTHING
+            return self.samples, positive_or_zero(weight) or m.WEIGHT_MIN
         if weight is None:
             return self.samples, float(self.samples)
         if self._job.data.mode == "free":
-            return round(weight), positive_or_zero(weight) or WEIGHT_OF_NOTHING
+            return round(weight), positive_or_zero(weight) or m.WEIGHT_MIN
         if not math.isclose(weight, self.samples, rel_tol=1e-6):
             raise Refused(
                 f"the weights of this slot add up to {weight:g}, but it covers {self.samples} samples: give "

@@ -77,6 +77,10 @@ class Worker:
         """Parts of the last pull, in codec `down`; None if the weights were in place already."""
         return self._driver.take_weights()
 
+    def confirm_weights(self) -> None:
+        """The weights taken are in place."""
+        self._driver.confirm_weights()
+
     def push_init(self, parts: tuple[Buffer, ...], present: bytes) -> Ready | Ended:
         """The initial weights, fp32. They count as no samples; any weight above 0 would do."""
         facts = m.Facts(samples=0, weight=1.0, base_version=self.version, present=present)

@@ -30,6 +30,7 @@ from enum import Enum, IntEnum, auto
 from typing import ClassVar
 
 DOMAIN = "sheepfold"
+MESSAGE_CHARACTERS_MAX = 1000
 
 
 class Status(IntEnum):
@@ -81,7 +82,9 @@ class SheepfoldError(Exception):
 
     @property
     def message(self) -> str:
-        return str(self)
+        """The text as it goes over the wire: gRPC's metadata bound would swallow a longer one whole."""
+        text = str(self)
+        return text if len(text) <= MESSAGE_CHARACTERS_MAX else text[: MESSAGE_CHARACTERS_MAX - 3] + "..."
 
 
 class PreconditionError(SheepfoldError):

@@ -12,7 +12,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 def to_details(error: SheepfoldError) -> bytes:
     """The value of the trailing metadata entry DETAILS_KEY for `error`."""
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
-    status = status_pb2.Status(code=int(error.status), message=str(error))
+    status = status_pb2.Status(code=int(error.status), message=error.message)
     status.details.add().Pack(info)
     return bytes(status.SerializeToString())
 

@@ -26,8 +26,11 @@ from torch import nn
 
 import sheepfold
 import sheepfold_wire.messages as m
+from sheepfold.transport.grpc import GrpcTransport
 from sheepfold_wire.errors import LeaseEnded, NonFinite, StepClosed
 from sheepfold_wire.job import Job
+from sheepfold_wire.manifest import Manifest
+from sheepfold_wire.plan import Plan
 
 BATCH = {"samples": 32, "slot_samples": 4}
 
@@ -197,3 +200,104 @@ def test_staging_budget_below_two_parts_is_refused_with_numbers() -> None:
         fold.fleet.create(m.CreateJobRequest("", small_job().to_json())).result(5)
         with pytest.raises(sheepfold.Refused, match="staging budget of shard"):
             train(fold.address, small_job())
+
+
+class Broken(Exception):
+    """Stands for Ctrl-C or a lost server in the middle of a push."""
+
+
+def test_push_that_is_broken_off_is_never_offered_again_with_other_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """step() fails after one shard has the part; calling it again must neither count nor tear the step."""
+    with running_fold(2) as fold:
+        model, (x, y) = SmallNet(), small_data()
+        transport = GrpcTransport(fold.address)
+        push, broken_once = transport.push, iter([True])
+
+        def breaks(address: m.ShardAddress, header: m.PushHeader, payload: Any) -> m.PushReply:
+            if address.shard == 1 and header.facts.samples and next(broken_once, False):
+                raise Broken
+            return push(address, header, payload)
+
+        monkeypatch.setattr(transport, "push", breaks)
+        with sheepfold.attach(model, job="small", address=transport, config=small_job()) as run:
+            for slot in run.slots():
+                indices = torch.from_numpy(np.array(slot.indices))
+                for half in indices.split(2):
+                    slot.backward(slot_loss(model, x[half], y[half]), weight=len(half))
+                try:
+                    run.step()
+                except Exception as error:
+                    assert "Broken" in repr(error)  # noqa: PT017
+                    with pytest.raises(sheepfold.Refused, match="no slot is leased"):
+                        run.step()
+        assert fold.fleet.status("small").counts.dropped == 1
+        disturbed = digest_of(fold.address, "small")
+    with running_fold(1) as fold:
+        train_in_halves(fold.address)
+        assert digest_of(fold.address, "small") == disturbed
+
+
+def train_in_halves(address: str) -> None:
+    model, (x, y) = SmallNet(), small_data()
+    with sheepfold.attach(model, job="small", address=address, config=small_job()) as run:
+        for slot in run.slots():
+            for half in torch.from_numpy(np.array(slot.indices)).split(2):
+                slot.backward(slot_loss(model, x[half], y[half]), weight=len(half))
+            run.step()
+
+
+def test_slot_without_a_token_is_counted_as_nothing() -> None:
+    """Its weight is next to nothing, so the step is the mean over the others."""
+    job = small_job(batch={**BATCH, "weight": "tokens"}, stop={"steps": 1}, optimizer={"lr": {"peak": 0.02}})
+    with running_fold(2) as fold:
+        model, (x, y) = SmallNet(), small_data()
+        with sheepfold.attach(model, job="small", address=fold.address, config=job) as run:
+            for number, slot in enumerate(run.slots()):
+                indices = torch.from_numpy(np.array(slot.indices))
+                tokens = 0 if number == 3 else len(indices)
+                slot.backward(slot_loss(model, x[indices], y[indices]) * (tokens > 0), weight=tokens)
+                assert run.step().counted
+        report = fold.fleet.job("small").reports[-1]
+        assert (report.is_skip, status(fold, job).counts.dropped) == (False, 0)
+        assert report.weight == pytest.approx(28.0)
+
+
+def test_codec_asked_for_late_is_served_at_an_older_version_too() -> None:
+    """Everyone pulled fp32 so far; fp16 of the version before the newest is its fp32 copy, rounded."""
+    job = small_job(batch={**BATCH, "delay": 1})
+    with running_fold(2) as fold:
+        train(fold.address, job)
+        reader = GrpcTransport(fold.address)
+        attached = reader.call(m.AttachRequest("small", "late", "test", 1, "", is_reader=True))
+        manifest = Manifest.from_json(attached.manifest_json)
+        plan = Plan.of(manifest, 2, job.placement.split_above_bytes)
+        for shard in attached.shards:
+            target = (shard.shard, shard.incarnation, manifest.digest, plan.digest)
+            pulled = {
+                codec: reader.pull(shard, m.PullRequest("small", *target, codec, 3, 5.0))
+                for codec in ("fp32", "fp16")
+            }
+            exact = np.frombuffer(pulled["fp32"][1], np.float32)
+            np.testing.assert_array_equal(
+                np.frombuffer(pulled["fp16"][1], np.float16), exact.astype(np.float16)
+            )
+            assert pulled["fp16"][0] == 3
+        reader.close()
+
+
+def test_job_that_cannot_be_opened_is_refused_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a model does not fit into a shard's memory."""
+    from sheepfold_server.shell import shard_process
+
+    def too_large(*arguments: Any) -> None:
+        raise MemoryError
+
+    with running_fold(2) as fold:
+        with monkeypatch.context() as patch:
+            patch.setattr(shard_process, "ShardTensors", too_large)
+            with pytest.raises(sheepfold.Refused, match=r"cannot be opened here \(MemoryError\)"):
+                train(fold.address, small_job("large"))
+        train(fold.address, small_job())
+        assert status(fold, small_job()).version == 4

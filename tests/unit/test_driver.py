@@ -100,12 +100,28 @@ def test_a_lease_comes_with_the_weights_of_its_version_from_every_shard(
     assert driver.take_weights() is None
 
 
+def test_weights_that_did_not_get_into_place_are_pulled_again(
+    server: FakeServer, make: Callable[..., Driver]
+) -> None:
+    """The script was interrupted while it copied them: the model is of no version, whatever arrived."""
+    driver = make()
+    initialised(driver, server)
+    driver.next_lease()
+    driver.push(contribution(server, 0))
+    before = len(server.named("PullRequest"))
+    assert driver.next_lease().slot == 1
+    assert len(server.named("PullRequest")) == before + 2
+    assert driver.take_weights() is not None
+
+
 def test_weights_that_are_there_already_are_not_pulled_again(
     server: FakeServer, make: Callable[..., Driver]
 ) -> None:
     driver = make()
     initialised(driver, server)
     driver.next_lease()
+    driver.take_weights()
+    driver.confirm_weights()
     driver.push(contribution(server, 0))
     before = len(server.named("PullRequest"))
     assert driver.next_lease().slot == 1

@@ -9,7 +9,14 @@ from tests.integration.harness import small_job
 
 import sheepfold_wire.messages as m
 from sheepfold_server.shell.coordinator_actor import Fleet
-from sheepfold_wire.errors import BadConfig, JobUnknown, NumericsMismatch, PreconditionError
+from sheepfold_wire.errors import (
+    BadConfig,
+    JobUnknown,
+    NotReady,
+    NumericsMismatch,
+    PreconditionError,
+    StaleIncarnation,
+)
 from sheepfold_wire.manifest import Manifest, TensorSpec
 
 
@@ -42,9 +49,46 @@ def test_shard_of_another_fleet_size_is_refused_with_both_numbers() -> None:
 
 def test_process_that_comes_back_keeps_its_incarnation_and_a_new_one_gets_its_own() -> None:
     fleet = Fleet(2)
+
+    def send(command: object) -> None: ...
+
     first = fleet.link_up(hello(0), lambda command: None)
-    assert fleet.link_up(hello(0, incarnation=first.incarnation), lambda command: None) == first
+    assert fleet.link_up(hello(0, incarnation=first.incarnation), send) == first
+    fleet.link_down(0, send)
     assert fleet.link_up(hello(0), lambda command: None).incarnation > first.incarnation
+
+
+def test_second_process_for_a_shard_waits_until_the_first_is_gone() -> None:
+    fleet = Fleet(2)
+    fleet.link_up(hello(0), lambda command: None)
+    with pytest.raises(NotReady, match="served by a process at h:0 already"):
+        fleet.link_up(hello(0), lambda command: None)
+
+
+def test_process_of_an_earlier_coordinator_is_refused() -> None:
+    """Its jobs, terms and attempts are another history's."""
+    with pytest.raises(StaleIncarnation, match="served an earlier coordinator"):
+        Fleet(2).link_up(hello(0, incarnation=7), lambda command: None)
+
+
+def test_report_of_a_replaced_link_is_not_heard() -> None:
+    fleet = Fleet(1)
+    create(fleet)
+
+    def old(command: object) -> None: ...
+
+    def new(command: object) -> None: ...
+
+    first = fleet.link_up(hello(0, shard_count=1), old)
+    fleet.link_up(hello(0, shard_count=1, incarnation=first.incarnation), new)
+    fleet.report(0, m.ShardFailed("small", "old news"), old)
+    assert "old news" not in fleet.status("small").why
+    fleet.report(0, m.ShardFailed("small", "news"), new)
+    assert "news" in fleet.status("small").why
+
+
+def test_two_coordinator_processes_have_different_terms() -> None:
+    assert Fleet(1).term > 1_000_000_000_000
 
 
 def test_welcome_comes_before_any_job() -> None:

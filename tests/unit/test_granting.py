@@ -184,6 +184,16 @@ def test_heartbeat_without_progress_does_not_renew() -> None:
     assert desk.state.attempts.get(lease.attempt) is None
 
 
+def test_first_slot_that_hangs_is_given_up_after_twenty_leases() -> None:
+    """Its heartbeat thread goes on beating: without an end to the patience the job would stand still."""
+    desk = Desk().start()
+    lease = desk.leased("a")
+    for _ in range(100):
+        beat(desk, lease, 0)
+        desk.wait(5.0)
+    assert desk.state.attempts.get(lease.attempt) is None
+
+
 def test_first_slot_of_a_worker_is_renewed_without_progress() -> None:
     desk = Desk().start()
     lease = desk.leased("a")

@@ -66,9 +66,8 @@ def test_directory_under_a_file_is_refused_with_the_remedy(tmp_path: Path) -> No
 
 def test_child_that_ends_before_it_serves_is_refused_in_its_own_words(tmp_path: Path) -> None:
     """192.0.2.1 is reserved for documentation: no machine has it."""
-    child = Child(
-        "coordinator", ["coordinator", "--shards", "1", "--listen", "192.0.2.1:0"], tmp_path / "x.log"
-    )
+    arguments = ["coordinator", "--shards", "1", "--listen", "192.0.2.1:0", "--insecure"]
+    child = Child("coordinator", arguments, tmp_path / "x.log")
     child.start()
     with pytest.raises(
         StartError, match=r"^the coordinator cannot listen on 192\.0\.2\.1:0: .* give another"

@@ -44,6 +44,7 @@ from sheepfold_wire.messages.monitor import (
     WorkerStatus,
 )
 from sheepfold_wire.messages.shard import (
+    WEIGHT_MIN,
     Admit,
     Applied,
     BlockNorms,
@@ -82,6 +83,7 @@ from sheepfold_wire.messages.shard import (
 )
 
 __all__ = [
+    "WEIGHT_MIN",
     "Admit",
     "Applied",
     "AttachReply",

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from sheepfold_wire.ids import AttemptId
 
+WEIGHT_MIN = 1e-30
+"""Smallest weight a contribution may state; of a slot without a token, so that its zeros count as nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

@@ -78,9 +78,8 @@ def stop(name: JobName, address: Address = DEFAULT) -> None:
 def _control(name: str, action: str, address: str) -> None:
     with Control(address) as control:
         reply = control.control(m.ControlRequest(name, action, author()))
-    typer.echo(
-        f"job {name} is {reply.state}" + (", and ends after its open step" if action == "stop" else "")
-    )
+    is_ending = action == "stop" and reply.state != "ended"
+    typer.echo(f"job {name} is {reply.state}" + (", and ends after its open step" if is_ending else ""))
 
 
 @app.command("set", epilog="Example: `sheepfold job set optimizer.lr.peak=0.01 lenet --at-step 500`")

@@ -9,13 +9,12 @@ import typer
 from sheepfold_server.cli.address import DEFAULT, host_port
 from sheepfold_server.shell.child import announcer
 from sheepfold_server.shell.logs import log_to_stderr
+from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.supervisor import STAGING_BYTES
 
-COORDINATOR_EPILOG = "Example: `sheepfold coordinator --shards 4 --listen 10.0.0.1:7070`"
-SHARD_EPILOG = (
-    "Example: `sheepfold shard --index 0 --shards 4 --coordinator 10.0.0.1:7070 --listen 10.0.0.2:7071`"
-)
-DASHBOARD_EPILOG = "Example: `sheepfold dashboard --coordinator 10.0.0.1:7070 --listen 127.0.0.1:8070`"
+COORDINATOR_EPILOG = "Example: `sheepfold coordinator --shards 4 --listen 127.0.0.1:7070`"
+SHARD_EPILOG = "Example: `sheepfold shard --index 0 --shards 4 --coordinator 127.0.0.1:7070`"
+DASHBOARD_EPILOG = "Example: `sheepfold dashboard --coordinator 127.0.0.1:7070 --listen 127.0.0.1:8070`"
 
 AnnounceFd = Annotated[int, typer.Option("--announce-fd", hidden=True)]
 Coordinator = Annotated[
@@ -27,6 +26,22 @@ Coordinator = Annotated[
 Shards = Annotated[int, typer.Option(min=1, max=64, help="Number of shards, the same for all roles.")]
 
 
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Serve another address than loopback in plain text, to whoever asks."),
+]
+LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
+def _check_listen(listen: str, insecure: bool) -> None:
+    """There are neither TLS nor credentials yet: only loopback, unless it is said aloud."""
+    if not insecure and not listen.startswith(LOOPBACK):
+        raise StartError(
+            f"--listen {listen}: traffic would be in plain text and open to everyone; listen on 127.0.0.1, "
+            "or add --insecure in a network you trust"
+        )
+
+
 def _listen(help_text: str) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(metavar="HOST:PORT", callback=host_port, help=help_text)
     return option
@@ -35,11 +50,13 @@ def _listen(help_text: str) -> typer.models.OptionInfo:
 def coordinator(
     shards: Shards,
     listen: Annotated[str, _listen("Address to serve on; port 0 takes a free one.")] = DEFAULT,
+    insecure: Insecure = False,
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run the coordinator, which decides for all shards at once which gradients form a step."""
     from sheepfold_server.shell.coordinator_main import CoordinatorConfig, run_coordinator
 
+    _check_listen(listen, insecure)
     log_to_stderr("coordinator")
     raise typer.Exit(run_coordinator(CoordinatorConfig(shards, listen), announcer(announce_fd)))
 
@@ -62,6 +79,7 @@ def shard(
     staging_bytes: Annotated[
         int, typer.Option(min=4096, metavar="BYTES", help="Memory for gradients that wait to be folded.")
     ] = STAGING_BYTES,
+    insecure: Insecure = False,
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run one shard, which holds a part of the weights and moments and applies each step to it."""
@@ -70,6 +88,7 @@ def shard(
 
     if index >= shards:
         raise typer.BadParameter(f"--index {index}: with --shards {shards} give 0 to {shards - 1}")
+    _check_listen(listen, insecure)
     log_to_stderr(f"shard-{index}")
     config = ShardConfig(index, shards, listen, coordinator, advertise, device, threads, staging_bytes)
     raise typer.Exit(run_shard(config, announcer(announce_fd)))
@@ -80,10 +99,12 @@ def dashboard(
     listen: Annotated[
         str, _listen("Address to serve the page and the API on; port 0 takes a free one.")
     ] = "127.0.0.1:8070",
+    insecure: Insecure = False,
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run the dashboard: a page, JSON under /api/v1 and a reference of it under /docs."""
     from sheepfold_server.dashboard.serve import DashboardConfig, run_dashboard
 
+    _check_listen(listen, insecure)
     log_to_stderr("dashboard")
     raise typer.Exit(run_dashboard(DashboardConfig(coordinator, listen), announcer(announce_fd)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sheepfold_wire.messages as m
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.state import JobState
+from sheepfold_wire.messages import WEIGHT_MIN
 
-FACTOR_MIN, FACTOR_MAX = 1e-30, 1e30
-"""Bounds of weight per sample: factors are fp32, and neither they nor their sum may leave its range."""
+WEIGHT_MAX = 1e30
+"""Factors of the fold are fp32, and neither they nor their sum may leave its range."""
 
 
 def why_refused(state: JobState, attempt: Attempt, facts: m.Facts) -> str:
@@ -16,10 +17,10 @@ def why_refused(state: JobState, attempt: Attempt, facts: m.Facts) -> str:
         return ""
     batch = state.job.batch
     due = state.batch.slot_samples(attempt.slot if attempt.step is None else attempt.step)
-    if not FACTOR_MIN <= facts.weight / due <= FACTOR_MAX:  # NaN is not within either
-        return f"its weight is {facts.weight} for {due} samples; give one above 0, within fp32"
-    if facts.samples < 1:
-        return f"it covers {facts.samples} samples, at least 1 is needed"
+    if not WEIGHT_MIN <= facts.weight <= WEIGHT_MAX:  # NaN is not within either
+        return f"its weight is {facts.weight}; give one from {WEIGHT_MIN:g} to {WEIGHT_MAX:g}"
+    if facts.samples < 0:
+        return f"it covers {facts.samples} samples"
     if state.job.data.mode == "indexed" and facts.samples != due:
         return f"it covers {facts.samples} samples, its slot has {due}"
     newest = state.version if batch.max_staleness else attempt.base_version

@@ -8,7 +8,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.stepping import Stepping
 from sheepfold_server.core.steps import Phase
-from sheepfold_wire.errors import BadConfig, JobHasEnded
+from sheepfold_wire.errors import BadConfig, JobHasEnded, PreconditionError
 
 
 class Administration:
@@ -49,6 +49,13 @@ class Administration:
         match request.action:
             case "pause" if state.life is Life.RUNNING:
                 state.pause(f"by {request.author}")
+            case "pause" if state.life not in (Life.PAUSED, Life.ENDED):
+                raise PreconditionError(
+                    f"job {state.name} is {state.life.value}; only a running job can pause"
+                )
+            case "stop" if state.life in (Life.DECLARED, Life.OPENING):
+                state.life, state.why = Life.ENDED, f"stopped by {request.author} before it began"
+                state.note(f"job {state.name} has ended: {state.why}")
             case "resume" if state.life is Life.PAUSED:
                 self._wake(f"resumed by {request.author}")
             case "stop" if state.life is not Life.ENDED:

@@ -42,6 +42,7 @@ from sheepfold_wire.errors import (
     SheepfoldError,
     WorkerUnknown,
 )
+from sheepfold_wire.ids import NOTHING_LOADED
 from sheepfold_wire.job import Job
 
 REQUESTS_KEPT = 1024
@@ -290,4 +291,11 @@ class Coordinator:
             case m.Applied():
                 stepping.on_applied(shard, report)
             case m.ShardFailed():
-                self._state.pause(f"shard {shard}: {report.why}")
+                self._on_failed(f"shard {shard}: {report.why}")
+
+    def _on_failed(self, why: str) -> None:
+        """Without a version there is nothing to resume: workers are told at once."""
+        if self._state.version == NOTHING_LOADED:
+            self._state.spoil(PreconditionError(why))
+        else:
+            self._state.pause(why)

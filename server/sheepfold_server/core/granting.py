@@ -10,6 +10,9 @@ from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.steps import OpenStep, Phase, SlotState
 from sheepfold_wire.samples import slot_seed
 
+FIRST_SLOT_LEASES = 20
+"""A worker's first slot needs no progress for that many lease times: 10 minutes at the default of 30 s."""
+
 
 class Granting:
     """Gives leases out and takes them back.
@@ -112,7 +115,7 @@ class Granting:
             return None
         for step, index, slot, is_lowest in self._unadmitted():
             live = self._s.attempts.of_slot(step.step, index)
-            if len(live) != 1 or live[0].worker == worker or live[0].is_first_of_worker:
+            if len(live) != 1 or live[0].worker == worker or self._is_compiling(live[0]):
                 continue
             if self._s.now - live[0].leased_at > limit and self._has_room(is_lowest):
                 return step, index, slot
@@ -165,9 +168,14 @@ class Granting:
         for attempt in self._s.attempts.of_worker(worker):
             if attempt.id not in done:
                 continue
-            if done[attempt.id] > attempt.done or attempt.is_first_of_worker:
+            if done[attempt.id] > attempt.done or self._is_compiling(attempt):
                 attempt.done = max(attempt.done, done[attempt.id])
                 attempt.deadline = self._s.now + self._patience()
+
+    def _is_compiling(self, attempt: Attempt) -> bool:
+        """Whether it is a worker's first slot, which may take long: but not for ever, it may also hang."""
+        age = self._s.now - attempt.leased_at
+        return attempt.is_first_of_worker and age < FIRST_SLOT_LEASES * self._s.job.leases.seconds
 
     def _patience(self) -> float:
         """How long an attempt may show no progress: the lease, or thrice a slot's usual time if longer."""

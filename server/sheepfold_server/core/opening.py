@@ -32,9 +32,12 @@ class Opening:
         """The same job again is fine; raises ConfigMismatch or ManifestMismatch for another."""
         state = self._s
         asked = jobs.job_from_json(request.config_json)
-        difference = jobs.first_difference(state.config.at(0), asked)
+        difference = jobs.first_difference(state.config.created, asked)
         if difference:
-            raise ConfigMismatch(f"job {state.name} exists with another configuration: {difference}")
+            raise ConfigMismatch(
+                f"job {state.name} exists with another configuration: {difference}; give the same, none, or "
+                "another name"
+            )
         if request.manifest_json:
             self.take_manifest(request.manifest_json)
         is_new, self._is_created = not self._is_created, True

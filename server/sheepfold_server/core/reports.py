@@ -94,6 +94,9 @@ def waiting_for(state: JobState) -> str:
         return f"shard {', '.join(missing)} to connect"
     step = state.steps.get(state.version)
     if step is None:
+        closed = [str(i) for i, shard in enumerate(state.shards) if not shard.part_slots]
+        if state.life is Life.OPENING and closed:
+            return f"shard {', '.join(closed)} to open the job"
         return state.why or "a worker to attach"
     if step.is_full():
         unapplied = [str(i) for i in range(len(state.shards)) if i not in step.applied]

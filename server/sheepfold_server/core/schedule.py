@@ -27,6 +27,8 @@ class ConfigHistory:
     """Which configuration was in force at which step; replay asks the same question."""
 
     def __init__(self, job: Job) -> None:
+        self.created = job
+        """As it was when the job was created, whatever changed since."""
         self._changes: list[tuple[int, Job]] = [(0, job)]
 
     @property
@@ -45,7 +47,8 @@ class ConfigHistory:
         newest_from = self._changes[-1][0]
         if from_step < newest_from:
             raise BadConfig(
-                f"from_step = {from_step}: a later change, from step {newest_from}, is already in force"
+                f"from_step = {from_step}: a change from step {newest_from} on is set already; "
+                f"give a step from {newest_from} on"
             )
         changed = self.newest.changed(changes)
         self._changes.append((from_step, changed))

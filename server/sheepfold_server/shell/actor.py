@@ -15,12 +15,18 @@ class Actor(Generic[Event, Effect]):
     """Feeds events to `handle` and performs its effects, from whichever thread submits.
 
     Events submitted while one is being handled (also by an effect being performed) wait their turn, so that
-    the order of effects is the order of decisions. `perform` must not block.
+    the order of effects is the order of decisions. `perform` must not block. If either raises, the state can
+    no longer be trusted: `on_failure` is told, and nothing is handled any more.
     """
 
-    def __init__(self, handle: Callable[[Event], list[Effect]], perform: Callable[[Effect], None]) -> None:
-        self._handle = handle
-        self._perform = perform
+    def __init__(
+        self,
+        handle: Callable[[Event], list[Effect]],
+        perform: Callable[[Effect], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._handle, self._perform, self._on_failure = handle, perform, on_failure
+        self._has_failed = False
         self._events: deque[Event] = deque()
         self._lock = threading.Lock()
         self._is_busy = False
@@ -41,10 +47,11 @@ class Actor(Generic[Event, Effect]):
                     self._is_busy = False
                     return
                 event = self._events.popleft()
+            if self._has_failed:
+                continue
             try:
                 for effect in self._handle(event):
                     self._perform(effect)
-            except BaseException:
-                with self._lock:
-                    self._is_busy = False
-                raise
+            except Exception as error:
+                self._has_failed = True
+                self._on_failure(error)

@@ -22,10 +22,13 @@ from sheepfold_server.shell.actor import Actor
 from sheepfold_server.storage.null import NullStorage
 from sheepfold_wire.errors import (
     BadConfig,
+    InternalError,
     JobUnknown,
+    NotReady,
     NumericsMismatch,
     PreconditionError,
     SheepfoldError,
+    StaleIncarnation,
 )
 from sheepfold_wire.job import job_from_json
 
@@ -44,6 +47,7 @@ class _LinkState:
     incarnation: int
     hello: m.Hello
     send: Send
+    is_up: bool = True
 
 
 class JobActor:
@@ -55,11 +59,14 @@ class JobActor:
         self.core = coordinator
         self._send, self._storage = send, storage
         self._callers: dict[int, tuple[Future[e.WorkerReply], e.WorkerRequest]] = {}
+        self._failure: InternalError | None = None
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
         self.reports: deque[m.StepReport] = deque(maxlen=REPORTS_KEPT)
         self._readers: list[Reader] = []
-        self._actor: Actor[e.CoordinatorEvent, e.CoordinatorEffect] = Actor(self._handle, self._perform)
+        self._actor: Actor[e.CoordinatorEvent, e.CoordinatorEffect] = Actor(
+            self._handle, self._perform, self._fail
+        )
 
     def _handle(self, event: e.CoordinatorEvent) -> list[e.CoordinatorEffect]:
         return self.core.handle(event, time.monotonic())
@@ -72,11 +79,21 @@ class JobActor:
     def call(self, request: e.WorkerRequest) -> Future[e.WorkerReply]:
         """The answer of a worker's or administrator's call; a refusal is raised by the future."""
         future: Future[e.WorkerReply] = Future()
+        if self._failure is not None:
+            raise self._failure
         with self._lock:
             token = next(self._tokens)
             self._callers[token] = future, request
         self.submit(e.FromWorker(token, request))
         return future
+
+    def _fail(self, error: Exception) -> None:
+        """A bug of ours: the job stands still, and everyone who asks is told where to look."""
+        incident = uuid.uuid4().hex[:12]
+        log.error("incident %s: the job's bookkeeping failed", incident, exc_info=error)
+        self._failure = InternalError(f"incident {incident}: see the log of the coordinator")
+        for caller in list(self._callers):
+            self._answer(caller, self._failure)
 
     def watch(self, from_version: int, reader: Reader) -> Callable[[], None]:
         """Give `reader` the reports held since `from_version`, then live ones; returns how to stop."""
@@ -146,7 +163,8 @@ class Fleet:
     """Jobs and shards of one coordinator process. Shards link once and serve every job."""
 
     shard_count: int
-    term: int = 1
+    term: int = field(default_factory=lambda: int(time.time() * 1000))
+    """Of this process alone, so that attempts of an earlier one are told apart; not stored yet."""
     storage: NullStorage = field(default_factory=NullStorage)
     _jobs: dict[str, JobActor] = field(default_factory=dict)
     _links: dict[int, _LinkState] = field(default_factory=dict)
@@ -184,6 +202,8 @@ class Fleet:
             if answer.exception() is None:  # a refused job leaves nothing behind
                 self._jobs[job.name] = actor
                 for shard, link in self._links.items():
+                    if not link.is_up:
+                        continue
                     actor.submit(e.ShardUp(shard, link.incarnation, link.hello, is_resumed=False))
         return answer
 
@@ -210,6 +230,7 @@ class Fleet:
                 f"{self.shard_count} shards, numbered from 0; start it with the same --shards"
             )
         self._check_numerics(hello)
+        self._check_process(hello)
         with self._lock:
             known = self._links.get(hello.shard)
             is_resumed = known is not None and hello.incarnation == known.incarnation
@@ -222,6 +243,20 @@ class Fleet:
         for actor in list(self._jobs.values()):
             actor.submit(e.ShardUp(hello.shard, incarnation, hello, is_resumed))
         return welcome
+
+    def _check_process(self, hello: m.Hello) -> None:
+        """One process is one shard: no second one beside it, none that served another coordinator."""
+        known = self._links.get(hello.shard)
+        if hello.incarnation and (known is None or known.incarnation != hello.incarnation):
+            raise StaleIncarnation(
+                f"shard {hello.shard} at {hello.address} served an earlier coordinator, or another process "
+                "has taken its place: what it holds is of no use any more; stop it and start a new one"
+            )
+        if not hello.incarnation and known is not None and known.is_up:
+            raise NotReady(
+                f"shard {hello.shard} is served by a process at {known.hello.address} already; stop that one "
+                "first, or give this one another --index"
+            )
 
     def _check_numerics(self, hello: m.Hello) -> None:
         """Bits are promised within one numeric fingerprint only."""
@@ -239,12 +274,14 @@ class Fleet:
             link = self._links.get(shard)
             if link is None or link.send is not send:
                 return
+            link.is_up = False
         for actor in list(self._jobs.values()):
             actor.submit(e.ShardDown(shard))
 
-    def report(self, shard: int, report: m.ShardReport) -> None:
-        """A report of a linked shard, passed to the job it is about."""
-        if isinstance(report, m.Hello):
+    def report(self, shard: int, report: m.ShardReport, send: Send) -> None:
+        """A report of a linked shard, passed to the job it is about; none from a link that was replaced."""
+        link = self._links.get(shard)
+        if isinstance(report, m.Hello) or link is None or link.send is not send:
             return
         actor = self._jobs.get(report.job)
         if actor is not None:

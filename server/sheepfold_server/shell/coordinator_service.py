@@ -31,7 +31,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 async def abort(context: Context, error: SheepfoldError) -> None:
     """End the call with the error's status, reason and text; does not return."""
     code = next(code for code in grpc.StatusCode if code.value[0] == int(error.status))
-    await context.abort(code, str(error), ((DETAILS_KEY, to_details(error)),))
+    await context.abort(code, error.message, ((DETAILS_KEY, to_details(error)),))
 
 
 async def guarded(context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -99,7 +99,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
             log.error("a shard's link is refused: %s", error)
             await abort(context, error)
             return
-        reader = asyncio.create_task(self._read_reports(hello.shard, requests, commands))
+        reader = asyncio.create_task(self._read_reports(hello.shard, requests, commands, send))
         try:
             while (command := await commands.get()) is not None:
                 waiting = [command]
@@ -119,11 +119,12 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
         shard: int,
         requests: AsyncIterator[shard_pb2.ShardReports],
         commands: asyncio.Queue[m.ShardCommand | None],
+        send: Callable[[m.ShardCommand], None],
     ) -> None:
         try:
             async for message in requests:
                 for wrapped in message.reports:
-                    self._take(shard, report_from_proto(wrapped))
+                    self._take(shard, report_from_proto(wrapped), send)
         except grpc.RpcError:
             pass  # the link is gone; Link ends below and says so
         except Exception:
@@ -131,11 +132,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
         finally:
             commands.put_nowait(None)
 
-    def _take(self, shard: int, report: m.ShardReport | None) -> None:
+    def _take(self, shard: int, report: m.ShardReport | None, send: Callable[[m.ShardCommand], None]) -> None:
         if report is None:
             log.error("shard %d sent a report this version does not know; update the coordinator", shard)
         else:
-            self._fleet.report(shard, report)
+            self._fleet.report(shard, report, send)
 
 
 async def _first_report(requests: AsyncIterator[shard_pb2.ShardReports]) -> m.Hello:

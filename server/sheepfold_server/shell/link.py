@@ -116,6 +116,7 @@ def _is_final(error: grpc.RpcError) -> bool:
     return code in (
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.ABORTED,
     )
 
 

@@ -6,6 +6,7 @@ that neither package imports the other. Links are queues with a thread each, as 
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -23,8 +24,10 @@ from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
 from sheepfold_server.shell.shard_service import check_part
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.digest import Entry
-from sheepfold_wire.errors import NotReady
+from sheepfold_wire.errors import InternalError, NotReady
 from sheepfold_wire.frames import Buffer
+
+log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.05
 ANSWER_SECONDS = 60.0
@@ -33,9 +36,11 @@ ANSWER_SECONDS = 60.0
 class _Lane:
     """Delivers messages one by one, in order, in a thread of its own."""
 
-    def __init__(self, name: str, deliver: Callable[[Any], None]) -> None:
+    def __init__(
+        self, name: str, deliver: Callable[[Any], None], on_failure: Callable[[Exception], None]
+    ) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._deliver = deliver
+        self._deliver, self._on_failure = deliver, on_failure
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -44,7 +49,10 @@ class _Lane:
 
     def _run(self) -> None:
         while (message := self._queue.get()) is not None:
-            self._deliver(message)
+            try:
+                self._deliver(message)
+            except Exception as error:
+                self._on_failure(error)
 
     def close(self) -> None:
         self._queue.put(None)
@@ -54,28 +62,38 @@ class _Lane:
 class LocalFold:
     """Coordinator and shards of one process; any number of workers in threads may use it."""
 
-    def __init__(self, shards: int = 1, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, shards: int = 1, device: str = "cpu") -> None:
         self.fleet = Fleet(shards)
         self.processes: list[ShardProcess] = []
         self._lanes: list[_Lane] = []
         self._stopped = threading.Event()
         self.failure = ""
         for index in range(shards):
-            self._add_shard(ShardConfig(index, shards, device=device, threads=threads))
+            self._add_shard(ShardConfig(index, shards, device=device))
         self._clock = threading.Thread(target=self._tick, name="clock", daemon=True)
         self._clock.start()
 
     def _add_shard(self, config: ShardConfig) -> None:
         index = config.shard
-        up = _Lane(f"reports-{index}", lambda report: self.fleet.report(index, report))
+        up = _Lane(f"reports-{index}", lambda report: self.fleet.report(index, report, send), self._fail)
         process = ShardProcess(config, up.put, self._on_halt)
-        down = _Lane(f"commands-{index}", process.command)
+        down = _Lane(f"commands-{index}", process.command, self._fail)
+        send = down.put
         self.processes.append(process)
         self._lanes += [up, down]
-        self.fleet.link_up(process.hello(f"local:{index}"), down.put)
+        self.fleet.link_up(process.hello(f"local:{index}"), send)
 
     def _on_halt(self, why: str) -> None:
         self.failure = why
+
+    def _fail(self, error: Exception) -> None:
+        log.error("the fold of this process failed", exc_info=error)
+        self.failure = repr(error)
+
+    def check(self) -> None:
+        """Raises InternalError once something has failed: nobody should wait for what will not come."""
+        if self.failure:
+            raise InternalError(f"coordinator and shards of this process have stopped: {self.failure}")
 
     def _tick(self) -> None:
         while not self._stopped.wait(TICK_SECONDS):
@@ -98,6 +116,7 @@ class LocalTransport:
 
     def call(self, request: Any) -> Any:
         """A call of a worker, administrator or reader; returns its reply, raises its refusal."""
+        self._fold.check()
         match request:
             case m.StatusRequest():
                 return self._fold.fleet.status(request.job)

@@ -10,6 +10,7 @@ import itertools
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,11 +25,11 @@ from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.optim.steps import SquareTotals
 from sheepfold_server.shell.actor import Actor
 from sheepfold_server.storage.null import NullStorage
-from sheepfold_wire.codecs import Codec
+from sheepfold_wire.codecs import Codec, encode
 from sheepfold_wire.digest import Entry
-from sheepfold_wire.errors import NotReady
 from sheepfold_wire.frames import Buffer
 from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.manifest import ROW_ELEMENTS
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,9 @@ class ShardActor:
         self.job, self.tensors = job, tensors
         self._core = Shard(job)
         self._kernel, self._send, self._halt, self._storage = kernel, send, halt, storage
-        self._actor: Actor[e.ShardEvent, e.ShardEffect] = Actor(self._core.handle, self._perform)
+        self._actor: Actor[e.ShardEvent, e.ShardEffect] = Actor(
+            self._core.handle, self._perform, lambda error: self._fail("its bookkeeping", error)
+        )
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[object]] = {}
@@ -97,6 +100,7 @@ class ShardActor:
         return future
 
     def push_broken(self, token: int) -> None:
+        self._forget(token)
         self._actor.submit(e.PushBroken(token))
 
     def pull(self, version: int | None, codec: Codec) -> tuple[int, Future[object]]:
@@ -108,7 +112,13 @@ class ShardActor:
 
     def pull_gone(self, token: int) -> None:
         self._codecs.pop(token, None)
+        self._forget(token)
         self._actor.submit(e.PullGone(token))
+
+    def _forget(self, token: int) -> None:
+        """Nobody waits for it any more."""
+        with self._lock:
+            self._waiting.pop(token, None)
 
     def digest(self) -> Future[object]:
         """Yields (version, [Entry]) between two steps."""
@@ -151,12 +161,12 @@ class ShardActor:
                 for attempt in attempts:
                     self._parts.pop(attempt, None)
             case e.KeepVersion(step):
-                for codec in self._served_codecs:
-                    if (step, codec) in self._encoded:
-                        self._encoded[step + 1, codec] = self._encoded[step, codec]
+                with self._lock:
+                    kept = {codec: payload for (v, codec), payload in self._encoded.items() if v == step}
+                    self._encoded.update({(step + 1, codec): payload for codec, payload in kept.items()})
             case e.RetireVersions(oldest):
-                for key in [key for key in self._encoded if key[0] < oldest]:
-                    del self._encoded[key]
+                with self._lock:
+                    self._encoded = {key: kept for key, kept in self._encoded.items() if key[0] >= oldest}
             case e.Append():
                 self._storage.append(effect)
                 self._actor.submit(e.Appended(effect.step, effect.fold))
@@ -186,26 +196,17 @@ class ShardActor:
         payload = self._encoded.get((effect.version, codec))
         if payload is not None:
             self._answer(effect.token, Served(effect.version, payload))
-        elif codec in self._served_codecs:
-            self._answer(
-                effect.token,
-                NotReady(f"version {effect.version} as {codec.value} is being replaced; pull again"),
-            )
         else:
             self._encode_first(effect, codec)
 
     def _encode_first(self, effect: e.ServePull, codec: Codec) -> None:
-        """A codec nobody has asked for yet: encode it once now, and with every version from here on."""
-        if effect.version != self._core.version or self._core.is_applying():
-            self._answer(
-                effect.token, NotReady(f"{codec.value} is encoded from the next version on; pull again")
-            )
-            return
+        """A codec nobody asked for yet: from the fp32 copy now, and with every version from here on."""
         self._served_codecs.add(codec)
+        exact, layout = self._encoded[effect.version, Codec.FP32], self.tensors.layout
 
         def work() -> None:
-            self._encoded[effect.version, codec] = self.tensors.encoded(codec)
-            self._answer(effect.token, Served(effect.version, self._encoded[effect.version, codec]))
+            payload = reencoded(exact, layout.rows * ROW_ELEMENTS, codec)
+            self._answer(effect.token, Served(effect.version, payload))
 
         self._on_kernel(work)
 
@@ -216,10 +217,17 @@ class ShardActor:
             try:
                 work()
             except Exception as error:
-                log.exception("kernel work failed")
-                self._halt(f"kernel work of job {self.job.job} failed: {error!r}")
+                self._fail("kernel work", error)
 
-        self._kernel.submit(guarded)
+        try:
+            self._kernel.submit(guarded)
+        except RuntimeError:  # the process is stopping: what is undecided begins again elsewhere
+            log.info("job %s: kernel work is dropped, the shard is stopping", self.job.job)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        incident = uuid.uuid4().hex[:12]
+        log.error("incident %s: job %s: %s failed", incident, self.job.job, what, exc_info=error)
+        self._halt(f"{what} of job {self.job.job} failed, incident {incident}: see the log of the shard")
 
     def _perform_on_kernel(self, effect: e.ShardEffect) -> None:
         match effect:
@@ -251,10 +259,14 @@ class ShardActor:
         parts = [(slot, *self._parts[attempt], factor) for slot, attempt, factor in effect.parts]
         self._on_kernel(lambda: self._fold(effect, parts))
 
+    def _keep_encoded(self, version: int, codecs: tuple[Codec, ...]) -> None:
+        made = {(version, codec): self.tensors.encoded(codec) for codec in codecs}
+        with self._lock:
+            self._encoded.update(made)
+
     def _load(self, payload: Buffer) -> None:
         self.tensors.load(payload)
-        for codec in tuple(self._served_codecs):
-            self._encoded[0, codec] = self.tensors.encoded(codec)
+        self._keep_encoded(0, tuple(self._served_codecs))
         self._actor.submit(e.Loaded())
 
     def _fold(self, effect: e.FoldSlots, parts: list[tuple[int, Buffer, Codec, float]]) -> None:
@@ -292,8 +304,7 @@ class ShardActor:
         sums = {t.slice: SquareTotals(t.weight_squares, t.update_squares, 0.0) for t in totals}
         reports = self.tensors.apply(decision.step, decision.learning_rate, sums)
         applied = time.perf_counter()
-        for codec in codecs:
-            self._encoded[decision.step + 1, codec] = self.tensors.encoded(codec)
+        self._keep_encoded(decision.step + 1, codecs)
         slices = tuple(m.SliceReport(r.slice, r.weight_norm, r.update_norm, r.trust_ratio) for r in reports)
         encoded = time.perf_counter()
         self._actor.submit(e.WeightsReady(decision.step, slices, applied - began, encoded - applied))
@@ -307,6 +318,14 @@ def _block_ids(tensors: ShardTensors) -> list[tuple[int, int]]:
         for f in plan.shard_fragments(tensors.layout.shard)
         for i in range(f.blocks)
     ]
+
+
+def reencoded(exact: Buffer, elements: int, codec: Codec) -> bytearray:
+    """An fp32 part with its first `elements` values in another codec; statistics stay as they are."""
+    values, rest = np.frombuffer(exact, np.float32, elements), memoryview(exact)[4 * elements :]
+    out = bytearray(elements * codec.itemsize)
+    encode(codec, values, out)
+    return out + rest
 
 
 def entries(found: list[Entry]) -> tuple[m.DigestEntry, ...]:

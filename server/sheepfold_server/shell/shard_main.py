@@ -33,6 +33,7 @@ class ShardServer:
         self.config, self._on_ready = config, on_ready
         check_device(config.device)
         self.stopped = threading.Event()
+        torch.set_num_threads(config.threads)
         self.process = ShardProcess(config, self._send, self._on_halt)
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._server = grpc.server(

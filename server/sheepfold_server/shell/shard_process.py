@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,7 +62,6 @@ class ShardProcess:
     def __init__(
         self, config: ShardConfig, send: Callable[[m.ShardReport], None], on_halt: Callable[[str], None]
     ) -> None:
-        torch.set_num_threads(config.threads)
         self.config = config
         self.incarnation = 0
         self._send, self._on_halt = send, on_halt
@@ -94,9 +94,7 @@ class ShardProcess:
                     command.term,
                 )
             case m.OpenJob():
-                if command.job not in self._actors:
-                    self._open(command)
-                self._actors[command.job].command(command)
+                self._on_open(command)
             case _:
                 actor = self._actors.get(command.job)
                 if actor is None:
@@ -104,7 +102,22 @@ class ShardProcess:
                 else:
                     actor.command(command)
 
-    def _open(self, command: m.OpenJob) -> None:
+    def _on_open(self, command: m.OpenJob) -> None:
+        """A job that cannot be opened is reported; the others go on."""
+        known = self._actors.get(command.job)
+        if known is None:
+            try:
+                known = self._open(command)
+            except Exception as error:
+                incident = uuid.uuid4().hex[:12]
+                log.exception("incident %s: job %s cannot be opened", incident, command.job)
+                kind = type(error).__name__
+                why = f"it cannot be opened here ({kind}), incident {incident}: see the log of the shard"
+                self._send(m.ShardFailed(command.job, why))
+                return
+        known.command(command)
+
+    def _open(self, command: m.OpenJob) -> ShardActor:
         job, shard = job_from_json(command.config_json), self.config.shard
         manifest = Manifest.from_json(command.manifest_json)
         plan = Plan.of(manifest, command.shard_count, job.placement.split_above_bytes)
@@ -139,6 +152,7 @@ class ShardProcess:
             shard,
             fixed.part_slots,
         )
+        return actor
 
     def part_slots(self, part_bytes: int, init_bytes: int) -> int:
         """Parts the staging budget holds; 0 if even the initial weights do not fit."""

@@ -51,7 +51,7 @@ def abort(context: grpc.ServicerContext, error: SheepfoldError) -> None:
     """End the call with the error's status, reason and text; does not return."""
     context.set_trailing_metadata(((DETAILS_KEY, to_details(error)),))
     code = next(code for code in grpc.StatusCode if code.value[0] == int(error.status))
-    context.abort(code, str(error))
+    context.abort(code, error.message)
 
 
 def guarded(context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:

@@ -1,0 +1,42 @@
+"""The worker's heartbeat: a daemon thread beside the script, for as long as the worker is attached."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from sheepfold.transport import TransportError
+from sheepfold_wire.errors import SheepfoldError
+
+log = logging.getLogger("sheepfold")
+
+
+class Heartbeat:
+    """Calls `beat` once per period until stopped. One that fails is no matter: the next call settles it."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, period_seconds: float) -> None:
+        """Does nothing if it beats already, or was stopped."""
+        if self._thread is None and not self._stop.is_set():
+            self._thread = threading.Thread(
+                target=self._run, args=(period_seconds,), name="sheepfold-heartbeat", daemon=True
+            )
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self, period_seconds: float) -> None:
+        while not self._stop.wait(period_seconds):
+            try:
+                self._beat()
+            except (SheepfoldError, TransportError) as error:
+                log.debug("heartbeat: %s", error)
+            except Exception:
+                if not self._stop.is_set():  # on a transport that is being closed it may fail in any way
+                    log.exception("a heartbeat failed; they go on")
