@@ -112,7 +112,7 @@ class Driver:
         return self.version
 
     def push(self, contribution: Contribution) -> Ready | Ended:
-        """Push a part to every shard. It counts unless the answer says that the lease, or the job, ended."""
+        """Push a part to every shard; the answer says whether all staged it, or lease or job ended."""
         self._contribution = contribution
         try:
             return self.run_until(Offer())

@@ -32,8 +32,9 @@ _announced: set[str] = set()
 class StepResult:
     """What became of one slot.
 
-    `version` is the one the gradient was computed at; `counted` is false if the lease was lost meanwhile: the
-    slot is another worker's, nothing is wrong. `loss` is the slot's weighted mean, if losses were given.
+    `version` is the one the gradient was computed at. `counted`: every shard has staged it; it may still lose
+    its slot to an equal of another worker. False if the lease was lost meanwhile; nothing is wrong then
+    either. `loss` is the slot's weighted mean, if losses were given.
     """
 
     step: int | None

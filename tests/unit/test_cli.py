@@ -320,3 +320,13 @@ def test_demo_prints_a_few_lines_where_there_is_no_terminal(capsys: pytest.Captu
 
 def test_demo_refuses_a_folder_without_the_data(tmp_path: Path) -> None:
     assert "--data-dir" in Outcome("demo", "--data-dir", str(tmp_path)).refusal()
+
+
+@pytest.mark.parametrize(
+    "role",
+    [("coordinator", "--shards", "1"), ("shard", "--index", "0", "--shards", "1"), ("dashboard",)],
+    ids=lambda role: role[0],
+)
+def test_role_beyond_loopback_is_refused_unless_it_is_said_aloud(role: tuple[str, ...]) -> None:
+    """There are neither TLS nor credentials yet."""
+    assert "--insecure" in Outcome(*role, "--listen", "0.0.0.0:0").refusal()

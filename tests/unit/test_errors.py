@@ -103,3 +103,10 @@ def test_status_numbers_are_those_of_grpc() -> None:
 
 def test_abstract_kinds_have_children() -> None:
     assert {kind.__name__ for kind in KINDS if kind.__subclasses__()} == ABSTRACT
+
+
+def test_a_text_longer_than_metadata_carries_is_cut_and_still_an_answer() -> None:
+    """gRPC drops trailing metadata beyond its bound, and with it the whole refusal."""
+    back = from_details(to_details(errors.BadConfig("x" * 20_000)))
+    assert isinstance(back, errors.BadConfig)
+    assert str(back) == "x" * 997 + "..."
