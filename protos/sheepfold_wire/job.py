@@ -12,30 +12,37 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.ids import is_job_name
+from sheepfold_wire.optimizer import LearningRate, Optimizer
+from sheepfold_wire.validation import Count, Positive, Section, sentences
 
 LIVE_KEYS = ("optimizer.lr.peak", "optimizer.lr.final", "optimizer.clip_norm", "stop.steps")
 
-Positive = Annotated[int, Field(gt=0, le=2**53)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Stage(_Section):
-    """One part of the batch plan; a value left out is that of [batch]."""
+class Stage(Section):
+    """One part of the batch plan; a value left out is that of [batch] or [optimizer]."""
 
     steps: Positive
     samples: Positive | None = None
     slot_samples: Positive | None = None
+    sequence: Positive | None = None
+    """Sequence length in tokens; told to the workers with each lease."""
+    rewarm: bool = False
+    """The learning rate's schedule begins again with this stage, warm-up included."""
+    lr: LearningRate | None = None
+    """Of a stage with `rewarm`: another schedule than [optimizer]'s."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        if self.lr is not None and not self.rewarm:
+            raise ValueError("[[batch.stage]] lr begins a schedule of its own: add rewarm = true")
+        return self
 
 
-class Batch(_Section):
+class Batch(Section):
     """The global batch, constant while workers come and go."""
 
     samples: Positive
@@ -86,7 +93,7 @@ def _nearest_divisor(samples: int, slot: int) -> int:
     )
 
 
-class Data(_Section):
+class Data(Section):
     """`indexed`: leases name sample indices. `free`: the worker's own loader, leases are only permission."""
 
     mode: Literal["indexed", "free"] = "indexed"
@@ -103,29 +110,14 @@ class Data(_Section):
         return self
 
 
-class LearningRate(_Section):
-    """Of step t: linear from 0 over `warmup_steps`, then by `schedule`, which ends at `stop.steps`."""
+class Numerics(Section):
+    """Which kernel computes: bits are promised within one (part of the numeric fingerprint)."""
 
-    peak: Annotated[float, Field(ge=0, strict=False)]
-    schedule: Literal["constant", "poly"] = "constant"
-    power: Annotated[float, Field(gt=0, strict=False)] = 1.0
-    warmup_steps: Count = 0
-    final: Annotated[float, Field(ge=0, strict=False)] = 0.0
+    kernel: Literal["auto", "eager", "compiled"] = "auto"
+    """`auto`: compiled from a million parameters on if all shards can; decided when the job is opened."""
 
 
-class Optimizer(_Section):
-    """LAMB. Each field left out has the preset's value."""
-
-    preset: Literal["paper-v5"] = "paper-v5"
-    lr: LearningRate
-    beta1: Annotated[float, Field(ge=0, lt=1, strict=False)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1, strict=False)] = 0.999
-    eps: Annotated[float, Field(gt=0, strict=False)] = 1e-6
-    weight_decay: Annotated[float, Field(ge=0, strict=False)] = 0.01
-    clip_norm: Annotated[float, Field(gt=0, strict=False)] | None = None
-
-
-class Leases(_Section):
+class Leases(Section):
     """When a late slot is leased again, and when a refused one gives up its step."""
 
     seconds: Annotated[float, Field(gt=0, le=86_400, strict=False)] = 30.0
@@ -135,29 +127,29 @@ class Leases(_Section):
     refused: Literal["skip", "pause"] = "skip"
 
 
-class Wire(_Section):
+class Wire(Section):
     """Codec of gradients on the way up; weights come down in the worker's parameter dtype."""
 
     up: Literal["fp32", "bf16", "fp16"] = "bf16"
 
 
-class Placement(_Section):
+class Placement(Section):
     """Tensors above this many bytes (fp32) are cut over all shards, at block borders."""
 
     split_above_bytes: Annotated[int, Field(ge=4096, le=2**53)] = 8 << 20
 
 
-class Stop(_Section):
+class Stop(Section):
     steps: Positive
 
 
-class Statistics(_Section):
+class Statistics(Section):
     """What becomes of model buffers that batches update (BatchNorm): `mean` by weight, integers by max."""
 
     policy: Literal["refuse", "mean"] = "refuse"
 
 
-class Job(_Section):
+class Job(Section):
     """A job, as a user writes it."""
 
     name: str
@@ -167,6 +159,7 @@ class Job(_Section):
     stop: Stop
     wire: Wire = Wire()
     leases: Leases = Leases()
+    numerics: Numerics = Numerics()
     placement: Placement = Placement()
     statistics: Statistics = Statistics()
     seed: Count = 0
@@ -180,6 +173,15 @@ class Job(_Section):
                 f"optimizer.lr.warmup_steps = {self.optimizer.lr.warmup_steps} is more than "
                 f"stop.steps = {self.stop.steps}"
             )
+        for number, stage in enumerate(self.batch.stage):
+            if stage.lr is not None and stage.lr.warmup_steps > stage.steps:
+                raise ValueError(
+                    f"batch.stage[{number}].lr.warmup_steps = {stage.lr.warmup_steps} is more than the "
+                    f"stage's steps = {stage.steps}"
+                )
+        rates = [self.optimizer.lr, *(stage.lr for stage in self.batch.stage if stage.lr is not None)]
+        if not self.data.samples and any(lr.warmup_epochs is not None for lr in rates):
+            raise ValueError("optimizer.lr.warmup_epochs are passes over the data: give data.samples")
         return self
 
     def to_json(self) -> str:
@@ -208,7 +210,7 @@ def parse_job(values: dict[str, Any]) -> Job:
     try:
         return Job.model_validate(values)
     except ValidationError as error:
-        raise BadConfig("\n".join(_sentence(detail) for detail in error.errors())) from None
+        raise BadConfig(sentences(error, Job)) from None
 
 
 def job_from_json(text: str) -> Job:
@@ -231,29 +233,6 @@ def job_from_toml(path: Path) -> Job:
         return parse_job(values)
     except BadConfig as error:
         raise BadConfig(f"{path}: {error}") from None
-
-
-def _sentence(detail: Any) -> str:
-    key = ".".join(
-        str(part) for part in detail["loc"] if not str(part).startswith(("literal[", "constrained-"))
-    )
-    key = key or "the job"
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_known_keys(detail['loc'])}"
-    if detail["type"] == "missing":
-        return f"{key}: missing; {detail['msg'].lower()}"
-    if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
-    return f"{key} = {detail['input']!r}: {detail['msg']}"
-
-
-def _known_keys(location: tuple[Any, ...]) -> str:
-    section: Any = Job
-    for part in location[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
-        if field is not None:
-            section = field.annotation if isinstance(field.annotation, type) else Stage
-    return "known here: " + ", ".join(section.model_fields)
 
 
 def first_difference(mine: Job, theirs: Job) -> str | None:

@@ -86,7 +86,7 @@ def test_text_and_value_go_round_and_equal_jobs_have_equal_text(tmp_path: Path) 
         (
             "batch.stage",
             [{"steps": 1, "smaples": 3}],
-            ["batch.stage.0.smaples: unknown key", "known here: steps"],
+            ["batch.stage[0].smaples: unknown key", "known here: steps"],
         ),
         ("data.samples", 0, ["data.samples = 0", 'data.mode = "free"']),
         ("data.mode", "shards", ["data.mode = 'shards'", "'indexed' or 'free'"]),
