@@ -56,13 +56,16 @@ class _SendsNormsAsTheyCame(Stepping):
         super().on_norms(shard, report)
         if step is None or had or step.totals is None:
             return
+        gradients = {t.slice: t.gradient_squares for t in step.totals.slices}
         totals: dict[int, tuple[float, float]] = {}
         for norms in reversed(step.norms.values()):
             for block in norms.blocks:
                 index = self._geometry.slice_of_block[block.block]
                 weights, updates = totals.get(index, (0.0, 0.0))
-                totals[index] = weights + block.weight_squares, updates + block.update_squares
-        wrong = m.Totals(self._s.name, step.step, tuple(m.SliceTotals(i, *t) for i, t in totals.items()))
+                totals[index] = weights + block.weight_partial, updates + block.update_partial
+        wrong = m.Totals(
+            self._s.name, step.step, tuple(m.SliceTotals(i, *t, gradients[i]) for i, t in totals.items())
+        )
         for effect in [f for f in self._s.outbox if isinstance(f, e.ToShard) and f.command == step.totals]:
             self._s.outbox[self._s.outbox.index(effect)] = e.ToShard(effect.shard, wrong)
 

@@ -19,7 +19,14 @@ Folded = tuple[int, AttemptId, int, float]
 """(slot, attempt, gradient, factor)"""
 
 KernelEffect = (
-    e.LoadState | e.FoldSlots | e.FinishSum | e.Append | e.DiscardSum | e.ComputeDirections | e.ApplyUpdate
+    e.LoadState
+    | e.FoldSlots
+    | e.FinishSum
+    | e.Append
+    | e.DiscardSum
+    | e.SkipStep
+    | e.ComputeDirections
+    | e.ApplyUpdate
 )
 
 
@@ -107,7 +114,7 @@ class Engine:
     ) -> e.ShardEvent | None:
         """Carry out one kernel effect; returns the event it is answered with."""
         match effect:
-            case e.DiscardSum(step):
+            case e.DiscardSum(step) | e.SkipStep(step):
                 self.sums.pop(step, None)
                 return None
             case e.LoadState():
@@ -144,9 +151,7 @@ class Engine:
     def _finish(self, step: int, fold: int) -> e.SumReady:
         value = self.sums[step].value()
         is_here = self.shard == step % len(self.geometry.blocks_of_shard)
-        squares = tuple(
-            (hash((value, b)) % 1000 + 1) / 7.0 for b in self.geometry.blocks_of_shard[self.shard]
-        )
+        squares = tuple(_gradient_squares(value, b) for b in self.geometry.blocks_of_shard[self.shard])
         return e.SumReady(step, fold, not (self.setting.overflows(step) and is_here), 1.0, squares)
 
     def _is_split(self, block: int) -> bool:
@@ -190,10 +195,17 @@ class Engine:
             return ()
         totals = []
         for index in sorted(self.geometry.plan.split_slices):
-            weights = updates = 0.0
+            weights = updates = gradients = 0.0
+            value = self.sums[decision.step].value()
             for block, owner in enumerate(self.geometry.slice_of_block):
                 if owner == index:
                     norms = self._block_norms(decision, block)
-                    weights, updates = weights + norms.weight_squares, updates + norms.update_squares
-            totals.append(m.SliceTotals(index, weights, updates))
+                    weights, updates = weights + norms.weight_partial, updates + norms.update_partial
+                    gradients += _gradient_squares(value, block)
+            totals.append(m.SliceTotals(index, weights, updates, gradients))
         return tuple(totals)
+
+
+def _gradient_squares(value: int, block: int) -> float:
+    """Of one block of a step's mean gradient; equal on every shard that has the same sum."""
+    return (hash((value, block)) % 1000 + 1) / 7.0

@@ -190,7 +190,7 @@ class ShardHost:
         """One effect at a time, in order."""
         while self._queue and not self._is_busy:
             effect, gathered = self._queue.popleft()
-            if isinstance(effect, e.DiscardSum):
+            if isinstance(effect, e.DiscardSum | e.SkipStep):
                 self.engine.execute(effect, (), False)
                 continue
             self._is_busy = True

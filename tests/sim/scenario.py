@@ -121,7 +121,7 @@ def job_of(setting: Setting) -> Job:
 
 @cache
 def geometry_of(shards: int, splits: bool) -> Geometry:
-    return Geometry.of(MANIFEST, shards, SPLIT_ABOVE_BYTES[splits])
+    return Geometry.of(MANIFEST, shards, job_of(Setting("sync", 1, 4, "", "samples", "skip", splits)))
 
 
 def draw(seed: int) -> Scenario:

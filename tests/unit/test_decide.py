@@ -10,8 +10,9 @@ from tests.unit.desk import job_of
 import sheepfold_wire.messages as m
 from sheepfold_server.core.decide import (
     Decision,
-    blocks_in_order,
+    clip_scale,
     decide,
+    squares_in_order,
     totals_in_order,
     union_of_presence,
 )
@@ -59,25 +60,50 @@ def test_element_is_judged_after_clipping() -> None:
 
 
 def test_blocks_are_put_at_their_global_places() -> None:
-    reports = {1: prepared(10.0, 11.0), 0: prepared(20.0)}
-    assert blocks_in_order(reports, [(1,), (0, 2)], 3) == [10.0, 20.0, 11.0]
+    assert squares_in_order({1: (10.0, 11.0), 0: (20.0,)}, [(1,), (0, 2)]) == [10.0, 20.0, 11.0]
 
 
 def test_norm_does_not_depend_on_how_blocks_lie_on_shards() -> None:
     """0.1, 0.2, 0.3 added in another order give other bits."""
     values = [0.1, 0.2, 0.3, 1e16, 1.0]
-    one = blocks_in_order({0: prepared(*values)}, [tuple(range(5))], 5)
-    two = blocks_in_order({1: prepared(*values[::2]), 0: prepared(*values[1::2])}, [(1, 3), (0, 2, 4)], 5)
+    one = squares_in_order({0: values}, [tuple(range(5))])
+    two = squares_in_order({1: values[::2], 0: values[1::2]}, [(1, 3), (0, 2, 4)])
     assert decide(0, job_of(), [], one) == decide(0, job_of(), [], two)
 
 
 def test_totals_are_grouped_by_slice_and_added_by_block() -> None:
     late = m.Norms("j", 0, (m.BlockNorms(2, 1.0, 1.0), m.BlockNorms(0, 1e16, 0.0)))
     early = m.Norms("j", 0, (m.BlockNorms(1, 1.0, 0.5), m.BlockNorms(3, 7.0, 8.0)))
-    assert totals_in_order([late, early], [0, 0, 0, 4]) == (
-        m.SliceTotals(0, (1e16 + 1.0) + 1.0, 1.5),
-        m.SliceTotals(4, 7.0, 8.0),
+    assert totals_in_order([late, early], [0, 0, 0, 4], [1e16, 1.0, 1.0, 9.0], frozenset()) == (
+        m.SliceTotals(0, (1e16 + 1.0) + 1.0, 1.5, (1e16 + 1.0) + 1.0),
+        m.SliceTotals(4, 7.0, 8.0, 9.0),
     )
+
+
+def test_totals_of_order_inf_are_the_largest_of_their_blocks() -> None:
+    norms = m.Norms("j", 0, (m.BlockNorms(0, 3.0, 1.0), m.BlockNorms(1, 2.0, 5.0)))
+    assert totals_in_order([norms], [0, 0], [1.0, 2.0], frozenset({0})) == (m.SliceTotals(0, 3.0, 5.0, 3.0),)
+
+
+@pytest.mark.parametrize(
+    ("form", "norm", "scale"),
+    [
+        ("apex", 4.0, 0.5),
+        ("apex", 1.0, 1.0),
+        ("torch", 4.0, 2.0 / (4.0 + 1e-6)),
+        ("torch", 2.0 - 1e-7, 2.0 / (2.0 - 1e-7 + 1e-6)),
+        ("deepspeed", 4.0, 1.0 / ((4.0 + 1e-6) / 2.0)),
+        ("deepspeed", 1.0, 1.0),
+    ],
+)
+def test_each_form_of_clipping_is_its_formula(form: str, norm: float, scale: float) -> None:
+    assert clip_scale(norm, 2.0, form) == scale
+    assert clip_scale(norm, None, form) == 1.0
+
+
+def test_the_mean_is_left_alone_where_each_slot_was_clipped() -> None:
+    job = job_of(optimizer={"lr": {"peak": 0.1}, "clip_norm": 2.5, "clip_place": "slot"})
+    assert decide(0, job, [prepared(25.0)], [25.0]).clip_scale == 1.0
 
 
 def test_presence_is_a_union_bit_by_bit() -> None:

@@ -96,6 +96,8 @@ def test_welcome_comes_before_any_job() -> None:
     create(fleet, manifest=Manifest((TensorSpec("w", (3,), "float32", "parameter"),)).to_json())
     heard: list[Any] = []
     fleet.link_up(hello(0), heard.append)
+    assert [type(command) for command in heard] == [m.Welcome]
+    fleet.link_up(hello(1), lambda command: None)
     assert [type(command) for command in heard] == [m.Welcome, m.OpenJob]
 
 

@@ -536,7 +536,7 @@ def test_skip_needs_no_sum_and_keeps_the_version() -> None:
     bench.stage_and_admit(91)
     effects = bench.commit(is_skip=True, digest="")
     assert e.KeepVersion(0) in effects
-    assert e.DiscardSum(0) in effects
+    assert e.SkipStep(0, counts=False) in effects
     assert bench.shard.version == 1
 
 
@@ -546,7 +546,7 @@ def test_split_slices_wait_for_totals() -> None:
     bench.commit()
     blocks = (m.BlockNorms(0, 1.0, 2.0),)
     assert bench.tell(e.DirectionsReady(0, blocks)) == [e.Report(m.Norms("j", 0, blocks))]
-    totals = (m.SliceTotals(0, 5.0, 6.0),)
+    totals = (m.SliceTotals(0, 5.0, 6.0, 7.0),)
     effects = bench.command(m.Totals("j", 0, totals))
     assert effects == [e.ApplyUpdate(bench.all(e.ComputeDirections)[0].decision, totals)]
     assert bench.command(m.Totals("j", 0, totals)) == []
@@ -642,3 +642,8 @@ def test_digest_waits_for_the_end_of_the_step() -> None:
 
 def test_digest_between_steps_is_taken_at_once() -> None:
     assert Bench().start().tell(e.DigestAsked(7)) == [e.ComputeDigest(7, 0)]
+
+
+def test_a_skip_counts_where_the_job_says_so() -> None:
+    bench = Bench(counts_skips=True).start(91)
+    assert e.SkipStep(0, counts=True) in bench.commit(is_skip=True, digest="")

@@ -7,6 +7,7 @@ from tests.unit.desk import Desk, job_of
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
+from sheepfold_server.core.reports import job_status
 from sheepfold_server.core.state import Life
 from sheepfold_wire.manifest import Manifest, TensorSpec
 
@@ -342,7 +343,9 @@ def test_totals_are_added_in_block_order_whoever_is_first() -> None:
     desk = split_desk()
     for shard, value in ((2, 1.0), (1, 1.0), (0, 1e16)):
         desk.from_shard(shard, norms(shard, value))
-    assert desk.sent(m.Totals, 1)[0].slices == (m.SliceTotals(0, (1e16 + 1.0) + 1.0, (2e16 + 2.0) + 2.0),)
+    assert desk.sent(m.Totals, 1)[0].slices == (
+        m.SliceTotals(0, (1e16 + 1.0) + 1.0, (2e16 + 2.0) + 2.0, 3.0),
+    )
 
 
 def test_totals_wait_for_every_shard_with_a_block() -> None:
@@ -433,3 +436,48 @@ def test_loss_of_a_slot_that_is_not_admitted_any_more_is_old_news() -> None:
     desk.from_shard(0, m.PartLost("j", 0, 0))
     desk.from_shard(1, m.PartLost("j", 0, 1))
     assert len(desk.sent(m.Refold)) == 1
+
+
+# --- clipping of each slot, skips ----------------------------------------------------------------------
+
+CLIPPED = {"lr": {"peak": 0.1}, "clip_norm": 2.0, "clip_place": "slot"}
+
+
+def test_a_slot_above_the_clip_is_admitted_with_its_own_scale_and_its_whole_weight() -> None:
+    """The norm is over the blocks of all shards: 9 + 16, whichever shard held which."""
+    desk = Desk(job_of(1, optimizer=CLIPPED), shards=2)
+    for shard in desk.shards:
+        desk.connect(shard)
+    two = Manifest(tuple(TensorSpec(name, (70,), "float32", "parameter") for name in "ab"))
+    desk.attach("a", two)
+    for shard in desk.shards:
+        desk.opened(shard)
+    desk.stage(desk.leased("a"), present=b"\x03")
+    desk.from_all(m.Applied("j", -1, ()))
+    lease = desk.leased("a")
+    for shard, square in ((1, 16.0), (0, 9.0)):
+        desk.from_shard(
+            shard, m.Staged("j", lease.attempt, b"", desk.facts(lease, present=b"\x03"), (square,))
+        )
+    assert desk.sent(m.Admit)[-1].factor == 2.0 / 5.0
+    assert desk.sent(m.Close)[-1].divisor == 1.0
+    desk.prepare(0)
+    assert desk.sent(m.Commit)[-1].clip_scale == 1.0
+
+
+def test_skipped_steps_are_counted_in_the_status() -> None:
+    desk = Desk(job_of(1)).start()
+    desk.stage(desk.leased("a"))
+    desk.prepare(0, is_finite=False)
+    desk.from_all(m.Applied("j", 0, ()))
+    assert job_status(desk.state).steps_skipped == 1
+
+
+def test_a_lease_names_the_sequence_length_of_its_stage() -> None:
+    stages = [{"steps": 1, "sequence": 128}, {"steps": 9, "sequence": 512}]
+    desk = Desk(job_of(1, batch={"stage": stages})).start()
+    first = desk.leased("a")
+    assert first.sequence == 128
+    desk.stage(first)
+    desk.finish(0)
+    assert desk.leased("a").sequence == 512

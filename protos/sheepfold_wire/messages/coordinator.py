@@ -101,6 +101,7 @@ class Lease:
     lease_seconds: float
     step: int | None = None
     slot: int | None = None
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

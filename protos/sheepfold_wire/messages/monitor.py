@@ -40,6 +40,7 @@ class SliceFacts:
     update_norm: float
     gradient_norm: float
     trust_ratio: float
+    clamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class JobStatus:
     counts: SlotCounts
     workers: tuple[WorkerStatus, ...]
     shards: tuple[ShardStatus, ...]
+    steps_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,12 @@ WEIGHT_MIN = 1e-30
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a worker says of one contribution; equal on all shards, or the attempt is refused.
-
-    `present`: one bit per tensor of the manifest, lowest bit of the first byte first.
-    """
+    """What a worker says of one contribution; equal on all shards, or the attempt is refused."""
 
     samples: int
     weight: float
     base_version: int
-    present: bytes
+    present: bytes  # one bit per tensor of the manifest, lowest bit of the first byte first
     loss: float | None = None
 
 
@@ -181,11 +178,12 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class SliceTotals:
-    """Sums of squares of one split slice over all its blocks, added in block order in fp64."""
+    """Partials of a split slice's norms: sums of squares, of magnitudes, or the largest, by norm order."""
 
     slice: int
-    weight_squares: float
-    update_squares: float
+    weight_partial: float
+    update_partial: float
+    gradient_squares: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +210,8 @@ class Hello:
     address: str
     numeric_fingerprint: str
     staging_bytes: int
+    kernels: tuple[str, ...] = ("eager",)
+    kernel_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +277,11 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class BlockNorms:
-    """Sums of squares of one block, by global block index."""
+    """Partials of one block's norms, by global block index; see SliceTotals."""
 
     block: int
-    weight_squares: float
-    update_squares: float
+    weight_partial: float
+    update_partial: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +301,7 @@ class SliceReport:
     weight_norm: float
     update_norm: float
     trust_ratio: float
+    clamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)

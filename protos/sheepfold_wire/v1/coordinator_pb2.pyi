@@ -99,7 +99,7 @@ class LeaseRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., holding: _Optional[_Iterable[_Union[_shard_pb2.AttemptId, _Mapping]]] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("attempt", "is_init", "base_version", "sample_start", "sample_count", "seed", "lease_seconds", "step", "slot")
+    __slots__ = ("attempt", "is_init", "base_version", "sample_start", "sample_count", "seed", "lease_seconds", "step", "slot", "sequence")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     IS_INIT_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,7 @@ class Lease(_message.Message):
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     attempt: _shard_pb2.AttemptId
     is_init: bool
     base_version: int
@@ -118,7 +119,8 @@ class Lease(_message.Message):
     lease_seconds: float
     step: int
     slot: int
-    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., is_init: bool = ..., base_version: _Optional[int] = ..., sample_start: _Optional[int] = ..., sample_count: _Optional[int] = ..., seed: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., step: _Optional[int] = ..., slot: _Optional[int] = ...) -> None: ...
+    sequence: int
+    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., is_init: bool = ..., base_version: _Optional[int] = ..., sample_start: _Optional[int] = ..., sample_count: _Optional[int] = ..., seed: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., step: _Optional[int] = ..., slot: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class LeaseReply(_message.Message):
     __slots__ = ("state", "version", "why", "lease", "ends")

@@ -40,20 +40,22 @@ class SlotReport(_message.Message):
     def __init__(self, slot: _Optional[int] = ..., worker: _Optional[str] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., attempts: _Optional[int] = ..., base_version: _Optional[int] = ..., loss: _Optional[float] = ...) -> None: ...
 
 class SliceFacts(_message.Message):
-    __slots__ = ("slice", "name", "weight_norm", "update_norm", "gradient_norm", "trust_ratio")
+    __slots__ = ("slice", "name", "weight_norm", "update_norm", "gradient_norm", "trust_ratio", "clamp")
     SLICE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_NORM_FIELD_NUMBER: _ClassVar[int]
     UPDATE_NORM_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     TRUST_RATIO_FIELD_NUMBER: _ClassVar[int]
+    CLAMP_FIELD_NUMBER: _ClassVar[int]
     slice: int
     name: str
     weight_norm: float
     update_norm: float
     gradient_norm: float
     trust_ratio: float
-    def __init__(self, slice: _Optional[int] = ..., name: _Optional[str] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ...) -> None: ...
+    clamp: str
+    def __init__(self, slice: _Optional[int] = ..., name: _Optional[str] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ..., clamp: _Optional[str] = ...) -> None: ...
 
 class StepReport(_message.Message):
     __slots__ = ("job", "step", "version", "is_skip", "skip_reason", "learning_rate", "clip_scale", "gradient_norm", "samples", "weight", "wait_seconds", "prepare_seconds", "apply_seconds", "slices", "slots", "counts", "bytes_in", "bytes_out", "loss")
@@ -138,7 +140,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., is_connected: bool = ..., version: _Optional[int] = ..., numeric_fingerprint: _Optional[str] = ..., parameters: _Optional[int] = ..., part_slots: _Optional[int] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job", "state", "why", "term", "lineage", "version", "stop_steps", "open_step", "slots_total", "slots_admitted", "waiting_for", "steps_per_second", "samples_per_second", "samples_committed", "samples_skipped", "manifest_digest", "config_json", "counts", "workers", "shards")
+    __slots__ = ("job", "state", "why", "term", "lineage", "version", "stop_steps", "open_step", "slots_total", "slots_admitted", "waiting_for", "steps_per_second", "samples_per_second", "samples_committed", "samples_skipped", "manifest_digest", "config_json", "counts", "workers", "shards", "steps_skipped")
     JOB_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +161,7 @@ class JobStatus(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     job: str
     state: str
     why: str
@@ -179,7 +182,8 @@ class JobStatus(_message.Message):
     counts: SlotCounts
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
-    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., stop_steps: _Optional[int] = ..., open_step: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_admitted: _Optional[int] = ..., waiting_for: _Optional[str] = ..., steps_per_second: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., samples_committed: _Optional[int] = ..., samples_skipped: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., config_json: _Optional[str] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ...) -> None: ...
+    steps_skipped: int
+    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., stop_steps: _Optional[int] = ..., open_step: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_admitted: _Optional[int] = ..., waiting_for: _Optional[str] = ..., steps_per_second: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., samples_committed: _Optional[int] = ..., samples_skipped: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., config_json: _Optional[str] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., steps_skipped: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("job",)

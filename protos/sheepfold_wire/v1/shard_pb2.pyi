@@ -268,14 +268,16 @@ class Commit(_message.Message):
     def __init__(self, job: _Optional[str] = ..., term: _Optional[int] = ..., step: _Optional[int] = ..., map_digest: _Optional[str] = ..., is_skip: bool = ..., learning_rate: _Optional[float] = ..., clip_scale: _Optional[float] = ..., present: _Optional[bytes] = ...) -> None: ...
 
 class SliceTotals(_message.Message):
-    __slots__ = ("slice", "weight_squares", "update_squares")
+    __slots__ = ("slice", "weight_partial", "update_partial", "gradient_squares")
     SLICE_FIELD_NUMBER: _ClassVar[int]
-    WEIGHT_SQUARES_FIELD_NUMBER: _ClassVar[int]
-    UPDATE_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_SQUARES_FIELD_NUMBER: _ClassVar[int]
     slice: int
-    weight_squares: float
-    update_squares: float
-    def __init__(self, slice: _Optional[int] = ..., weight_squares: _Optional[float] = ..., update_squares: _Optional[float] = ...) -> None: ...
+    weight_partial: float
+    update_partial: float
+    gradient_squares: float
+    def __init__(self, slice: _Optional[int] = ..., weight_partial: _Optional[float] = ..., update_partial: _Optional[float] = ..., gradient_squares: _Optional[float] = ...) -> None: ...
 
 class Totals(_message.Message):
     __slots__ = ("job", "step", "slices")
@@ -288,20 +290,24 @@ class Totals(_message.Message):
     def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[SliceTotals, _Mapping]]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes")
+    __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes", "kernels", "kernel_note")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     NUMERIC_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     STAGING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KERNELS_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_NOTE_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     shard: int
     shard_count: int
     address: str
     numeric_fingerprint: str
     staging_bytes: int
-    def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[int] = ..., shard_count: _Optional[int] = ..., address: _Optional[str] = ..., numeric_fingerprint: _Optional[str] = ..., staging_bytes: _Optional[int] = ...) -> None: ...
+    kernels: _containers.RepeatedScalarFieldContainer[str]
+    kernel_note: str
+    def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[int] = ..., shard_count: _Optional[int] = ..., address: _Optional[str] = ..., numeric_fingerprint: _Optional[str] = ..., staging_bytes: _Optional[int] = ..., kernels: _Optional[_Iterable[str]] = ..., kernel_note: _Optional[str] = ...) -> None: ...
 
 class JobOpened(_message.Message):
     __slots__ = ("job", "part_slots", "version")
@@ -378,14 +384,14 @@ class Prepared(_message.Message):
     def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., map_digest: _Optional[str] = ..., is_finite: bool = ..., max_abs: _Optional[float] = ..., sum_of_squares: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class BlockNorms(_message.Message):
-    __slots__ = ("block", "weight_squares", "update_squares")
+    __slots__ = ("block", "weight_partial", "update_partial")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
-    WEIGHT_SQUARES_FIELD_NUMBER: _ClassVar[int]
-    UPDATE_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_PARTIAL_FIELD_NUMBER: _ClassVar[int]
     block: int
-    weight_squares: float
-    update_squares: float
-    def __init__(self, block: _Optional[int] = ..., weight_squares: _Optional[float] = ..., update_squares: _Optional[float] = ...) -> None: ...
+    weight_partial: float
+    update_partial: float
+    def __init__(self, block: _Optional[int] = ..., weight_partial: _Optional[float] = ..., update_partial: _Optional[float] = ...) -> None: ...
 
 class Norms(_message.Message):
     __slots__ = ("job", "step", "blocks")
@@ -398,16 +404,18 @@ class Norms(_message.Message):
     def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[BlockNorms, _Mapping]]] = ...) -> None: ...
 
 class SliceReport(_message.Message):
-    __slots__ = ("slice", "weight_norm", "update_norm", "trust_ratio")
+    __slots__ = ("slice", "weight_norm", "update_norm", "trust_ratio", "clamp")
     SLICE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_NORM_FIELD_NUMBER: _ClassVar[int]
     UPDATE_NORM_FIELD_NUMBER: _ClassVar[int]
     TRUST_RATIO_FIELD_NUMBER: _ClassVar[int]
+    CLAMP_FIELD_NUMBER: _ClassVar[int]
     slice: int
     weight_norm: float
     update_norm: float
     trust_ratio: float
-    def __init__(self, slice: _Optional[int] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ...) -> None: ...
+    clamp: str
+    def __init__(self, slice: _Optional[int] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ..., clamp: _Optional[str] = ...) -> None: ...
 
 class Applied(_message.Message):
     __slots__ = ("job", "step", "slices", "fold_seconds", "apply_seconds", "encode_seconds", "bytes_in", "bytes_out")

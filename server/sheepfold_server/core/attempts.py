@@ -27,6 +27,8 @@ class Attempt:
     is_first_of_worker: bool
     done: int = 0
     staged_on: set[int] = field(default_factory=set)
+    squares: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    """Sums of squares of the part's blocks by shard; only where each slot is clipped."""
     facts: Facts | None = None
     is_staged: bool = False
     """On every shard: the worker has nothing left to do for it."""

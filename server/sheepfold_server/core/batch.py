@@ -14,6 +14,7 @@ class _Part:
     first_sample: int
     samples: int
     slot_samples: int
+    sequence: int
 
 
 class BatchPlan:
@@ -25,9 +26,9 @@ class BatchPlan:
         step = sample = 0
         for stage in batch.stage:
             samples, slot = stage.samples or batch.samples, stage.slot_samples or batch.slot_samples
-            parts.append(_Part(step, sample, samples, slot))
+            parts.append(_Part(step, sample, samples, slot, stage.sequence or 0))
             step, sample = step + stage.steps, sample + stage.steps * samples
-        self._parts = parts or [_Part(0, 0, batch.samples, batch.slot_samples)]
+        self._parts = parts or [_Part(0, 0, batch.samples, batch.slot_samples, 0)]
         self._firsts = [part.first_step for part in self._parts]
 
     def _part(self, step: int) -> _Part:
@@ -44,6 +45,10 @@ class BatchPlan:
         """K(t) = B(t) / slot_samples(t)."""
         part = self._part(step)
         return part.samples // part.slot_samples
+
+    def sequence(self, step: int) -> int:
+        """Sequence length of the step's stage in tokens; 0 if it names none."""
+        return self._part(step).sequence
 
     def offset(self, step: int) -> int:
         """First position of step t in the sample stream: the samples of all steps before it."""

@@ -187,7 +187,7 @@ class Coordinator:
             lineage=state.lineage,
             version=state.version,
             manifest_json=state.geometry.manifest.to_json(),
-            config_json=state.job.to_json(),
+            config_json=state.resolved_json,
             shards=tuple(
                 m.ShardAddress(i, s.hello.address, s.incarnation)
                 for i, s in enumerate(state.shards)

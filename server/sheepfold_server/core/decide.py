@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.schedule import learning_rate
 from sheepfold_wire.job import Job
+from sheepfold_wire.optimizer import OptimizerKeys
 from sheepfold_wire.sums import add_in_order
 
 MAX_ABS_APPLIED = 1e15
@@ -24,35 +25,62 @@ class Decision:
     gradient_norm: float
 
 
-def blocks_in_order(
-    reports: dict[int, m.Prepared], blocks_of_shard: Sequence[Sequence[int]], block_count: int
+def squares_in_order(
+    squares: Mapping[int, Sequence[float]], blocks_of_shard: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Sums of squares of all blocks of the model, by global block index."""
-    squares = [0.0] * block_count
-    for shard, report in reports.items():
-        for block, value in zip(blocks_of_shard[shard], report.sum_of_squares, strict=True):
-            squares[block] = value
-    return squares
+    """Sums of squares of all blocks of the model by global block index, from those of each shard's own."""
+    ordered = [0.0] * sum(map(len, blocks_of_shard))
+    for shard, own in squares.items():
+        for block, value in zip(blocks_of_shard[shard], own, strict=True):
+            ordered[block] = value
+    return ordered
 
 
 def decide(step: int, job: Job, reports: Iterable[m.Prepared], block_squares: Sequence[float]) -> Decision:
-    """Apply or skip step t, its learning rate and its clip scale 1 / max(1, norm / clip_norm).
+    """Apply or skip step t, its learning rate and its clip scale; the latter is 1 if each slot was clipped.
 
     The gradient norm is over all blocks in manifest order in fp64, so it does not depend on the plan.
     """
-    rate = learning_rate(job.optimizer.lr, step, job.stop.steps)
+    rate = learning_rate(job, step)
     norm = math.sqrt(add_in_order(block_squares))
     prepared = list(reports)
     if not math.isfinite(norm) or not all(report.is_finite for report in prepared):
         return Decision(True, "the summed gradient is not finite", rate, 1.0, norm)
-    clip = job.optimizer.clip_norm
-    scale = 1.0 if clip is None else 1.0 / max(1.0, norm / clip)
+    optimizer = job.optimizer
+    scale = 1.0
+    if optimizer.clip_place == "sum":
+        scale = clip_scale(norm, optimizer.clip_norm, optimizer.clip_form)
     largest = max((report.max_abs for report in prepared), default=0.0) * scale
     if largest > MAX_ABS_APPLIED:
         return Decision(
             True, f"the largest gradient element is {largest:.3g}, above {MAX_ABS_APPLIED:g}", rate, 1.0, norm
         )
     return Decision(False, "", rate, scale, norm)
+
+
+def slot_clip(
+    optimizer: OptimizerKeys,
+    squares: Mapping[int, Sequence[float]],
+    blocks_of_shard: Sequence[Sequence[int]],
+) -> float:
+    """Scale of one slot's gradient by its own norm, over all blocks in order; 1 if the sum is clipped."""
+    if optimizer.clip_place != "slot" or optimizer.clip_norm is None:
+        return 1.0
+    norm = math.sqrt(add_in_order(squares_in_order(squares, blocks_of_shard)))
+    return clip_scale(norm, optimizer.clip_norm, optimizer.clip_form)
+
+
+def clip_scale(norm: float, clip_norm: float | None, form: str) -> float:
+    """Factor that keeps a gradient of this norm at `clip_norm` or below; 1 without one.
+
+    `apex`: 1 / max(1, norm / c). `torch`: min(1, c / (norm + 1e-6)), which clips a little early. `deepspeed`:
+    1 / max(1, (norm + 1e-6) / c).
+    """
+    if clip_norm is None:
+        return 1.0
+    if form == "torch":
+        return min(1.0, clip_norm / (norm + 1e-6))
+    return 1.0 / max(1.0, (norm + (1e-6 if form == "deepspeed" else 0.0)) / clip_norm)
 
 
 def union_of_presence(bitmaps: Iterable[bytes]) -> bytes:
@@ -65,17 +93,21 @@ def union_of_presence(bitmaps: Iterable[bytes]) -> bytes:
     return bytes(together)
 
 
-def totals_in_order(reports: Iterable[m.Norms], slice_of_block: Sequence[int]) -> tuple[m.SliceTotals, ...]:
-    """Sums over the blocks of each split slice, added in block order whichever shard sent them."""
+def totals_in_order(
+    reports: Iterable[m.Norms],
+    slice_of_block: Sequence[int],
+    gradient_squares: Sequence[float],  # of all blocks, by global index
+    maximum_slices: frozenset[int],  # slices whose norms are of order inf
+) -> tuple[m.SliceTotals, ...]:
+    """Partials of each split slice, in block order whichever shard sent them: added, or the largest."""
     blocks = sorted((b for report in reports for b in report.blocks), key=lambda b: b.block)
     by_slice: dict[int, list[m.BlockNorms]] = {}
     for block in blocks:
         by_slice.setdefault(slice_of_block[block.block], []).append(block)
-    return tuple(
-        m.SliceTotals(
-            index,
-            add_in_order([b.weight_squares for b in found]),
-            add_in_order([b.update_squares for b in found]),
-        )
-        for index, found in sorted(by_slice.items())
-    )
+    totals: list[m.SliceTotals] = []
+    for index, found in sorted(by_slice.items()):
+        combine = max if index in maximum_slices else add_in_order
+        weight, update = [b.weight_partial for b in found], [b.update_partial for b in found]
+        gradient = add_in_order([gradient_squares[b.block] for b in found])
+        totals.append(m.SliceTotals(index, combine(weight), combine(update), gradient))
+    return tuple(totals)

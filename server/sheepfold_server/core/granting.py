@@ -144,6 +144,7 @@ class Granting:
             lease_seconds=job.leases.seconds,
             step=attempt.step,
             slot=None if attempt.step is None else attempt.slot,
+            sequence=state.batch.sequence(place[0]),
         )
 
     # --- taking back --------------------------------------------------------------------------------

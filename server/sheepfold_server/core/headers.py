@@ -40,6 +40,8 @@ class ShardJob:
     open_steps: int
     holds_split: bool
     """Whether blocks of a split slice live here."""
+    counts_skips: bool = False
+    """Whether a skipped step advances the bias counters."""
 
 
 def check_target(job: ShardJob, incarnation: int, manifest_digest: str, plan_digest: str) -> None:

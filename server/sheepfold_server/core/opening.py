@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import ShardUp, ToShard
+from sheepfold_server.core.kernels import choose_kernel
 from sheepfold_server.core.recovery import Recovery
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_wire import job as jobs
@@ -16,6 +17,7 @@ from sheepfold_wire.errors import (
     WindowTooSmall,
 )
 from sheepfold_wire.manifest import Manifest, ManifestError
+from sheepfold_wire.optimizer import with_slices
 
 
 class Opening:
@@ -52,6 +54,7 @@ class Opening:
             manifest = Manifest.from_json(text)
         except ManifestError as error:
             raise BadConfig(str(error)) from None
+        manifest = with_slices(manifest, state.job.optimizer.slices)
         if state.geometry is not None:
             difference = manifests.first_difference(state.geometry.manifest, manifest)
             if difference:
@@ -67,12 +70,10 @@ class Opening:
             raise PreconditionError(
                 "the model has no parameters that require a gradient; there is nothing to train"
             )
-        state.geometry = Geometry.of(manifest, len(state.shards), state.job.placement.split_above_bytes)
+        state.geometry = Geometry.of(manifest, len(state.shards), state.job)
         if state.life is Life.DECLARED:
             state.life = Life.OPENING
-        for shard, link in enumerate(state.shards):
-            if link.is_up:
-                self._open_on(shard)
+        self._open_everywhere()
 
     # --- shards -------------------------------------------------------------------------------------
 
@@ -83,19 +84,47 @@ class Opening:
         link.is_up, link.is_ready = True, False
         if not event.is_resumed:
             self._recovery.on_lost_memory(event.shard)
-        if state.geometry is not None:
+        if state.geometry is None:
+            return
+        if not state.kernel:
+            self._open_everywhere()
+        elif state.kernel in event.hello.kernels:
             self._open_on(event.shard)
+        else:
+            state.pause(
+                f"shard {event.shard} came back without the job's kernel, {state.kernel}: "
+                f"{event.hello.kernel_note}"
+            )
 
     def on_shard_down(self, shard: int) -> None:
         state = self._s
         state.shards[shard].is_up = state.shards[shard].is_ready = False
         state.note(f"job {state.name}: the link to shard {shard} is down")
 
+    def _open_everywhere(self) -> None:
+        """The kernel is the job's, not a shard's: it is chosen when all of them have said what they offer."""
+        state = self._s
+        hellos = [link.hello for link in state.shards if link.is_up and link.hello is not None]
+        if len(hellos) < len(state.shards):
+            return
+        assert state.geometry is not None
+        manifest = state.geometry.manifest
+        parameters = sum(manifest.tensors[index].elements for index in manifest.parameters)
+        try:
+            state.kernel, told = choose_kernel(state.job.numerics.kernel, hellos, parameters)
+        except PreconditionError as error:
+            state.spoil(error)
+            return
+        if told:
+            state.note(f"job {state.name}: {told}")
+        for shard in range(len(state.shards)):
+            self._open_on(shard)
+
     def _open_on(self, shard: int) -> None:
         """Sent before the shard is ready: its answer makes it so."""
         state = self._s
         assert state.geometry is not None
-        manifest, config = state.geometry.manifest.to_json(), state.job.to_json()
+        manifest, config = state.geometry.manifest.to_json(), state.resolved_json
         command = m.OpenJob(state.name, state.lineage, state.term, len(state.shards), manifest, config)
         state.outbox.append(ToShard(shard, command))
 

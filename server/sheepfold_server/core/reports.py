@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.kernels import fingerprint
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.steps import OpenStep
 from sheepfold_wire.sums import add_in_order
@@ -71,6 +72,7 @@ def _slice_facts(state: JobState, step: OpenStep) -> tuple[m.SliceFacts, ...]:
             update_norm=s.update_norm,
             gradient_norm=math.sqrt(add_in_order(squares.get(s.slice, ()))),
             trust_ratio=s.trust_ratio,
+            clamp=s.clamp,
         )
         for s in slices
     )
@@ -139,10 +141,11 @@ def job_status(state: JobState) -> m.JobStatus:
         samples_committed=state.samples_committed,
         samples_skipped=state.samples_skipped,
         manifest_digest="" if state.geometry is None else state.geometry.manifest.digest,
-        config_json=state.job.to_json(),
+        config_json=state.resolved_json,
         counts=state.attempts.counts(),
         workers=state.workers.status(state.now, holding),
         shards=tuple(_shard_status(state, index) for index in range(len(state.shards))),
+        steps_skipped=state.steps_skipped,
     )
 
 
@@ -157,7 +160,7 @@ def _shard_status(state: JobState, index: int) -> m.ShardStatus:
         incarnation=shard.incarnation,
         is_connected=shard.is_up,
         version=shard.version,
-        numeric_fingerprint="" if shard.hello is None else shard.hello.numeric_fingerprint,
+        numeric_fingerprint="" if shard.hello is None else fingerprint(state.kernel, shard.hello),
         parameters=parameters,
         part_slots=shard.part_slots,
     )

@@ -270,7 +270,8 @@ class Shard:
             return
         if command.is_skip:
             found.decision = command
-            self._forget_folds(found)
+            found.folded, found.folding_until, found.awaited = 0, None, None
+            self._out.append(e.SkipStep(command.step, self.job.counts_skips))
             self._out.append(e.KeepVersion(command.step))
             self._finish_step(found, (), 0.0, 0.0)
             return

@@ -15,8 +15,9 @@ from sheepfold_server.core.steps import OpenStep
 from sheepfold_server.core.workers import Workers
 from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.ids import NOTHING_LOADED
-from sheepfold_wire.job import Job
+from sheepfold_wire.job import Job, Numerics
 from sheepfold_wire.manifest import Manifest
+from sheepfold_wire.optimizer import tensor_settings
 from sheepfold_wire.plan import Plan
 
 RATE_STEPS = 64
@@ -59,9 +60,19 @@ class Geometry:
     slice_of_block: tuple[int, ...]
     split_shards: frozenset[int]
     """Shards that hold a part of a split slice."""
+    maximum_slices: frozenset[int]
+    """Slices whose norms are of order inf: their partials are compared, not added."""
 
     @classmethod
-    def of(cls, manifest: Manifest, shard_count: int, split_above_bytes: int) -> Geometry:
+    def of(cls, manifest: Manifest, shard_count: int, job: Job) -> Geometry:
+        """Raises BadConfig if the optimizer's groups do not fit the parameters' names."""
+        names = [manifest.tensors[index].name for index in manifest.parameters]
+        settings = tensor_settings(job.optimizer, names)
+        by_tensor = dict(zip(manifest.parameters, settings, strict=True))
+        maximum = frozenset(
+            s.index for s in manifest.slices if by_tensor[s.tensor].settings.norm_order == "inf"
+        )
+        split_above_bytes = job.placement.split_above_bytes
         plan = Plan.of(manifest, shard_count, split_above_bytes)
         slice_of_block = [s.index for s in manifest.slices for _ in range(s.blocks)]
         blocks = tuple(
@@ -72,7 +83,7 @@ class Geometry:
         split_shards = frozenset(
             s for s in range(shard_count) if any(f.slice in split for f in plan.shard_fragments(s))
         )
-        return cls(manifest, plan, blocks, tuple(slice_of_block), split_shards)
+        return cls(manifest, plan, blocks, tuple(slice_of_block), split_shards, maximum)
 
 
 @dataclass(slots=True)
@@ -93,6 +104,9 @@ class JobState:
     """Steps after which an operator stopped the job."""
     samples_committed: int = 0
     samples_skipped: int = 0
+    steps_skipped: int = 0
+    kernel: str = ""
+    """eager or compiled, once the job has been opened on the shards."""
     last_commits: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_STEPS + 1))
     """(time, samples committed so far) at each of the newest commits."""
     unusable: SheepfoldError | None = None
@@ -105,6 +119,14 @@ class JobState:
     def job(self) -> Job:
         """The newest configuration."""
         return self.config.newest
+
+    @property
+    def resolved_json(self) -> str:
+        """The newest configuration as shards and workers get it: with the kernel that was chosen."""
+        job = self.job
+        if not self.kernel:
+            return job.to_json()
+        return job.model_copy(update={"numerics": Numerics(kernel=self.kernel)}).to_json()  # type: ignore[arg-type]
 
     @property
     def name(self) -> str:

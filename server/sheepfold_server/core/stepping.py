@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core import decide
 from sheepfold_server.core.acceptance import why_refused
 from sheepfold_server.core.attempts import Attempt
-from sheepfold_server.core.decide import blocks_in_order, decide, totals_in_order, union_of_presence
 from sheepfold_server.core.events import Publish
 from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.reports import step_report
@@ -76,6 +76,8 @@ class Stepping:
             return
         attempt.facts = report.facts
         attempt.staged_on.add(shard)
+        if self._s.job.optimizer.clip_place == "slot":
+            attempt.squares[shard] = report.sum_of_squares
         if len(attempt.staged_on) < len(self._s.shards):
             return
         # Only now: each shard says Applied before Staged, so the version is not behind what the worker has.
@@ -183,7 +185,8 @@ class Stepping:
             if attempt is None:
                 return
             attempt.is_admitted = True
-            factor = self._factor(attempt, step.step)
+            optimizer, blocks = self._s.config.at(step.step).optimizer, self._geometry.blocks_of_shard
+            factor = self._factor(attempt, step.step) * decide.slot_clip(optimizer, attempt.squares, blocks)
             self._s.tell_all(m.Admit(self._s.name, step.step, step.admitted, attempt.id, factor))
             step.admitted += 1
         self.settle_lowest()
@@ -211,7 +214,7 @@ class Stepping:
         """SKIP without a sum: a slot of the step cannot be had."""
         step.closed_at = self._s.now
         job = self._s.config.at(step.step)
-        rate = learning_rate(job.optimizer.lr, step.step, job.stop.steps)
+        rate = learning_rate(job, step.step)
         self._commit(step, m.Commit(self._s.name, self._s.term, step.step, "", True, rate, 1.0, b""))
 
     def on_folded(self, shard: int, report: m.Folded) -> None:
@@ -234,13 +237,12 @@ class Stepping:
         step.folded[shard] = len(step.slots)
         if len(step.prepared) < len(self._s.shards):
             return
-        geometry = self._geometry
-        step.block_squares = blocks_in_order(
-            step.prepared, geometry.blocks_of_shard, len(geometry.slice_of_block)
-        )
-        decision = decide(step.step, self._s.config.at(step.step), step.prepared.values(), step.block_squares)
+        squares = {shard: report.sum_of_squares for shard, report in step.prepared.items()}
+        step.block_squares = decide.squares_in_order(squares, self._geometry.blocks_of_shard)
+        job = self._s.config.at(step.step)
+        decision = decide.decide(step.step, job, step.prepared.values(), step.block_squares)
         step.gradient_norm, step.skip_reason = decision.gradient_norm, decision.reason
-        present = union_of_presence(a.facts.present for a in step.winners() if a.facts is not None)
+        present = decide.union_of_presence(a.facts.present for a in step.winners() if a.facts is not None)
         self._commit(
             step,
             m.Commit(
@@ -279,10 +281,12 @@ class Stepping:
         if step is None or step.phase is not Phase.APPLYING or step.totals is not None:
             return
         step.norms[shard] = report
-        if step.norms.keys() >= self._geometry.split_shards:
-            slices = totals_in_order(step.norms.values(), self._geometry.slice_of_block)
+        geometry = self._geometry
+        if step.norms.keys() >= geometry.split_shards:
+            owners, maxima = geometry.slice_of_block, geometry.maximum_slices
+            slices = decide.totals_in_order(step.norms.values(), owners, step.block_squares, maxima)
             step.totals = m.Totals(self._s.name, step.step, slices)
-            for split_shard in sorted(self._geometry.split_shards):
+            for split_shard in sorted(geometry.split_shards):
                 self._s.tell(split_shard, step.totals)
 
     def on_applied(self, shard: int, report: m.Applied) -> None:
@@ -319,6 +323,7 @@ class Stepping:
         assert step.decision is not None
         is_skip = step.decision.is_skip
         if is_skip:
+            state.steps_skipped += 1
             state.note(f"step {step.step} is skipped: {step.skip_reason}")
         # A step given up before it was full still had its place in the sample stream.
         samples = sum(a.facts.samples for a in step.winners() if a.facts) if step.is_full() else 0

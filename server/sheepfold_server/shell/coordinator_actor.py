@@ -259,13 +259,13 @@ class Fleet:
             )
 
     def _check_numerics(self, hello: m.Hello) -> None:
-        """Bits are promised within one numeric fingerprint only."""
+        """Bits are promised within one numeric fingerprint only; the kernel is the job's own choice."""
         for shard, link in self._links.items():
             if shard != hello.shard and link.hello.numeric_fingerprint != hello.numeric_fingerprint:
                 raise NumericsMismatch(
                     f"shard {hello.shard} computes with {hello.numeric_fingerprint}, shard {shard} with "
-                    f"{link.hello.numeric_fingerprint}; give all shards the same kernel, device type and "
-                    "torch version"
+                    f"{link.hello.numeric_fingerprint}; give all shards the same device type, processor "
+                    "family and torch version"
                 )
 
     def link_down(self, shard: int, send: Send) -> None:

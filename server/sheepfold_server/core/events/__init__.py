@@ -58,6 +58,7 @@ from sheepfold_server.core.events.shard import (
     ServePull,
     ShardEffect,
     ShardEvent,
+    SkipStep,
     SumReady,
     WeightsReady,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "ShardEffect",
     "ShardEvent",
     "ShardUp",
+    "SkipStep",
     "SumReady",
     "Tick",
     "ToShard",

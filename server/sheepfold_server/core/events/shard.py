@@ -242,6 +242,14 @@ class DiscardSum:
 
 
 @dataclass(frozen=True, slots=True)
+class SkipStep:
+    """The step is decided as skipped: forget its sum; `counts`: the bias counters advance all the same."""
+
+    step: int
+    counts: bool
+
+
+@dataclass(frozen=True, slots=True)
 class KeepVersion:
     """A skipped step: version step + 1 has the bits of version step."""
 
@@ -293,6 +301,7 @@ ShardEffect = (
     | ComputeDirections
     | ApplyUpdate
     | DiscardSum
+    | SkipStep
     | KeepVersion
     | RetireVersions
     | ServePull
