@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from tests.oracle.settings import optimizer_of
 from tests.oracle.shards import Job
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sheepfold_server.optim import fold, layout, state
-from sheepfold_server.optim.lamb import LambConfig
+from sheepfold_server.optim import export, groups, layout, norms, state, upload
+from sheepfold_server.optim.kernel import EagerKernel
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.manifest import Manifest, TensorSpec
@@ -31,7 +37,7 @@ def values(seed: int) -> dict[str, np.ndarray]:
 
 
 def trained(device: str, shards: int = 1, tile_rows: int = 256) -> Job:
-    job = Job.start(MANIFEST, values(0), shards, LambConfig(clip_norm=1.0), 100_000, tile_rows, device)
+    job = Job.start(MANIFEST, values(0), shards, optimizer_of(clip_norm=1.0), 100_000, tile_rows, device)
     for t in range(4):
         absent = frozenset({"b"} if t == 2 else ())
         job.step(t, [values(2 * t + 1), values(2 * t + 2)], 0.02, [1.0, 2.5], Codec.BF16, absent)
@@ -59,6 +65,55 @@ def test_cuda_bits_do_not_depend_on_shards_or_tiles(cuda: str) -> None:
     assert len(digests) == 1
 
 
+def test_uploads_through_pinned_memory_arrive_whole_and_in_order(cuda: str) -> None:
+    """Two buffers in turn: a third upload must not overtake the first."""
+    tiles = [torch.full((64, 1024), float(number)) for number in range(20)]
+    send = upload.Uploader(torch.device(cuda), 64 * 4096)
+    arrived = [send(tile) for tile in tiles]
+    assert all(torch.equal(there.cpu(), tile) for there, tile in zip(arrived, tiles, strict=True))
+
+
+def test_bytes_per_second_beside_a_device_copy_are_printed(cuda: str) -> None:
+    """A figure, not a bar: one JSON line with the share of the copy bandwidth that a step reaches."""
+    rows = 32 * 1024
+    manifest = Manifest((TensorSpec("w", (rows, 1024), "float32", "parameter"),))
+    shard = ShardTensors(Plan.of(manifest, 1), 0, optimizer_of(), EagerKernel(cuda))
+    part = bytes(4 * rows * 1024)
+    shard.load(part)
+    source, target = (torch.ones((rows, 1024), device=cuda) for _ in range(2))
+    step_seconds, copy_seconds = [], []
+    for t in range(12):
+        shard.begin(t)
+        shard.fold(t, [(part, Codec.FP32, 1.0)])
+        shard.finish(t, 1.0)
+        step_seconds.append(seconds(partial(one_step, shard, t)))
+        copy_seconds.append(seconds(lambda: target.copy_(source)))
+    step, copy = sorted(step_seconds)[6], sorted(copy_seconds)[6]
+    moved, copied = 40 * rows * 1024 / step, 8 * rows * 1024 / copy
+    figures = {
+        "kernel": "eager",
+        "bytes_per_s": moved,
+        "copy_bytes_per_s": copied,
+        "fraction": moved / copied,
+    }
+    print(json.dumps({"bench": "gpu", "device": torch.cuda.get_device_name(), **figures}))
+    assert moved > 0
+
+
+def one_step(shard: ShardTensors, t: int) -> None:
+    shard.directions(t, 0.01)
+    shard.apply(t, 0.01)
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """Of work on the device, from start to end."""
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    act()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
 def test_a_whole_step_keeps_every_tensor_on_the_jobs_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """On fake CUDA tensors, which have shapes and devices but no values: mixing devices raises.
 
@@ -79,17 +134,18 @@ def test_a_whole_step_keeps_every_tensor_on_the_jobs_device(monkeypatch: pytest.
         return target
 
     monkeypatch.setattr(Tensor, "copy_", copy_)
-    for module in (layout, fold, state):
+    for module in (layout, groups, norms, state, upload):
         monkeypatch.setattr(module, "to_device", to_device)
-    monkeypatch.setattr(state, "to_host", to_host)
+    for module in (state, export):
+        monkeypatch.setattr(module, "to_host", to_host)
     plan = Plan.of(MANIFEST, 1)
     part = bytes(plan.part_bytes(0, 4))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        shard = ShardTensors(plan, 0, LambConfig(), "cuda", tile_rows=64)
+        shard = ShardTensors(plan, 0, optimizer_of(), EagerKernel("cuda", 64))
         shard.load(part)
         for t, present in enumerate((None, np.array([True, False, True]))):
             shard.begin(t)
             shard.fold(t, [(part, Codec.FP32, 1.0), (part, Codec.FP32, 2.0)])
             shard.finish(t, 3.0)
-            shard.directions(t, 0.5, present)
+            shard.directions(t, 0.1, 0.5, present)
             shard.apply(t, 0.1)

@@ -43,7 +43,7 @@ def step_report(step: int, ratio: float = 1.0, *, is_skip: bool = False) -> m.St
     """Report of a step of two slots and two slices; the second slice's ratio is twice the first one's."""
     slices = (
         m.SliceFacts(0, "conv1.weight", 2.0, 1.0, 0.5, ratio),
-        m.SliceFacts(1, "conv1.bias", 0.0, 0.1, 0.2, ratio * 2),
+        m.SliceFacts(1, "conv1.bias", 0.0, 0.1, 0.2, ratio * 2, "ratio"),
     )
     return m.StepReport(
         job="lenet",

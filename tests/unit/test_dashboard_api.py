@@ -155,10 +155,12 @@ def test_norms_are_those_of_the_newest_applied_step_with_the_range_of_all(client
         "u_norm": 1.0,
         "g_norm": 0.5,
         "trust_ratio": 0.5,
+        "clamp": "",
         "trust_ratio_min": 0.5,
         "trust_ratio_max": 4.0,
     }
     assert (second["trust_ratio_min"], second["trust_ratio_max"]) == (1.0, 8.0)
+    assert second["clamp"] == "ratio"
 
 
 def test_a_number_that_is_not_finite_is_null(client: Browser, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""sheepfold_server.optim.fold and payload"""
+"""sheepfold_server.optim.passes (folding), fold and payload"""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 from tests.oracle.shards import pack
 
-from sheepfold_server.optim.fold import Contribution, StatisticSums, fold_rows
+from sheepfold_server.optim.fold import Contribution, StatisticSums
+from sheepfold_server.optim.kernel import EagerKernel
 from sheepfold_server.optim.layout import ShardLayout
 from sheepfold_server.optim.payload import Part, PartLengthError, check_part, read_part
 from sheepfold_wire.codecs import Codec
@@ -35,14 +36,12 @@ def values(seed: int) -> dict[str, np.ndarray]:
     return floats | {"seen": np.array(seed)}
 
 
-def part(rows: torch.Tensor) -> Part:
-    return Part(rows, np.empty(0, np.float32), np.empty(0, np.int64))
-
-
 def folded(parts: list[torch.Tensor], factors: list[float], tile_rows: int = 64) -> torch.Tensor:
+    """The sum of some parts; what it held before is never read."""
     total = torch.full((parts[0].shape[0], 1024), torch.nan)
-    contributions = [Contribution(part(p), np.float32(f)) for p, f in zip(parts, factors, strict=True)]
-    fold_rows(total, contributions, True, torch.empty((tile_rows, 1024)))
+    kernel = EagerKernel("cpu", tile_rows)
+    for number, (part, factor) in enumerate(zip(parts, factors, strict=True)):
+        kernel.fold(total, part, float(np.float32(factor)), number == 0)
     return total
 
 
@@ -75,12 +74,22 @@ def test_bits_do_not_depend_on_tile_rows(tile_rows: int) -> None:
     assert bits(folded(parts, [1.0, 2.5, 0.3], tile_rows)) == bits(folded(parts, [1.0, 2.5, 0.3]))
 
 
-def test_folding_one_by_one_equals_folding_in_one_pass() -> None:
-    parts = random_parts(3)
-    total = torch.full((320, 1024), torch.nan)
-    for number, p in enumerate(parts):
-        fold_rows(total, [Contribution(part(p), np.float32(2.5))], number == 0, torch.empty((64, 1024)))
-    assert bits(total) == bits(folded(parts, [2.5, 2.5, 2.5]))
+def test_the_last_contribution_is_folded_divided_and_measured_in_one_pass() -> None:
+    parts, factors = random_parts(3), [2.5, 1.0, 0.5]
+    total = folded(parts[:2], factors[:2])
+    squares, largest = torch.empty(320, dtype=torch.float64), torch.empty(320)
+    EagerKernel("cpu", 64).fold_last(total, parts[2], 0.5, False, 4.0, squares, largest)
+    mean = folded(parts, factors) / 4.0
+    assert bits(total) == bits(mean)
+    assert bits(squares) == bits((mean.double() ** 2).sum(1))
+    assert bits(largest) == bits(mean.abs().amax(1))
+
+
+def test_the_only_contribution_of_a_step_is_copied() -> None:
+    part = random_parts(4)[0]
+    total, squares, largest = torch.full((320, 1024), torch.nan), torch.empty(320).double(), torch.empty(320)
+    EagerKernel().fold_last(total, part, 1.0, True, 2.0, squares, largest)
+    assert bits(total) == bits(part / 2.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -55,8 +55,15 @@ def test_rows_know_their_slice_and_tensor_and_the_padding_has_neither() -> None:
     assert np.bincount(LAYOUT.tensor_of_row).tolist() == [2, 138, 1, LAYOUT.rows - 141]
 
 
-def test_block_ranges_find_each_slices_blocks() -> None:
-    assert LAYOUT.block_ranges == {0: (0, 1), 1: (1, 3), 2: (3, 5), 3: (5, 6)}
+def test_block_spans_find_each_slices_blocks() -> None:
+    starts, counts = LAYOUT.block_spans
+    assert list(zip(starts.tolist(), counts.tolist(), strict=True)) == [(0, 1), (1, 2), (3, 2), (5, 1)]
+
+
+def test_split_places_are_those_of_slices_on_other_shards_too() -> None:
+    assert LAYOUT.split_places == tuple(
+        place for place, index in enumerate(LAYOUT.slices) if index in LAYOUT.plan.split_slices
+    )
 
 
 def test_partial_rows_are_ends_of_slices_and_the_unused_rows() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sheepfold_server.optim.layout import ShardLayout
-from sheepfold_server.optim.norms import add_halves, block_sums_of_squares
+from sheepfold_server.optim.norms import RowPartials, add_halves, block_sums_of_squares, row_partials
 from sheepfold_wire.manifest import Manifest, TensorSpec
 from sheepfold_wire.plan import Plan
 
@@ -47,13 +47,13 @@ def test_halves_are_added_in_the_documented_order() -> None:
 
 
 def test_block_sums_follow_the_tree_bit_for_bit() -> None:
-    """A reference in plain Python floats, so that the order is a contract, not an accident of torch."""
+    """A reference in plain Python floats: how rows make a block is a contract. Rows are torch's to add."""
     rows = random_rows(2)
     mine = block_sums_of_squares(rows, LAYOUT, 64).tolist()
-    squares = (rows.double() ** 2).tolist()
+    squares = row_partials(rows).tolist()
     for block in (0, 1, 2):
         named = LAYOUT.block_rows[block].tolist()
-        row_sums = [tree(squares[r]) if r < LAYOUT.rows else 0.0 for r in named]
+        row_sums = [squares[r] if r < LAYOUT.rows else 0.0 for r in named]
         assert mine[block] == tree(row_sums), f"block {block}"
 
 
@@ -79,3 +79,31 @@ def test_a_nan_reaches_only_its_own_block() -> None:
     rows[70, 5] = math.nan
     finite = torch.isfinite(block_sums_of_squares(rows, LAYOUT, 64))
     assert finite.tolist() == [70 not in named for named in LAYOUT.block_rows.tolist()]
+
+
+def test_a_row_has_the_same_bits_in_any_company() -> None:
+    """Cuts may fall on any row: a sum that knew its neighbours would give every shard its own bits."""
+    rows = random_rows(5)[:200]
+    for order in ("1", "2", "inf"):
+        whole = row_partials(rows, order)
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            for count in (1, 2, 3, 64, 100, 199):
+                cut = torch.cat([row_partials(part, order) for part in rows.split(count)])
+                assert cut.numpy().tobytes() == whole.numpy().tobytes(), f"{order}, {threads}, {count}"
+
+
+def test_partials_of_each_order_are_what_they_say() -> None:
+    rows = random_rows(6)[:4]
+    wide = rows.double()
+    assert row_partials(rows, "2").tolist() == pytest.approx((wide**2).sum(1).tolist(), rel=1e-14)
+    assert row_partials(rows, "1").tolist() == pytest.approx(wide.abs().sum(1).tolist(), rel=1e-14)
+    assert row_partials(rows, "inf").tolist() == wide.abs().amax(1).tolist()
+
+
+def test_a_block_has_the_largest_of_its_rows() -> None:
+    partials = RowPartials(1, LAYOUT, torch.device("cpu"))
+    rows = row_partials(random_rows(7), "inf")
+    partials.rows(0, 0, LAYOUT.rows).copy_(rows)
+    held = [[r for r in named if r < LAYOUT.rows] for named in LAYOUT.block_rows.tolist()]
+    assert partials.block_maxima()[0].tolist() == [rows[named].max().item() for named in held]

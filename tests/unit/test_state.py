@@ -7,13 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from tests.oracle.settings import optimizer_of
 from tests.oracle.shards import Job, Values, pack
 
-from sheepfold_server.optim.lamb import LambConfig
+from sheepfold_server.optim.kernel import EagerKernel
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.optim.steps import StepOrderError
 from sheepfold_wire.codecs import Codec, decode, encode
 from sheepfold_wire.manifest import Manifest, TensorSpec
+from sheepfold_wire.optimizer import OptimizerKeys
 from sheepfold_wire.plan import Plan
 
 SPLIT_ABOVE = 600_000
@@ -48,13 +50,13 @@ def values(seed: int) -> dict[str, np.ndarray]:
     return found
 
 
-def start(shards: int = 1, tile_rows: int = 256, config: LambConfig | None = None) -> Job:
+def start(shards: int = 1, tile_rows: int = 256, config: OptimizerKeys | None = None) -> Job:
     return Job.start(MANIFEST, values(0), shards, config, SPLIT_ABOVE, tile_rows)
 
 
 def trained(shards: int = 1, tile_rows: int = 256, codec: Codec = Codec.FP32) -> str:
     """The digest after three steps with two unequal contributions each, a tensor absent in the second."""
-    job = start(shards, tile_rows, LambConfig(clip_norm=100.0))
+    job = start(shards, tile_rows, optimizer_of(clip_norm=100.0))
     for t in range(3):
         given = [values(10 * t + 1), values(10 * t + 2)]
         absent = frozenset({"bias", "mean"} if t == 1 else ())
@@ -115,7 +117,7 @@ def test_every_slice_with_elements_is_reported_once_with_its_norms() -> None:
 
 
 def test_without_decay_a_slice_moves_by_learning_rate_times_its_norm() -> None:
-    job = start(3, config=LambConfig(weight_decay=0.0))
+    job = start(3, config=optimizer_of(weight_decay=0.0))
     job.step(0, [values(1)], 0.05)
     before, after = values(0), job.values()
     for name in ("scalar", "big", "bias"):
@@ -141,7 +143,7 @@ def test_a_zero_tensor_moves_with_ratio_one() -> None:
 def test_a_zero_gradient_shrinks_a_slice_by_the_learning_rate_whatever_the_decay() -> None:
     nothing = {name: np.zeros_like(v) for name, v in values(0).items()}
     for decay in (0.01, 0.5):
-        job = start(2, config=LambConfig(weight_decay=decay))
+        job = start(2, config=optimizer_of(weight_decay=decay))
         job.step(0, [nothing], 0.25)
         np.testing.assert_allclose(job.values()["big"], 0.75 * values(0)["big"], rtol=1e-6)
 
@@ -247,7 +249,7 @@ def test_a_logged_mean_replays_to_the_same_bits() -> None:
     other.fold(0, [(shard.mean_part(0), Codec.FP32, 1.0)])
     other.finish(0, 1.0)
     for one in (shard, other):
-        one.directions(0, 0.5)
+        one.directions(0, 0.01, 0.5)
         one.apply(0, 0.01)
     assert job.digest() == replica.digest()
 
@@ -265,7 +267,7 @@ def test_a_snapshot_restored_between_steps_changes_nothing() -> None:
 
 def test_several_steps_may_be_open_at_once() -> None:
     plan = Plan.of(MANIFEST, 1)
-    overlapped = ShardTensors(plan, 0, LambConfig(), open_steps=2)
+    overlapped = ShardTensors(plan, 0, optimizer_of(), open_steps=2)
     overlapped.load(pack(plan, 0, values(0)))
     for t in (0, 1):
         overlapped.begin(t)
@@ -273,12 +275,12 @@ def test_several_steps_may_be_open_at_once() -> None:
         overlapped.fold(t, [(pack(plan, 0, values(t + 1)), Codec.FP32, 1.0)])
     for t in (0, 1):
         overlapped.finish(t, 1.0)
-        overlapped.directions(t)
+        overlapped.directions(t, 0.01)
         overlapped.apply(t, 0.01)
     sequential = start()
     for t in (0, 1):
         sequential.step(t, [values(t + 1)])
-    assert Job(plan, [overlapped]).digest() == sequential.digest()
+    assert Job(plan, [overlapped], optimizer_of()).digest() == sequential.digest()
 
 
 def test_an_unopened_step_an_extra_step_and_a_phase_out_of_turn_are_refused() -> None:
@@ -300,15 +302,20 @@ def test_missing_totals_of_a_split_slice_are_refused_by_name() -> None:
     shard.begin(0)
     shard.fold(0, [(pack(job.plan, 1, values(1)), Codec.FP32, 1.0)])
     shard.finish(0, 1.0)
-    shard.directions(0)
+    shard.directions(0, 0.1)
     with pytest.raises(ValueError, match=r"slice 1 \(big\) is split"):
         shard.apply(0, 0.1, {})
 
 
-@pytest.mark.parametrize("wrong", [{"tile_rows": 100}, {"tile_rows": 0}, {"open_steps": 0}])
-def test_impossible_sizes_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        ShardTensors(Plan.of(MANIFEST, 1), 0, LambConfig(), **wrong)
+@pytest.mark.parametrize("tile_rows", [100, 0, -64])
+def test_a_tile_that_is_no_multiple_of_64_rows_is_refused(tile_rows: int) -> None:
+    with pytest.raises(ValueError, match=f"tile_rows={tile_rows}"):
+        EagerKernel("cpu", tile_rows)
+
+
+def test_no_open_step_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="open_steps=0"):
+        ShardTensors(Plan.of(MANIFEST, 1), 0, optimizer_of(), open_steps=0)
 
 
 def test_a_shard_that_owns_nothing_steps_like_the_others() -> None:

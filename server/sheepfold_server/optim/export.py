@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xxhash
 from torch import Tensor
 
 from sheepfold_server.optim.fold import StatisticSums
-from sheepfold_server.optim.layout import Integers, ShardLayout, tiles, to_host
-from sheepfold_server.optim.payload import write_part
+from sheepfold_server.optim.layout import Integers, ShardLayout, default_tile_rows, tiles, to_host
+from sheepfold_server.optim.payload import Part, write_part
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.digest import BIAS_COUNTERS, STATISTICS, Entry
 from sheepfold_wire.manifest import ROW_ELEMENTS
@@ -19,26 +21,40 @@ def encode_part(
     rows: Tensor,  # (rows, 1024) fp32, on any device
     statistics: StatisticSums,
     codec: Codec,
-    tile_rows: int,
-) -> bytearray:
+) -> memoryview:
     """A part with these parameter rows, rounded to nearest even, and these statistics."""
-    out = bytearray(layout.plan.part_bytes(layout.shard, codec.itemsize))
-    part = write_part(layout.plan, layout.shard, codec, out)
-    for first, count in tiles(layout.rows, tile_rows):
-        tile = rows.narrow(0, first, count).to(part.parameters.dtype)  # converted before it is downloaded
-        part.parameters.narrow(0, first, count).copy_(tile)
+    payload, part = blank_part(layout, statistics, codec)
+    download(rows, [part.parameters])
+    return payload
+
+
+def blank_part(layout: ShardLayout, statistics: StatisticSums, codec: Codec) -> tuple[memoryview, Part]:
+    """(payload, writable views of it): statistics filled in, used parameter rows not yet, the rest 0."""
+    payload = np.empty(layout.plan.part_bytes(layout.shard, codec.itemsize), np.uint8).data
+    part = write_part(layout.plan, layout.shard, codec, payload)
+    part.parameters[layout.plan.used_rows(layout.shard) :].zero_()
     part.floats[:] = statistics.floats
     part.integers[:] = statistics.integers
-    return out
+    return payload, part
+
+
+def download(
+    rows: Tensor,  # (rows, 1024) fp32, on any device
+    copies: Sequence[Tensor],  # (rows, 1024) each, on the host; written
+) -> None:
+    """Copies of the rows in other dtypes, converted before they leave the device."""
+    for first, count in tiles(rows.shape[0], default_tile_rows(rows.device)):
+        for copy in copies:
+            copy.narrow(0, first, count).copy_(rows.narrow(0, first, count).to(copy.dtype))
 
 
 def state_digests(
     layout: ShardLayout,
-    buffers: tuple[Tensor, ...],  # w, m, v: (rows, 1024) fp32 each
+    buffers: tuple[Tensor, ...],  # weights and state: (rows, 1024) fp32 each
     applied_steps: Integers,  # per own parameter
     statistics: StatisticSums,
 ) -> list[Entry]:
-    """XXH3-128 of each own block's w, m, v without padding, each bias counter and each statistic."""
+    """XXH3-128 of each block's weights and state without padding, each bias counter and each statistic."""
     entries: list[Entry] = []
     places = zip(
         layout.blocks.tolist(), layout.block_first_rows.tolist(), layout.block_elements.tolist(), strict=True

@@ -27,7 +27,16 @@ def default_tile_rows(device: torch.device) -> int:
     return CPU_TILE_ROWS if device.type == "cpu" else DEVICE_TILE_ROWS
 
 
-def tiles(rows: int, tile_rows: int) -> Iterator[tuple[int, int]]:
+Rows = tuple[int, int]
+"""(first row, number of rows) of a stretch of a buffer."""
+
+
+def cut(tensor: Tensor, rows: Rows) -> Tensor:
+    """A view of those rows."""
+    return tensor.narrow(0, *rows)
+
+
+def tiles(rows: int, tile_rows: int) -> Iterator[Rows]:
     """(first row, rows) of each tile; all are whole multiples of 64 rows, only the last may be shorter."""
     for first in range(0, rows, tile_rows):
         yield first, min(tile_rows, rows - first)
@@ -98,10 +107,15 @@ class ShardLayout:
         return tuple(sorted({self.plan.manifest.slices[s].tensor for s in self.slices}))
 
     @cached_property
-    def block_ranges(self) -> dict[int, tuple[int, int]]:
-        """Per own slice: the range [first, end) of its blocks in own block order."""
-        ends = np.cumsum([f.blocks for f in self.fragments], dtype=np.int64).tolist()
-        return {f.slice: (end - f.blocks, end) for f, end in zip(self.fragments, ends, strict=True)}
+    def block_spans(self) -> tuple[Integers, Integers]:
+        """(own slices,) each: first own block of the slice, and how many it has here."""
+        counts = np.array([f.blocks for f in self.fragments], np.int64)
+        return np.cumsum(counts) - counts, counts
+
+    @cached_property
+    def split_places(self) -> tuple[int, ...]:
+        """Places in `slices` of those that lie on other shards as well."""
+        return tuple(i for i, index in enumerate(self.slices) if index in self.plan.split_slices)
 
     @cached_property
     def slice_of_row(self) -> Integers:

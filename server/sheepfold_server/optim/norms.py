@@ -1,9 +1,8 @@
-"""fp64 sums of squares whose order of addition is fixed by construction, on every device.
+"""fp64 partials of norms, per row and per block, whose order of addition is fixed on every device.
 
-Only elementwise additions of halves are used: 1,024 squares -> 512 -> ... -> 1 per row, then 64 row sums
--> 32 -> ... -> 1 per block. A reduction of torch's own (`sum`, `norm`) may add in another order for
-another thread count, tile or device; an elementwise addition has one correctly rounded result.
-Slices are finished on the host: block sums added in block order.
+A row is always reduced as a whole, by one instruction sequence that knows neither the number of rows nor
+of threads (a test compares bits over both). Blocks add 64 row sums by elementwise halving. Slices are
+finished on the host: block partials in block order. So no sum depends on where shards, tiles or threads cut.
 """
 
 from __future__ import annotations
@@ -12,65 +11,64 @@ import torch
 from torch import Tensor
 
 from sheepfold_server.optim.layout import ShardLayout, tiles, to_device
-from sheepfold_wire.manifest import ROW_ELEMENTS, ROWS_PER_BLOCK
+from sheepfold_wire.manifest import ROWS_PER_BLOCK
+from sheepfold_wire.rules import NormOrder
+
+
+def row_partials(
+    values: Tensor,  # (n, 1024) of any floating dtype
+    order: NormOrder = "2",
+) -> Tensor:  # (n,) fp64
+    """Per row: the sum of squares (order 2), the sum of magnitudes (1), the largest magnitude (inf).
+
+    Squares of finite fp32 values neither overflow nor vanish in fp64.
+    """
+    wide = values.to(torch.float64)
+    if order == "2":
+        return wide.mul_(wide).sum(1)
+    return wide.abs_().sum(1) if order == "1" else wide.abs_().amax(1)
 
 
 def add_halves(
-    values: Tensor,  # (n, 2**k) fp64, overwritten
-) -> Tensor:  # (n,) a view of its first column
+    values: Tensor,  # (..., 2**k), overwritten
+) -> Tensor:  # (...) a view of its first column
     """Adds the right half of the columns to the left half until one column is left."""
-    width = values.shape[1]
+    width = values.shape[-1]
     while width > 1:
         width //= 2
-        left = values.narrow(1, 0, width)
-        torch.add(left, values.narrow(1, width, width), out=left)
-    return values.select(1, 0)
+        left = values.narrow(-1, 0, width)
+        torch.add(left, values.narrow(-1, width, width), out=left)
+    return values.select(-1, 0)
 
 
-def row_sums_of_squares(
-    values: Tensor,  # (n, 1024) fp32
-    wide: Tensor,  # (>= n, 1024) fp64 scratch, overwritten
-    out: Tensor,  # (n,) fp64
-) -> None:
-    """The sum of squares of each row. Squares of finite fp32 values neither overflow nor vanish in fp64."""
-    squares = wide.narrow(0, 0, values.shape[0])
-    squares.copy_(values)
-    torch.mul(squares, squares, out=squares)
-    out.copy_(add_halves(squares))
+class RowPartials:
+    """Partials of some buffers of `rows` rows, filled by passes, and the partials of their blocks."""
 
+    def __init__(self, buffers: int, layout: ShardLayout, device: torch.device) -> None:
+        rows = layout.rows
+        self._blocks = to_device(torch.from_numpy(layout.block_rows.reshape(-1)), device)
+        # One row more, always 0: it stands for the rows that a short block does not have.
+        self._partials = torch.zeros((buffers, rows + 1), dtype=torch.float64, device=device)
 
-def block_sums(
-    row_sums: Tensor,  # (rows + 1,) fp64; the last one is 0 and stands for rows a block does not have
-    block_rows: Tensor,  # (blocks, 64) int64
-) -> Tensor:  # (blocks,) fp64
-    """The sum of each block's row sums."""
-    gathered = torch.index_select(row_sums, 0, block_rows.reshape(-1))
-    return add_halves(gathered.view(-1, ROWS_PER_BLOCK))
+    def rows(self, buffer: int, first: int, count: int) -> Tensor:
+        """(count,) fp64: where a pass writes, or reads, the partials of rows [first, first + count)."""
+        return self._partials.select(0, buffer).narrow(0, first, count)
 
+    def clear(self) -> None:
+        """Forgets what passes wrote, of rows that this step may not touch."""
+        self._partials.zero_()
 
-class RowSums:
-    """Row sums of one buffer of `rows` rows, filled tile by tile, and their block sums."""
+    def block_sums(self) -> Tensor:
+        """(buffers, blocks) fp64 on the device: the sum of each block's rows."""
+        return add_halves(self._gathered())
 
-    def __init__(self, rows: int, block_rows: Tensor, device: torch.device) -> None:
-        self._block_rows = block_rows
-        self._row_sums = torch.zeros(rows + 1, dtype=torch.float64, device=device)
+    def block_maxima(self) -> Tensor:
+        """(buffers, blocks) fp64 on the device: the largest of each block's rows."""
+        return self._gathered().amax(-1)
 
-    def square(self, first_row: int, values: Tensor, wide: Tensor) -> None:
-        """Stores the row sums of squares of a tile of (n, 1024) fp32 that begins at `first_row`."""
-        row_sums_of_squares(values, wide, self._row_sums.narrow(0, first_row, values.shape[0]))
-
-    def blocks(self) -> Tensor:
-        """(blocks,) fp64 on the device."""
-        return block_sums(self._row_sums, self._block_rows)
-
-    def rows(self) -> Tensor:
-        """(rows,) fp64 on the device."""
-        return self._row_sums.narrow(0, 0, self._row_sums.shape[0] - 1)
-
-
-def wide_tile(tile_rows: int, device: torch.device) -> Tensor:
-    """The fp64 scratch tile (tile_rows, 1024) of `RowSums.square`."""
-    return torch.empty((tile_rows, ROW_ELEMENTS), dtype=torch.float64, device=device)
+    def _gathered(self) -> Tensor:
+        gathered = torch.index_select(self._partials, 1, self._blocks)
+        return gathered.view(self._partials.shape[0], -1, ROWS_PER_BLOCK)
 
 
 def block_sums_of_squares(
@@ -79,9 +77,7 @@ def block_sums_of_squares(
     tile_rows: int,
 ) -> Tensor:  # (blocks,) fp64
     """Sums of squares per own block of one whole buffer."""
-    device = values.device
-    sums = RowSums(layout.rows, to_device(torch.from_numpy(layout.block_rows), device), device)
-    wide = wide_tile(tile_rows, device)
+    partials = RowPartials(1, layout, values.device)
     for first, count in tiles(layout.rows, tile_rows):
-        sums.square(first, values.narrow(0, first, count), wide)
-    return sums.blocks()
+        partials.rows(0, first, count).copy_(row_partials(values.narrow(0, first, count)))
+    return partials.block_sums().select(0, 0)

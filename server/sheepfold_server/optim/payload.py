@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sheepfold_server.optim.layout import CPU_TILE_ROWS, Booleans, ShardLayout, tiles, to_host
-from sheepfold_server.optim.norms import RowSums, wide_tile
+from sheepfold_server.optim.norms import RowPartials, row_partials
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.manifest import ROW_ELEMENTS, ROWS_PER_BLOCK
 from sheepfold_wire.plan import FP32_BYTES, INT64_BYTES, Plan
@@ -91,16 +91,13 @@ def check_part(layout: ShardLayout, payload: Buffer, codec: Codec) -> PartCheck:
     """
     part = read_part(layout.plan, layout.shard, payload, codec)
     host = torch.device("cpu")
-    sums = RowSums(layout.rows, torch.from_numpy(layout.block_rows), host)
-    values = torch.empty((CPU_TILE_ROWS, ROW_ELEMENTS))
-    wide = wide_tile(CPU_TILE_ROWS, host)
+    sums = RowPartials(1, layout, host)
     for first, count in tiles(layout.rows, CPU_TILE_ROWS):
-        tile = values.narrow(0, 0, count)
-        tile.copy_(part.parameters.narrow(0, first, count))
-        sums.square(first, tile, wide)
+        sums.rows(0, first, count).copy_(row_partials(part.parameters.narrow(0, first, count)))
+    is_bad = ~np.isfinite(to_host(sums.rows(0, 0, layout.rows)))
     return PartCheck(
-        sum_of_squares=to_host(sums.blocks()),
-        nonfinite=_nonfinite(layout, part, ~np.isfinite(to_host(sums.rows()))),
+        sum_of_squares=to_host(sums.block_sums()[0]),
+        nonfinite=_nonfinite(layout, part, is_bad),
         padding_is_zero=_padding_is_zero(layout, part.parameters),
     )
 

@@ -9,17 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from sheepfold_server.optim.fold import StatisticSums
+from sheepfold_server.optim.fold import Contribution, StatisticSums
 from sheepfold_server.optim.layout import Booleans
 from sheepfold_server.optim.payload import Float32, Float64, Int64
 
 
-class SquareTotals(NamedTuple):
-    """Sums of squares over all blocks of one slice, added in block order."""
+class SliceTotals(NamedTuple):
+    """Partials over all blocks of one slice, in block order: added, or for norms of order inf the largest."""
 
     weight: float
     update: float
     gradient: float
+    """Sum of squares before clipping, whatever the order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +34,29 @@ class SumReport:
 
 @dataclass(frozen=True, slots=True)
 class DirectionReport:
-    """Sums of squares of the weights before the step and of u, both (own blocks,)."""
+    """Partials of the norms of the weights before the step and of u, both (own blocks,)."""
 
-    weight_squares: Float64
-    update_squares: Float64
+    weight_partials: Float64
+    update_partials: Float64
 
 
-@dataclass(frozen=True, slots=True)
-class SliceReport:
-    """One slice's figures of a step: L2 norms, the gradient's before clipping."""
+class SliceReport(NamedTuple):
+    """One slice's figures of a step; the gradient's norm is L2, before clipping."""
 
     slice: int
     weight_norm: float
     update_norm: float
     gradient_norm: float
     trust_ratio: float
+    clamp: str = ""
+    """Which bound the ratio met: "", "phi" or "ratio"."""
 
 
 class Snapshot(NamedTuple):
     """Copies of everything a shard would have to keep, on the host."""
 
-    weights: Float32  # (rows, 1024), as are the moments
-    first: Float32
-    second: Float32
+    weights: Float32  # (rows, 1024), as is each buffer of the state
+    state: tuple[Float32, ...]
     applied_steps: Int64  # per own parameter, in layout.tensors order
     floats: Float32
     integers: Int64
@@ -80,6 +81,12 @@ class OpenStep:
 
     total: Tensor
     statistics: StatisticSums
+    pending: Contribution | None = None
+    """The newest contribution: folded with the next one, or in the pass that finishes the sum."""
+    is_begun: bool = False
+    """Whether `total` holds a contribution."""
     phase: Phase = Phase.EMPTY
-    squares: list[Float64] = field(default_factory=list)  # per block: gradient, then weights, then u
+    gradient_squares: Float64 = field(default_factory=lambda: np.empty(0))  # (own blocks,)
+    partials: Float64 = field(default_factory=lambda: np.empty((2, 0)))  # (2, own blocks): weights, u
     present: Booleans = field(default_factory=lambda: np.empty(0, np.bool_))  # per manifest tensor
+    clip_scale: float = 1.0

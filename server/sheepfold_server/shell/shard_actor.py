@@ -22,7 +22,7 @@ from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import ShardJob
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.optim.state import ShardTensors
-from sheepfold_server.optim.steps import SquareTotals
+from sheepfold_server.optim.steps import SliceTotals
 from sheepfold_server.shell.actor import Actor
 from sheepfold_server.storage.null import NullStorage
 from sheepfold_wire.codecs import Codec, encode
@@ -240,10 +240,12 @@ class ShardActor:
                 self._on_kernel(lambda: self._finish(effect))
             case e.DiscardSum(step):
                 self._on_kernel(lambda: self.tensors.discard(step) if self.tensors.is_open(step) else None)
+            case e.SkipStep(step, counts):
+                self._on_kernel(lambda: self._skip(step, counts))
             case e.ComputeDirections(decision):
                 self._on_kernel(lambda: self._directions(decision))
             case e.ApplyUpdate(decision, totals):
-                codecs = tuple(self._served_codecs)
+                codecs = tuple(sorted(self._served_codecs, key=list(Codec).index))
                 self._on_kernel(lambda: self._apply(decision, totals, codecs))
             case e.ComputeDigest(token, version):
                 self._on_kernel(lambda: self._answer(token, (version, self.tensors.block_digests())))
@@ -259,14 +261,13 @@ class ShardActor:
         parts = [(slot, *self._parts[attempt], factor) for slot, attempt, factor in effect.parts]
         self._on_kernel(lambda: self._fold(effect, parts))
 
-    def _keep_encoded(self, version: int, codecs: tuple[Codec, ...]) -> None:
-        made = {(version, codec): self.tensors.encoded(codec) for codec in codecs}
+    def _keep(self, version: int, made: dict[Codec, Buffer]) -> None:
         with self._lock:
-            self._encoded.update(made)
+            self._encoded.update({(version, codec): payload for codec, payload in made.items()})
 
     def _load(self, payload: Buffer) -> None:
         self.tensors.load(payload)
-        self._keep_encoded(0, tuple(self._served_codecs))
+        self._keep(0, {codec: self.tensors.encoded(codec) for codec in tuple(self._served_codecs)})
         self._actor.submit(e.Loaded())
 
     def _fold(self, effect: e.FoldSlots, parts: list[tuple[int, Buffer, Codec, float]]) -> None:
@@ -286,12 +287,20 @@ class ShardActor:
         squares = tuple(report.sum_of_squares.tolist())
         self._actor.submit(e.SumReady(effect.step, effect.fold, report.finite, report.max_abs, squares))
 
+    def _skip(self, step: int, counts: bool) -> None:
+        if self.tensors.is_open(step):
+            self.tensors.discard(step)
+        if counts:
+            self.tensors.count_skip()
+
     def _directions(self, decision: m.Commit) -> None:
         tensors = len(self.tensors.layout.plan.manifest.tensors)
         bits = np.unpackbits(np.frombuffer(decision.present, np.uint8), bitorder="little")[:tensors]
-        report = self.tensors.directions(decision.step, decision.clip_scale, bits.astype(np.bool_))
+        report = self.tensors.directions(
+            decision.step, decision.learning_rate, decision.clip_scale, bits.astype(np.bool_)
+        )
         split = tuple(
-            m.BlockNorms(block, float(report.weight_squares[i]), float(report.update_squares[i]))
+            m.BlockNorms(block, float(report.weight_partials[i]), float(report.update_partials[i]))
             for i, (block, slice_index) in enumerate(self._block_ids)
             if slice_index in self._split
         )
@@ -301,13 +310,14 @@ class ShardActor:
         self, decision: m.Commit, totals: tuple[m.SliceTotals, ...], codecs: tuple[Codec, ...]
     ) -> None:
         began = time.perf_counter()
-        sums = {t.slice: SquareTotals(t.weight_squares, t.update_squares, 0.0) for t in totals}
-        reports = self.tensors.apply(decision.step, decision.learning_rate, sums)
-        applied = time.perf_counter()
-        self._keep_encoded(decision.step + 1, codecs)
-        slices = tuple(m.SliceReport(r.slice, r.weight_norm, r.update_norm, r.trust_ratio) for r in reports)
-        encoded = time.perf_counter()
-        self._actor.submit(e.WeightsReady(decision.step, slices, applied - began, encoded - applied))
+        sums = {t.slice: SliceTotals(t.weight_partial, t.update_partial, t.gradient_squares) for t in totals}
+        reports, made = self.tensors.apply(decision.step, decision.learning_rate, sums, codecs)
+        self._keep(decision.step + 1, made)
+        slices = tuple(
+            m.SliceReport(r.slice, r.weight_norm, r.update_norm, r.trust_ratio, r.clamp) for r in reports
+        )
+        # Encoded copies are written by the pass that makes the weights: there is no time to tell apart.
+        self._actor.submit(e.WeightsReady(decision.step, slices, time.perf_counter() - began, 0.0))
 
 
 def _block_ids(tensors: ShardTensors) -> list[tuple[int, int]]:

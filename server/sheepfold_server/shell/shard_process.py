@@ -13,8 +13,11 @@ import torch
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.headers import ShardJob
-from sheepfold_server.optim.lamb import LambConfig
+from sheepfold_server.optim.groups import Groups
+from sheepfold_server.optim.kernel import Kernel
+from sheepfold_server.optim.layout import ShardLayout
 from sheepfold_server.optim.state import ShardTensors
+from sheepfold_server.shell.kernels import KernelError, KernelFolder, job_programs, numeric_fingerprint
 from sheepfold_server.shell.shard_actor import ShardActor
 from sheepfold_server.storage.null import NullStorage
 from sheepfold_wire.codecs import Codec
@@ -43,19 +46,6 @@ class ShardConfig:
     staging_bytes: int = STAGING_BYTES
 
 
-def numeric_fingerprint(device: str) -> str:
-    """Bits are promised within one of these: kernel, device type, torch version (DESIGN section 5)."""
-    return f"eager/{torch.device(device).type}/torch-{torch.__version__}"
-
-
-def lamb_config(job: Job) -> LambConfig:
-    """The optimizer's constants, as the job file has them."""
-    o = job.optimizer
-    return LambConfig(
-        beta1=o.beta1, beta2=o.beta2, epsilon=o.eps, weight_decay=o.weight_decay, clip_norm=o.clip_norm
-    )
-
-
 class ShardProcess:
     """All jobs of one shard, over one link to the coordinator. Opened by commands, asked by services."""
 
@@ -65,14 +55,20 @@ class ShardProcess:
         self.config = config
         self.incarnation = 0
         self._send, self._on_halt = send, on_halt
-        self._kernel = ThreadPoolExecutor(1, "kernel")
+        # OpenMP's number of threads belongs to the thread that asks for it.
+        self._kernel = ThreadPoolExecutor(
+            1, "kernel", initializer=torch.set_num_threads, initargs=(config.threads,)
+        )
+        self._folder = KernelFolder(config.device)
         self._actors: dict[str, ShardActor] = {}
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self.halted = ""
 
     def hello(self, address: str) -> m.Hello:
         """First report on a link, also after the link was lost."""
         c = self.config
+        kernels, note = self._folder.offered()
         return m.Hello(
             incarnation=self.incarnation,
             shard=c.shard,
@@ -80,6 +76,8 @@ class ShardProcess:
             address=c.advertise or address,
             numeric_fingerprint=numeric_fingerprint(c.device),
             staging_bytes=c.staging_bytes,
+            kernels=kernels,
+            kernel_note=note,
         )
 
     def command(self, command: m.ShardCommand) -> None:
@@ -105,9 +103,21 @@ class ShardProcess:
     def _on_open(self, command: m.OpenJob) -> None:
         """A job that cannot be opened is reported; the others go on."""
         known = self._actors.get(command.job)
-        if known is None:
+        if known is not None:
+            known.command(command)
+        else:
+            # Compiling takes a minute, and the link must be read meanwhile.
+            threading.Thread(target=self._open_new, args=(command,), name="open", daemon=True).start()
+
+    def _open_new(self, command: m.OpenJob) -> None:
+        with self._opening:
+            known = self._actors.get(command.job)
             try:
-                known = self._open(command)
+                known = self._open(command) if known is None else known
+            except KernelError as error:
+                log.error("job %s cannot be opened: %s", command.job, error)
+                self._send(m.ShardFailed(command.job, f"it cannot be opened here: {error}"))
+                return
             except Exception as error:
                 incident = uuid.uuid4().hex[:12]
                 log.exception("incident %s: job %s cannot be opened", incident, command.job)
@@ -115,7 +125,7 @@ class ShardProcess:
                 why = f"it cannot be opened here ({kind}), incident {incident}: see the log of the shard"
                 self._send(m.ShardFailed(command.job, why))
                 return
-        known.command(command)
+            known.command(command)
 
     def _open(self, command: m.OpenJob) -> ShardActor:
         job, shard = job_from_json(command.config_json), self.config.shard
@@ -140,8 +150,10 @@ class ShardProcess:
             part_slots=self.part_slots(part_bytes, init_bytes),
             open_steps=job.batch.open_steps,
             holds_split=any(f.slice in plan.split_slices for f in plan.shard_fragments(shard)),
+            counts_skips=job.optimizer.skipped_step == "count",
         )
-        tensors = ShardTensors(plan, shard, lamb_config(job), self.config.device, job.batch.open_steps)
+        kernel = self._kernel_of(job, ShardLayout(plan, shard))
+        tensors = ShardTensors(plan, shard, job.optimizer, kernel, job.batch.open_steps)
         actor = ShardActor(fixed, tensors, self._kernel, self._send, self.halt, NullStorage())
         with self._lock:
             self._actors[job.name] = actor
@@ -153,6 +165,11 @@ class ShardProcess:
             fixed.part_slots,
         )
         return actor
+
+    def _kernel_of(self, job: Job, layout: ShardLayout) -> Kernel:
+        """Ready to run: compiling is over when this returns. Raises KernelError."""
+        programs = job_programs(job, Groups(layout, job.optimizer).rules)
+        return self._folder.kernel(job.numerics.kernel, programs)
 
     def part_slots(self, part_bytes: int, init_bytes: int) -> int:
         """Parts the staging budget holds; 0 if even the initial weights do not fit."""
