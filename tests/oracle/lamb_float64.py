@@ -37,14 +37,14 @@ class Lamb:
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-6,
-        decay: float = 0.01,
+        weight_decay: float = 0.01,
     ) -> None:
         self.x: Tensors = {name: np.array(w, np.float64) for name, w in weights.items()}
         self.m: Tensors = {name: np.zeros_like(x) for name, x in self.x.items()}
         self.v: Tensors = {name: np.zeros_like(x) for name, x in self.x.items()}
         self.n = dict.fromkeys(self.x, 0)
         self.ratio: dict[str, float] = {}
-        self.beta1, self.beta2, self.epsilon, self.decay = beta1, beta2, epsilon, decay
+        self.beta1, self.beta2, self.epsilon, self.decay = beta1, beta2, epsilon, weight_decay
 
     def step(self, gradient: Tensors, learning_rate: float) -> None:
         for name, g in gradient.items():

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from tests.oracle.settings import optimizer_of
 
-from sheepfold_server.optim.lamb import LambConfig
+from sheepfold_server.optim.kernel import EagerKernel, Kernel
 from sheepfold_server.optim.state import ShardTensors
-from sheepfold_server.optim.steps import SliceReport, SquareTotals
+from sheepfold_server.optim.steps import SliceReport, SliceTotals
 from sheepfold_wire.codecs import Codec, decode, encode
 from sheepfold_wire.digest import combine_digests
 from sheepfold_wire.manifest import ROW_ELEMENTS, Manifest
+from sheepfold_wire.optimizer import OptimizerKeys
 from sheepfold_wire.plan import Plan
 from sheepfold_wire.sums import add_in_order
 
@@ -66,6 +68,7 @@ class Job:
 
     plan: Plan
     shards: list[ShardTensors]
+    optimizer: OptimizerKeys
 
     @classmethod
     def start(
@@ -73,17 +76,19 @@ class Job:
         manifest: Manifest,
         values: Values,
         shard_count: int = 1,
-        config: LambConfig | None = None,
+        optimizer: OptimizerKeys | None = None,
         split_above_bytes: int = 2**23,
         tile_rows: int = 256,
         device: str = "cpu",
+        kernel: Kernel | None = None,
     ) -> Job:
         plan = Plan.of(manifest, shard_count, split_above_bytes)
-        config = config or LambConfig()
-        shards = [ShardTensors(plan, s, config, device, tile_rows=tile_rows) for s in range(shard_count)]
+        optimizer = optimizer or optimizer_of()
+        kernel = kernel or EagerKernel(device, tile_rows)
+        shards = [ShardTensors(plan, s, optimizer, kernel) for s in range(shard_count)]
         for s, shard in enumerate(shards):
             shard.load(pack(plan, s, values))
-        return cls(plan, shards)
+        return cls(plan, shards, optimizer)
 
     def step(
         self,
@@ -105,22 +110,24 @@ class Job:
             blocks[0][shard.layout.blocks] = shard.finish(t, sum(factors)).sum_of_squares
         scale = self._clip_scale(add_in_order(blocks[0].tolist()))
         for shard in self.shards:
-            report = shard.directions(t, scale, present)
-            blocks[1][shard.layout.blocks] = report.weight_squares
-            blocks[2][shard.layout.blocks] = report.update_squares
+            report = shard.directions(t, learning_rate, scale, present)
+            blocks[1][shard.layout.blocks] = report.weight_partials
+            blocks[2][shard.layout.blocks] = report.update_partials
         totals = {index: self._totals(blocks, index) for index in self.plan.split_slices}
-        reports = [r for shard in self.shards for r in shard.apply(t, learning_rate, totals)]
+        reports = [r for shard in self.shards for r in shard.apply(t, learning_rate, totals)[0]]
         return {self.plan.manifest.slices[r.slice].name: r for r in sorted(reports, key=lambda r: r.slice)}
 
     def _clip_scale(self, gradient_squares: float) -> float:
-        limit = self.shards[0].config.clip_norm
+        limit = self.optimizer.clip_norm
         return 1.0 if limit is None else 1.0 / max(1.0, math.sqrt(gradient_squares) / limit)
 
-    def _totals(self, blocks: npt.NDArray[np.float64], index: int) -> SquareTotals:
+    def _totals(self, blocks: npt.NDArray[np.float64], index: int) -> SliceTotals:
         first = self.plan.manifest.first_block(index)
         own = blocks[:, first : first + self.plan.manifest.slices[index].blocks]
         gradient, weight, update = (add_in_order(row.tolist()) for row in own)
-        return SquareTotals(weight, update, gradient)
+        if getattr(self.optimizer, "norm_ord", "2") == "inf":
+            weight, update = own[1].max(), own[2].max()
+        return SliceTotals(weight, update, gradient)
 
     def values(self, codec: Codec = Codec.FP32) -> dict[str, npt.NDArray[np.generic]]:
         """The current version."""
