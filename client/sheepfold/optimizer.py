@@ -15,6 +15,7 @@ from sheepfold.run import Run, StepResult
 from sheepfold.transport import Transport
 from sheepfold.worker import Config, Joining
 from sheepfold_wire.job import Job
+from sheepfold_wire.rules import Adam, Lamb
 
 STATE_KEY = "sheepfold"
 
@@ -172,14 +173,18 @@ def named(groups: list[dict[str, Any]]) -> Iterator[tuple[str, Tensor]]:
 
 
 def owned_by_server(job: Job) -> dict[str, Any]:
-    """Values of a param group that the server decides. `lr` is the peak: the schedule runs on the server."""
+    """Values of a param group that the server decides, as far as the job's rule has them.
+
+    `lr` is the peak: the schedule runs on the server.
+    """
     optimizer = job.optimizer
-    return {
-        "lr": optimizer.lr.peak,
-        "betas": (optimizer.beta1, optimizer.beta2),
-        "eps": optimizer.eps,
-        "weight_decay": optimizer.weight_decay,
-    }
+    owned: dict[str, Any] = {"lr": optimizer.lr.peak, "weight_decay": optimizer.weight_decay}
+    if isinstance(optimizer, Lamb | Adam):
+        owned["betas"] = (optimizer.beta1, optimizer.beta2)
+    owned.update(
+        {key: getattr(optimizer, key) for key in ("eps", "momentum", "dampening") if hasattr(optimizer, key)}
+    )
+    return owned
 
 
 def _source(key: str, value: object) -> str:

@@ -56,6 +56,11 @@ class Slot:
     def samples(self) -> int:
         return self.lease.sample_count
 
+    @property
+    def sequence(self) -> int | None:
+        """Sequence length in tokens that the job's plan asks for at this step; None if it names none."""
+        return self.lease.sequence or None
+
     @cached_property
     def indices(self) -> npt.NDArray[np.int64]:
         """Which samples of the data set this slot is computed over; shape (samples,). Raises Refused."""

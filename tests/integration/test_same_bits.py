@@ -107,7 +107,7 @@ def test_weights_equal_a_float64_oracle_to_the_rounding_of_fp32_and_bf16() -> No
         model.zero_grad()
         slot_loss(model, x[indices].double(), y[indices].double()).backward()
         gradient = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
-        rate = learning_rate(job.optimizer.lr, step, job.stop.steps)
+        rate = learning_rate(job, step)
         oracle.step(clipped(gradient, 1.0), rate)
     with running_fold(2) as fold:
         train(fold.address, job)
@@ -147,7 +147,7 @@ def test_unequal_weights_equal_one_big_batch() -> None:
     chosen = torch.tensor(counted)
     slot_loss(fresh, x[chosen], y[chosen]).backward()
     gradient = {n: p.grad.double().numpy() for n, p in fresh.named_parameters() if p.grad is not None}
-    rate = learning_rate(job.optimizer.lr, 0, job.stop.steps)
+    rate = learning_rate(job, 0)
     oracle.step(clipped(gradient, 1.0), rate)
     for name, expected in oracle.x.items():
         np.testing.assert_allclose(found[name], expected, rtol=2e-4, atol=2e-6, err_msg=name)

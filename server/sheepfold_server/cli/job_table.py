@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from sheepfold_server.core.batch import BatchPlan
+from sheepfold_server.core.schedule import learning_rate, segments, warmup_steps
 from sheepfold_wire.job import LIVE_KEYS, Job
 
 
@@ -33,6 +34,13 @@ def consequences(job: Job) -> Iterator[tuple[str, str]]:
     yield "samples of all steps", f"{samples:,}"
     if job.data.samples:
         yield "passes over the data", f"{samples / job.data.samples:.2f}"
+    for number, (lr, first, count) in enumerate(segments(job)):
+        warmup = warmup_steps(lr, job.data.samples)
+        places = sorted(
+            {first, first + max(0, warmup + lr.warmup_from), first + count // 2, first + count - 1}
+        )
+        rates = ", ".join(f"{learning_rate(job, step):.4g} at step {step:,}" for step in places)
+        yield f"learning rate, schedule {number + 1}", f"{warmup:,} warm-up steps; {rates}"
 
 
 def _from_to(first: int, last: int) -> str:
@@ -41,9 +49,9 @@ def _from_to(first: int, last: int) -> str:
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list):
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             for number, item in enumerate(value):
                 yield from flat(item, f"{prefix}{key}[{number}].")
         else:
@@ -51,6 +59,8 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def shown(value: Any) -> str:
-    if value is None:
+    if value is None or value in ([], {}):
         return "(none)"
+    if isinstance(value, list):
+        return ", ".join(map(shown, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

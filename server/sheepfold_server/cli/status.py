@@ -89,6 +89,7 @@ def one_job(s: m.JobStatus) -> RenderableType:
         ),
         ("waiting for", waiting(s)),
         ("samples", f"{s.samples_committed:,} committed, {s.samples_skipped:,} skipped"),
+        ("skipped steps", f"{s.steps_skipped:,}"),
         (
             "slots",
             f"{c.leased:,} leased = {ends} + {c.outstanding:,} outstanding; {c.leased_again:,} leased again",

@@ -41,16 +41,13 @@ class Slice(_Answer):
 
     slice: int = Field(description="number of the slice in the manifest, from 0")
     name: str = Field(description="name of the slice, as in the model")
-    w_norm: float = Field(
-        description="Euclidean norm of the weights before the step", validation_alias="weight_norm"
-    )
-    u_norm: float = Field(
-        description="Euclidean norm of the update direction", validation_alias="update_norm"
-    )
+    w_norm: float = Field(description="norm of the weights before the step", validation_alias="weight_norm")
+    u_norm: float = Field(description="norm of the update direction", validation_alias="update_norm")
     g_norm: float = Field(
         description="Euclidean norm of the mean gradient before clipping", validation_alias="gradient_norm"
     )
-    trust_ratio: float = Field(description="w_norm / u_norm, 1 where either is 0; no unit")
+    trust_ratio: float = Field(description="factor on the update, by the slice's rule; no unit")
+    clamp: str = Field(description="bound that the ratio met in this step: phi, ratio, or empty")
 
 
 class SliceWithRange(Slice):
@@ -137,6 +134,7 @@ class Job(JobSummary):
     waiting_for: str = Field(description="one sentence: what the open step waits for")
     samples_committed: int = Field(description="samples in applied steps")
     samples_skipped: int = Field(description="samples in skipped steps")
+    steps_skipped: int = Field(description="steps that left weights and moments as they were")
     counts: SlotCounts
 
 

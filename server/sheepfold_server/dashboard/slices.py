@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 import sheepfold_wire.messages as m
 
-WEIGHT, UPDATE, GRADIENT, RATIO = range(4)
+WEIGHT, UPDATE, GRADIENT, RATIO, CLAMP = range(5)
+CLAMPS = ("", "phi", "ratio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,12 @@ class SliceRange:
 
 
 class SliceWindow:
-    """A ring of (steps, slices, 4) doubles: 32 bytes per slice and step, however long a job runs."""
+    """A ring of (steps, slices, 5) doubles: 40 bytes per slice and step, however long a job runs."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._names: tuple[str, ...] = ()
-        self._values: NDArray[np.float64] = np.empty((0, 0, 4))
+        self._values: NDArray[np.float64] = np.empty((0, 0, 5))
         self._rows = 0
 
     def add(self, slices: tuple[m.SliceFacts, ...]) -> int:
@@ -37,8 +38,11 @@ class SliceWindow:
         names = tuple(s.name for s in slices)
         if names != self._names:  # first report, or another model under the same name
             self._names, self._rows = names, 0
-            self._values = np.empty((self._capacity, len(names), 4))
-        facts = [(s.weight_norm, s.update_norm, s.gradient_norm, s.trust_ratio) for s in slices]
+            self._values = np.empty((self._capacity, len(names), 5))
+        facts = [
+            (s.weight_norm, s.update_norm, s.gradient_norm, s.trust_ratio, CLAMPS.index(s.clamp))
+            for s in slices
+        ]
         self._values[self._rows % self._capacity] = facts
         self._rows += 1
         return self._rows - 1
@@ -48,7 +52,12 @@ class SliceWindow:
         if not max(0, self._rows - self._capacity) <= row < self._rows:
             return ()
         values = self._values[row % self._capacity].tolist()
-        return tuple(m.SliceFacts(i, name, *values[i]) for i, name in enumerate(self._names))
+        return tuple(
+            m.SliceFacts(i, name, weight, update, gradient, ratio, CLAMPS[int(clamp)])
+            for i, (name, (weight, update, gradient, ratio, clamp)) in enumerate(
+                zip(self._names, values, strict=True)
+            )
+        )
 
     def newest(self) -> tuple[SliceRange, ...]:
         if not self._rows:

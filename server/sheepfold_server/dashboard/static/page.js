@@ -116,7 +116,7 @@ function showSlices(slices) {
   const x = (v) => (v > 0 ? 2 + (96 * (Math.log(v) - low)) / span : 0);
   const make = (row) => { cells(["", "n", "", "n", "n", "n", "n", "n"])(row); ratioBar(row.cells[2]); return row; };
   setRows(element("slices"), slices, make, (row, s) => {
-    write(row, s.name, short(s.trust_ratio), undefined, ...[s.trust_ratio_min, s.trust_ratio_max, s.w_norm, s.u_norm, s.g_norm].map(short));
+    write(row, s.name, short(s.trust_ratio) + (s.clamp ? ` (at its ${s.clamp} bound)` : ""), undefined, ...[s.trust_ratio_min, s.trust_ratio_max, s.w_norm, s.u_norm, s.g_norm].map(short));
     const [band, one, mark] = row.cells[2].firstChild.children;
     const box = (node, at, width, top, height) => Object.entries({ x: at, width, y: top, height }).forEach(([k, v]) => setAttribute(node, k, v));
     box(band, x(s.trust_ratio_min), Math.max(1, x(s.trust_ratio_max) - x(s.trust_ratio_min)), 4, 8);
