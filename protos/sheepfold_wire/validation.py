@@ -57,7 +57,7 @@ def _path(location: tuple[Any, ...], model: type[BaseModel]) -> tuple[str, type[
             names.append(f".{part}")
             parts = _models(section.model_fields[part].annotation)
             section = parts[0] if len(parts) == 1 else section
-        elif not str(part).startswith(("literal[", "constrained-", "function-")):
+        elif not str(part).startswith(("literal[", "constrained-", "function-", "tuple[")):
             names.append(f".{part}")
     return "".join(names).lstrip("."), section
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from sheepfold_server.cli.address import DEFAULT, Address, Wait
 from sheepfold_server.cli.job_table import job_table
+from sheepfold_server.cli.parameters import names_in, parameter_table
 from sheepfold_server.cli.refusals import Group
 from sheepfold_wire import messages as m
 from sheepfold_wire.control import Control
@@ -33,9 +34,24 @@ def example() -> None:
 
 
 @app.command(epilog="Example: `sheepfold job check -f job.toml`")
-def check(file: JobFile) -> None:
-    """Print every value of a job file as it will be used; needs no server."""
-    Console().print(job_table(job_from_toml(file)))
+def check(
+    file: JobFile,
+    parameters: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Names of the model's parameters, one per line; - reads standard input."
+        ),
+    ] = None,
+) -> None:
+    """Print every value of a job file as it will be used; needs no server.
+
+    With the names of the model's parameters: also the group, decay and trust ratio that each name decides.
+    """
+    job = job_from_toml(file)
+    tables = [job_table(job)]
+    if parameters is not None:
+        tables.append(parameter_table(job, names_in(parameters)))
+    Console().print(*tables, sep="\n\n")
 
 
 @app.command(epilog="Example: `sheepfold job create -f job.toml --wait 30`")
