@@ -163,6 +163,7 @@ def test_a_hundred_steps_agree_with_the_reference(rule: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_tensor_of_three_million_elements_agrees_with_the_reference() -> None:
     manifest = Manifest((TensorSpec("w", (3_000, 1_000), "float32", "parameter"),))
     rng = np.random.default_rng(4)
@@ -170,7 +171,7 @@ def test_a_tensor_of_three_million_elements_agrees_with_the_reference() -> None:
         "w": (np.linspace(0.1, 2.0, 3_000)[:, None] * rng.normal(size=(3_000, 1_000))).astype(np.float32)
     }
     job, reference = Job.start(manifest, start, 3), Reference.of(start)
-    for t in range(3):
+    for t in range(100):
         g = {"w": rng.normal(size=(3_000, 1_000)).astype(np.float32)}
         report = job.step(t, [g], 0.01)["w"]
         reference.step(g, 0.01)
