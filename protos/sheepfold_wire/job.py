@@ -14,95 +14,68 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from sheepfold_wire.batch import Batch
 from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.ids import is_job_name
-from sheepfold_wire.optimizer import LearningRate, Optimizer
+from sheepfold_wire.optimizer import Optimizer
+from sheepfold_wire.rules import Patterns
 from sheepfold_wire.validation import Count, Positive, Section, sentences
 
-LIVE_KEYS = ("optimizer.lr.peak", "optimizer.lr.final", "optimizer.clip_norm", "stop.steps")
+LIVE_KEYS = (
+    "optimizer.lr.peak",
+    "optimizer.lr.final",
+    "optimizer.clip_norm",
+    "frozen",
+    "stop.steps",
+    "stop.patience",
+)
+FIRST_WORKER = "first-worker"
 
 
-class Stage(Section):
-    """One part of the batch plan; a value left out is that of [batch] or [optimizer]."""
+class DataFile(Section):
+    """One file of a data set that is read in sequence, such as a tar."""
 
-    steps: Positive
-    samples: Positive | None = None
-    slot_samples: Positive | None = None
-    sequence: Positive | None = None
-    """Sequence length in tokens; told to the workers with each lease."""
-    rewarm: bool = False
-    """The learning rate's schedule begins again with this stage, warm-up included."""
-    lr: LearningRate | None = None
-    """Of a stage with `rewarm`: another schedule than [optimizer]'s."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Stage:
-        if self.lr is not None and not self.rewarm:
-            raise ValueError("[[batch.stage]] lr begins a schedule of its own: add rewarm = true")
-        return self
-
-
-class Batch(Section):
-    """The global batch, constant while workers come and go."""
-
+    name: Annotated[str, Field(min_length=1, max_length=1024)]
     samples: Positive
-    slot_samples: Positive
-    weight: Literal["samples", "tokens"] = "samples"
-    absent: Literal["zero", "refuse"] = "zero"
-    delay: Annotated[int, Field(ge=0, le=8)] = 0
-    max_staleness: Annotated[int, Field(ge=0, le=8)] | Literal["unbounded"] = 0
-    stage: tuple[Stage, ...] = Field(default=(), strict=False)
-
-    @model_validator(mode="after")
-    def _check(self) -> Batch:
-        for number, stage in enumerate((Stage(steps=1), *self.stage)):
-            samples, slot = stage.samples or self.samples, stage.slot_samples or self.slot_samples
-            if samples % slot:
-                where = "[batch]" if number == 0 else f"[[batch.stage]] number {number}"
-                raise ValueError(
-                    f"{where}: samples = {samples} is not divisible by slot_samples = {slot}; "
-                    f"the nearest that divides it is {_nearest_divisor(samples, slot)}"
-                )
-        if self.delay and self.max_staleness:
-            raise ValueError(
-                f"delay = {self.delay} and max_staleness = {self.max_staleness} exclude each other; "
-                "set one to 0"
-            )
-        if self.is_asynchronous and any(s.samples or s.slot_samples for s in self.stage):
-            raise ValueError('max_staleness = "unbounded" keeps one batch size; remove [[batch.stage]]')
-        if self.is_asynchronous and self.samples != self.slot_samples:
-            raise ValueError(
-                f'max_staleness = "unbounded" makes every slot a step: slot_samples = {self.slot_samples} '
-                f"must equal samples = {self.samples}"
-            )
-        return self
-
-    @property
-    def is_asynchronous(self) -> bool:
-        return self.max_staleness == "unbounded"
-
-    @property
-    def open_steps(self) -> int:
-        """Steps that may be open at once: s + 1 for a delay or staleness of s, 1 if asynchronous."""
-        return 1 if self.is_asynchronous else self.delay + int(self.max_staleness) + 1
-
-
-def _nearest_divisor(samples: int, slot: int) -> int:
-    return min(
-        (d for d in range(1, min(samples, 1 << 20) + 1) if samples % d == 0), key=lambda d: abs(d - slot)
-    )
 
 
 class Data(Section):
-    """`indexed`: leases name sample indices. `free`: the worker's own loader, leases are only permission."""
+    """`indexed`: leases name sample indices. `shards`: ranges of samples in files. `free`: the worker's own
+    loader, leases are only permission."""
 
-    mode: Literal["indexed", "free"] = "indexed"
+    mode: Literal["indexed", "shards", "free"] = "indexed"
     samples: Count = 0
     seed: Count = 0
     fingerprint: str = ""
+    files: Annotated[tuple[DataFile, ...], Field(strict=False)] = ()
+    """With `shards`: the files in any order, each once, and how many samples each holds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count(cls, values: Any) -> Any:
+        """With files, `samples` may be left out."""
+        if isinstance(values, dict) and not values.get("samples") and values.get("files"):
+            counts = [f.get("samples") if isinstance(f, dict) else None for f in values["files"]]
+            if all(isinstance(count, int) for count in counts):
+                return {**values, "samples": sum(counts)}
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> Data:
+        if (self.mode == "shards") != bool(self.files):
+            raise ValueError(
+                f'data.mode = "{self.mode}" with {len(self.files)} data.files: "shards" needs them, the '
+                "other modes have none"
+            )
+        names = [file.name for file in self.files]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"data.files names {twice!r} twice: give each file once")
+        if self.files and self.samples != sum(file.samples for file in self.files):
+            raise ValueError(
+                f"data.samples = {self.samples}, but data.files hold {sum(f.samples for f in self.files)}: "
+                "leave data.samples out"
+            )
         if self.mode == "indexed" and self.samples == 0:
             raise ValueError(
                 'data.samples = 0: give the number of samples of the data set, or data.mode = "free"'
@@ -139,8 +112,59 @@ class Placement(Section):
     split_above_bytes: Annotated[int, Field(ge=4096, le=2**53)] = 8 << 20
 
 
+class Init(Section):
+    """Where version 0 comes from. The holder of the init lease, a worker, reads it and uploads it."""
+
+    source: str = Field(FIRST_WORKER, alias="from")
+    """`first-worker`, `file:PATH` (safetensors, as that worker sees it), or `JOB@VERSION` of this server."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """What a tensor is called in the source, by pattern: "encoder.*" = "bert.encoder.*"; else by its name."""
+    fresh: Annotated[Patterns, Field(strict=False)] = ()
+    """Tensors that need not be in the source: they keep the values of that worker, as a new head does."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Init:
+        kind, _, rest = self.source.partition(":")
+        job, at, version = self.source.partition("@")
+        is_job = bool(at) and is_job_name(job) and (version == "latest" or version.isdigit())
+        if kind == "checkpoint":
+            raise ValueError(f'init.from = "{self.source}": checkpoints are not built yet; use "file:PATH"')
+        if self.source != FIRST_WORKER and not is_job and not (kind == "file" and rest):
+            raise ValueError(
+                f'init.from = "{self.source}": give "first-worker", "file:PATH" or "JOB@VERSION"'
+            )
+        if self.source == FIRST_WORKER and (self.names or self.fresh):
+            raise ValueError("init.names and init.fresh are about another source than the first worker")
+        for mine, theirs in self.names.items():
+            if mine.count("*") != theirs.count("*") or mine.count("*") > 1:
+                raise ValueError(
+                    f'init.names "{mine}" = "{theirs}": give both one * at the same place, or none'
+                )
+        return self
+
+
 class Stop(Section):
+    """When a job ends: after `steps`, or when an evaluated metric has not got better for long."""
+
     steps: Positive
+    metric: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """A metric that an evaluator reports (`Reader.evaluated`)."""
+    goal: Literal["max", "min"] = "max"
+    patience: Positive | None = None
+    """Evaluations without a better value after which the job stops; left out: it goes on."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Stop:
+        if self.patience is not None and self.metric is None:
+            raise ValueError(f"stop.patience = {self.patience} waits for a metric: give stop.metric")
+        return self
+
+
+class Serve(Section):
+    """What readers may ask for beside the newest versions."""
+
+    pinned_versions: Annotated[int, Field(ge=0, le=64)] = 2
+    """Versions that pins may keep at a time; each costs a shard its encoded copies of the model."""
 
 
 class Statistics(Section):
@@ -162,6 +186,10 @@ class Job(Section):
     numerics: Numerics = Numerics()
     placement: Placement = Placement()
     statistics: Statistics = Statistics()
+    init: Init = Init()  # type: ignore[call-arg]
+    serve: Serve = Serve()
+    frozen: Annotated[Patterns, Field(strict=False)] = ()
+    """Parameters, by pattern, that steps leave as they are."""
     seed: Count = 0
 
     @model_validator(mode="after")
@@ -237,7 +265,10 @@ def job_from_toml(path: Path) -> Job:
 
 def first_difference(mine: Job, theirs: Job) -> str | None:
     """One sentence naming the first key in which two jobs differ; None if they are equal."""
-    a, b = _flat(mine.model_dump(mode="json")), _flat(theirs.model_dump(mode="json"))
+    a, b = (
+        _flat(mine.model_dump(mode="json")),
+        _flat(theirs.model_dump(mode="json")),
+    )
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):
             return f"{key} is {a.get(key)!r} in the job and {b.get(key)!r} in the request"

@@ -15,17 +15,21 @@ from sheepfold_wire.manifest import Manifest, ManifestError, TensorSpec
 from sheepfold_wire.rules import Layerwise, NotNegative, Patterns, Settings
 from sheepfold_wire.validation import Count, Positive, Section, sentences
 
+TABLE_STEPS_MAX = 200_000
+
 
 class LearningRate(Section):
     """Of step t: a linear warm-up, then `schedule` until `stop.steps`; see `core.schedule.learning_rate`."""
 
     peak: NotNegative
-    schedule: Literal["constant", "poly", "cosine", "piecewise"] = "constant"
+    schedule: Literal["constant", "poly", "cosine", "piecewise", "table"] = "constant"
     power: Annotated[float, Field(gt=0, strict=False)] = 1.0
     final: NotNegative = 0.0
     boundaries: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
     """`piecewise`: from step boundaries[i] on the rate is peak * factors[i]."""
     factors: Annotated[tuple[NotNegative, ...], Field(strict=False)] = ()
+    values: Annotated[tuple[NotNegative, ...], Field(strict=False, max_length=TABLE_STEPS_MAX)] = ()
+    """`table`: the rate of each step, the last one for all later ones; see `sheepfold.tabulated`."""
     warmup_steps: Count = 0
     warmup_from: Annotated[int, Field(le=0, ge=-(2**31))] = -1
     """Step at which the ramp would be 0: peak * (t - warmup_from) / warmup_steps while below the peak."""
@@ -46,6 +50,15 @@ class LearningRate(Section):
             raise ValueError(
                 f"optimizer.lr has {len(self.boundaries)} boundaries and {len(self.factors)} factors: give "
                 "one factor for each boundary, at least one"
+            )
+        if (self.schedule == "table") != bool(self.values):
+            raise ValueError(
+                f'optimizer.lr.schedule = "{self.schedule}" with {len(self.values)} values: "table" needs '
+                "them, the other schedules have none"
+            )
+        if self.values and (self.warmup_steps or self.warmup_epochs or self.base_batch):
+            raise ValueError(
+                "optimizer.lr.values are the rates as they are: leave warm-up and base_batch out"
             )
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError(f"optimizer.lr.boundaries = {list(self.boundaries)}: give ascending steps")

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 class Section(BaseModel):
     """A table of the job file: unknown keys refused, values never coerced, no infinity, no NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, serialize_by_alias=True
+    )
 
 
 Positive = Annotated[int, Field(gt=0, le=2**53)]
@@ -26,7 +28,8 @@ def _sentence(detail: Any, model: type[BaseModel], prefix: str) -> str:
     path, section = _path(detail["loc"], model)
     key = prefix + path or "the job"
     if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key; known here: {', '.join(section.model_fields)}"
+        known = (field.alias or name for name, field in section.model_fields.items())
+        return f"{key}: unknown key; known here: {', '.join(known)}"
     if detail["type"] == "missing":
         return f"{key}: missing; {detail['msg'].lower()}"
     if detail["type"] == "value_error":

@@ -103,8 +103,8 @@ class Engine:
         self.weights[effect.step + 1] = self.weights[effect.step]
         self.applied.append(Applied(effect.step, True, (), 0.0, 0.0, b""))
 
-    def retire(self, oldest: int) -> None:
-        for version in [version for version in self.weights if version < oldest]:
+    def retire(self, oldest: int, kept: frozenset[int]) -> None:
+        for version in [version for version in self.weights if version < oldest and version not in kept]:
             del self.weights[version]
 
     # --- the kernel ---------------------------------------------------------------------------------

@@ -176,8 +176,8 @@ class ShardHost:
                 engine.drop(attempts)
             case e.KeepVersion():
                 engine.keep(effect)
-            case e.RetireVersions(oldest):
-                engine.retire(oldest)
+            case e.RetireVersions(oldest, kept):
+                engine.retire(oldest, kept)
             case e.Halt(why):
                 invariants.no_halt(self.index, why)
             case e.ComputeDigest():

@@ -108,7 +108,7 @@ def test_commented_values_of_the_example_are_the_defaults(job_file: Path) -> Non
     text = job_file.read_text()
     stages = text[text.index("# [[batch.stage]]") : text.index("[data]")]
     full = re.sub(r"^# (\w+ = )", r"\1", text.replace(stages, ""), flags=re.MULTILINE)
-    shown = "clip_norm|phi|ratio_bounds|warmup_epochs|base_batch"
+    shown = "metric|patience|clip_norm|phi|ratio_bounds|warmup_epochs|base_batch"
     full = re.sub(rf"^({shown}) .*\n", "", full, flags=re.MULTILINE)
     job_file.write_text(full)
     assert job_from_toml(job_file) == _parsed(text, job_file)

@@ -276,14 +276,81 @@ def test_ended_job_answers_ended() -> None:
     assert desk.coordinator.has_ended
 
 
-def test_worker_is_told_of_its_ended_attempt_once() -> None:
+def test_worker_is_told_what_became_of_its_contributions() -> None:
+    desk = Desk(job_of(1)).start()
+    for step, is_finite in ((0, True), (1, False)):
+        desk.fill()
+        desk.prepare(step, is_finite)
+        desk.from_all(m.Applied("j", step, ()))
+    ends = desk.lease_reply("a").ends
+    assert [(end.is_committed, end.reason) for end in ends[-2:]] == [
+        (True, "committed"),
+        (False, "step skipped: the summed gradient is not finite"),
+    ]
+
+
+def test_metrics_of_a_step_are_means_by_weight_over_the_slots_that_have_them() -> None:
+    desk = Desk(job_of(2, data={"mode": "free"})).start()
+    for weight, metrics in (
+        (1.0, (m.Metric("acc", 0.5), m.Metric("aux", 2.0))),
+        (3.0, (m.Metric("acc", 0.9),)),
+    ):
+        desk.stage(desk.leased("a"), weight=weight, metrics=metrics)
+        desk.folded()
+    desk.finish(0)
+    assert [(metric.name, round(metric.value, 9)) for metric in desk.reports[-1].metrics] == [
+        ("acc", 0.8),
+        ("aux", 2.0),
+    ]
+
+
+def test_metrics_that_are_not_finite_are_refused() -> None:
+    desk = Desk(job_of(2)).start()
+    desk.stage(desk.leased("a"), metrics=(m.Metric("acc", float("inf")),))
+    assert "its metric acc is inf; give a finite number" in desk.ended()[-1][1]
+
+
+def test_frozen_parameters_are_absent_and_in_no_norm_from_their_step_on() -> None:
+    desk = Desk(job_of(1), shards=1).start()
+    change = m.ConfigChangeRequest("r", "j", 1, '{"frozen": ["a"]}', "me")
+    desk.ask(change)
+    for step in (0, 1):
+        desk.fill()
+        desk.prepare(step, squares=4.0)
+        desk.from_all(m.Applied("j", step, ()))
+    commits = desk.sent(m.Commit)
+    assert [commit.present for commit in commits] == [b"\x03", b"\x02"]
+    assert [report.gradient_norm for report in desk.reports] == [8.0**0.5, 2.0]
+    told = desk.coordinator.status(desk.now).changes[-1]
+    assert told == m.Change(1, "me", 'frozen: [] -> ["a"]')
+
+
+def test_a_pattern_that_freezes_nothing_is_refused() -> None:
+    desk = Desk().start()
+    with pytest.raises(BadConfig, match=r"'c\*' matches no parameter of 2, e.g. a, b"):
+        desk.ask(m.ConfigChangeRequest("r", "j", 1, '{"frozen": ["c*"]}', "me"))
+
+
+def test_shards_have_an_address_for_each_network() -> None:
+    desk = Desk(shards=1)
+    desk.tell(e.ShardUp(0, 1, m.Hello(1, 0, 1, "inner", "eager/cpu", 100, external_address="outer"), False))
+    assert desk.attach("a").shards[0].address == "inner"
+    assert desk.attach("b", network="external").shards[0].address == "outer"
+    with pytest.raises(BadConfig, match="network = 'moon': give cluster or external"):
+        desk.attach("c", network="moon")
+
+
+def test_worker_is_told_of_its_ended_attempt_until_it_has_heard() -> None:
     desk = Desk().start("b")
     lease = desk.leased("b")
     desk.wait(10.0)
     reply = desk.ask(m.HeartbeatRequest("j", "b"))
     assert isinstance(reply, m.HeartbeatReply)
-    assert reply.ends == (m.AttemptEnd(lease.attempt, "expired"),)
-    again = desk.ask(m.HeartbeatRequest("j", "b"))
+    assert reply.ends == (m.AttemptEnd(lease.attempt, "expired", is_committed=False, number=1),)
+    lost = desk.ask(m.HeartbeatRequest("j", "b"))  # the reply never came: it is told again
+    assert isinstance(lost, m.HeartbeatReply)
+    assert lost.ends == reply.ends
+    again = desk.ask(m.HeartbeatRequest("j", "b", ends_heard=1))
     assert isinstance(again, m.HeartbeatReply)
     assert not again.ends
 

@@ -348,3 +348,62 @@ def test_asynchronous_part_lost_by_a_shard_is_leased_again() -> None:
     desk.stage(lease)
     desk.from_shard(0, m.PartLost("j", 0, 0))
     assert desk.leased("b").sample_start == lease.sample_start
+
+
+# --- workers that load samples ahead ---------------------------------------------------------------------
+
+
+def ahead(desk: Desk, worker: str, *holding: m.Lease) -> m.Lease | None:
+    request = m.LeaseRequest("j", worker, tuple(lease.attempt for lease in holding), plans_ahead=True)
+    reply = desk.ask(request)
+    assert isinstance(reply, m.LeaseReply)
+    return reply.lease
+
+
+def test_a_worker_that_loads_ahead_is_told_its_next_slot_and_gets_it() -> None:
+    desk = Desk(job_of(8, stop={"steps": 3}), part_slots=20).start("b", "c")
+    guesses: dict[str, int] = {}
+    for turn in range(24):
+        worker = "abc"[turn % 3]
+        lease = ahead(desk, worker)
+        assert lease is not None
+        if turn >= 6:  # the first turns find out how many workers there are
+            assert lease.sample_start == guesses[worker], f"turn {turn}"
+        guesses[worker] = lease.sample_start + lease.stride
+        desk.stage(lease)
+        desk.folded()
+        if desk.state.steps[desk.state.version].is_full():
+            desk.finish(desk.state.version)
+
+
+def test_expected_slots_of_a_worker_that_does_not_come_are_taken_by_others() -> None:
+    desk = Desk(job_of(8), part_slots=20).start("b")
+    ahead(desk, "a")
+    taken = []
+    while (lease := ahead(desk, "b")) is not None:
+        taken.append(lease.slot)
+        desk.stage(lease)
+        desk.folded()
+    assert sorted(slot for slot in taken if slot is not None) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_expected_slots_leave_the_last_place_of_the_window_to_the_lowest_slot() -> None:
+    """Else staged slots would wait for a lowest one that nobody may compute."""
+    desk = Desk(job_of(8), part_slots=3).start("b")
+    first = ahead(desk, "a")
+    assert first is not None
+    second = ahead(desk, "b")
+    assert second is not None
+    desk.ask(m.ReleaseRequest("j", "a"))
+    expected = ahead(desk, "a", first)
+    assert expected is not None
+    assert expected.slot == 2
+    for lease in (second, expected):
+        desk.stage(lease)
+    lowest = ahead(desk, "a")
+    assert lowest is not None
+    assert lowest.slot == 0
+
+
+def test_workers_that_do_not_load_ahead_are_told_no_stride() -> None:
+    assert Desk().start().leased("a").stride == 0

@@ -89,7 +89,7 @@ def test_text_and_value_go_round_and_equal_jobs_have_equal_text(tmp_path: Path) 
             ["batch.stage[0].smaples: unknown key", "known here: steps"],
         ),
         ("data.samples", 0, ["data.samples = 0", 'data.mode = "free"']),
-        ("data.mode", "shards", ["data.mode = 'shards'", "'indexed' or 'free'"]),
+        ("data.mode", "tar", ["data.mode = 'tar'", "'indexed', 'shards' or 'free'"]),
         ("optimizer.lr.peak", -1.0, ["optimizer.lr.peak = -1.0", "greater than or equal to 0"]),
         ("optimizer.lr.peak", float("nan"), ["optimizer.lr.peak = nan", "finite"]),
         ("optimizer.beta1", 1.0, ["optimizer.beta1 = 1.0", "less than 1"]),

@@ -19,6 +19,9 @@ CoordinatorRequest = (
     | m.ReleaseRequest
     | m.ConfigChangeRequest
     | m.ControlRequest
+    | m.ChoreRequest
+    | m.EvaluationRequest
+    | m.PinRequest
     | m.StatusRequest
     | m.ListJobsRequest
 )
@@ -31,6 +34,9 @@ REPLIES: dict[type, type] = {
     m.ReleaseRequest: m.ReleaseReply,
     m.ConfigChangeRequest: m.ConfigChangeReply,
     m.ControlRequest: m.ControlReply,
+    m.ChoreRequest: m.ChoreReply,
+    m.EvaluationRequest: m.EvaluationReply,
+    m.PinRequest: m.PinReply,
     m.StatusRequest: m.JobStatus,
     m.ListJobsRequest: m.ListJobsReply,
 }

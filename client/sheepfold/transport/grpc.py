@@ -45,6 +45,9 @@ _METHODS: dict[type, tuple[Callable[[grpc.Channel], Any], str]] = {
     m.ReleaseRequest: (CoordinatorServiceStub, "Release"),
     m.ConfigChangeRequest: (CoordinatorServiceStub, "ChangeConfig"),
     m.ControlRequest: (CoordinatorServiceStub, "Control"),
+    m.ChoreRequest: (CoordinatorServiceStub, "TakeChore"),
+    m.EvaluationRequest: (CoordinatorServiceStub, "Evaluated"),
+    m.PinRequest: (CoordinatorServiceStub, "Pin"),
     m.StatusRequest: (MonitorServiceStub, "Status"),
     m.ListJobsRequest: (MonitorServiceStub, "ListJobs"),
 }

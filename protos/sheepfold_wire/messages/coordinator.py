@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.messages.bulk import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class AttachRequest:
     data_samples: int = 0
     data_fingerprint: str = ""
     device: str = "cpu"
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,21 @@ class AttachReply:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
-    """One of the worker's attempts that will not count, and why."""
+    """How one of the worker's attempts ended. `number` counts the ends of this worker, from 1."""
 
     attempt: AttemptId
     reason: str
+    is_committed: bool = False
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Consecutive samples of one file of the data set."""
+
+    file: str
+    first: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +95,8 @@ class LeaseRequest:
     worker: str
     holding: tuple[AttemptId, ...] = ()
     wait_seconds: float = 0.0
+    ends_heard: int = 0
+    plans_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +117,8 @@ class Lease:
     step: int | None = None
     slot: int | None = None
     sequence: int = 0
+    stride: int = 0
+    files: tuple[FileRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +145,12 @@ class HeartbeatRequest:
     job: str
     worker: str
     progress: tuple[AttemptProgress, ...] = ()
+    ends_heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """State of the job, newest version, and the worker's attempts that ended since the last answer."""
+    """State of the job, newest version, and the worker's attempts that ended."""
 
     state: str
     version: int
@@ -183,3 +201,58 @@ class ControlRequest:
 @dataclass(frozen=True, slots=True)
 class ControlReply:
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreRequest:
+    """May this worker do a chore that one of them does for every `every` versions?"""
+
+    job: str
+    worker: str
+    name: str
+    every: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreReply:
+    """`is_yours`: do it now. `is_over`: nobody needs to ask before version `next_version`."""
+
+    is_yours: bool
+    is_over: bool
+    next_version: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """What an evaluation of a version found; the job's stop rule goes by it."""
+
+    job: str
+    version: int
+    metrics: tuple[Metric, ...]
+    author: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReply:
+    """How the version stands by the job's stop.metric; -1: the job has none, or none was heard of."""
+
+    is_best: bool
+    best_version: int
+    since_best: int
+
+
+@dataclass(frozen=True, slots=True)
+class PinRequest:
+    """Keep the newest version served for `seconds`; 0 ends the pin of that name."""
+
+    job: str
+    pin: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PinReply:
+    """The version that is pinned; -1 if a pin was ended."""
+
+    version: int

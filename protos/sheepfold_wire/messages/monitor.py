@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sheepfold_wire.ids import NO_ATTEMPT, AttemptId
+from sheepfold_wire.messages.bulk import Metric
+from sheepfold_wire.messages.coordinator import FileRange
+
 
 @dataclass(frozen=True, slots=True)
 class SlotCounts:
@@ -28,6 +32,9 @@ class SlotReport:
     attempts: int
     base_version: int
     loss: float | None = None
+    attempt: AttemptId = NO_ATTEMPT
+    sample_start: int = 0
+    files: tuple[FileRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,24 @@ class StepReport:
     bytes_in: int
     bytes_out: int
     loss: float | None = None
+    metrics: tuple[Metric, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRange:
+    """Consecutive positions of the job's sample stream."""
+
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something an administrator, an evaluator or the job itself changed while it ran."""
+
+    from_step: int
+    author: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +142,8 @@ class JobStatus:
     workers: tuple[WorkerStatus, ...]
     shards: tuple[ShardStatus, ...]
     steps_skipped: int = 0
+    changes: tuple[Change, ...] = ()
+    skipped_samples: tuple[SampleRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

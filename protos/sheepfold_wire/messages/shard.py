@@ -1,70 +1,11 @@
-"""What stands in shard.proto: the two bulk calls, and the link between coordinator and shard."""
+"""What stands in shard.proto of the link between coordinator and shard."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from sheepfold_wire.ids import AttemptId
-
-WEIGHT_MIN = 1e-30
-"""Smallest weight a contribution may state; of a slot without a token, so that its zeros count as nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a worker says of one contribution; equal on all shards, or the attempt is refused."""
-
-    samples: int
-    weight: float
-    base_version: int
-    present: bytes  # one bit per tensor of the manifest, lowest bit of the first byte first
-    loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PushHeader:
-    """First frame of a push. Everything that can be refused is refused on this alone."""
-
-    job: str
-    attempt: AttemptId
-    shard: int
-    incarnation: int
-    term: int
-    manifest_digest: str
-    plan_digest: str
-    codec: str
-    payload_bytes: int
-    payload_digest: bytes
-    facts: Facts
-
-
-@dataclass(frozen=True, slots=True)
-class PushReply:
-    """The part is staged. `duplicate` is set if it had been staged already."""
-
-    duplicate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PullRequest:
-    """Ask for one version; `version` None means the newest committed one."""
-
-    job: str
-    shard: int
-    incarnation: int
-    manifest_digest: str
-    plan_digest: str
-    codec: str
-    version: int | None = None
-    wait_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class PullHeader:
-    """First frame of a pull; the same version is repeated in the last frame."""
-
-    version: int
-    payload_bytes: int
+from sheepfold_wire.messages.bulk import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +136,27 @@ class Totals:
     slices: tuple[SliceTotals, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class KeepVersions:
+    """These versions stay served beyond their age; an empty list ends every pin."""
+
+    job: str
+    versions: tuple[int, ...]
+
+
 ShardCommand = (
-    Welcome | OpenJob | Expect | EndAttempts | LoadInit | Admit | Refold | Restart | Close | Commit | Totals
+    Welcome
+    | OpenJob
+    | Expect
+    | EndAttempts
+    | LoadInit
+    | Admit
+    | Refold
+    | Restart
+    | Close
+    | Commit
+    | Totals
+    | KeepVersions
 )
 
 
@@ -212,6 +172,7 @@ class Hello:
     staging_bytes: int
     kernels: tuple[str, ...] = ("eager",)
     kernel_note: str = ""
+    external_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

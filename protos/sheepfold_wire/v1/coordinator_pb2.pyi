@@ -25,7 +25,7 @@ class CreateJobReply(_message.Message):
     def __init__(self, job: _Optional[str] = ..., is_new: bool = ...) -> None: ...
 
 class AttachRequest(_message.Message):
-    __slots__ = ("job", "worker", "host", "pid", "manifest_json", "is_reader", "data_samples", "data_fingerprint", "device")
+    __slots__ = ("job", "worker", "host", "pid", "manifest_json", "is_reader", "data_samples", "data_fingerprint", "device", "network")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class AttachRequest(_message.Message):
     DATA_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     DATA_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     host: str
@@ -44,7 +45,8 @@ class AttachRequest(_message.Message):
     data_samples: int
     data_fingerprint: str
     device: str
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., manifest_json: _Optional[str] = ..., is_reader: bool = ..., data_samples: _Optional[int] = ..., data_fingerprint: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
+    network: str
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., manifest_json: _Optional[str] = ..., is_reader: bool = ..., data_samples: _Optional[int] = ..., data_fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., network: _Optional[str] = ...) -> None: ...
 
 class ShardAddress(_message.Message):
     __slots__ = ("shard", "address", "incarnation")
@@ -79,27 +81,45 @@ class AttachReply(_message.Message):
     def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., manifest_json: _Optional[str] = ..., config_json: _Optional[str] = ..., shards: _Optional[_Iterable[_Union[ShardAddress, _Mapping]]] = ..., heartbeat_seconds: _Optional[float] = ...) -> None: ...
 
 class AttemptEnd(_message.Message):
-    __slots__ = ("attempt", "reason")
+    __slots__ = ("attempt", "reason", "is_committed", "number")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    IS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     attempt: _shard_pb2.AttemptId
     reason: str
-    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+    is_committed: bool
+    number: int
+    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., reason: _Optional[str] = ..., is_committed: bool = ..., number: _Optional[int] = ...) -> None: ...
+
+class FileRange(_message.Message):
+    __slots__ = ("file", "first", "count")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    file: str
+    first: int
+    count: int
+    def __init__(self, file: _Optional[str] = ..., first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class LeaseRequest(_message.Message):
-    __slots__ = ("job", "worker", "holding", "wait_seconds")
+    __slots__ = ("job", "worker", "holding", "wait_seconds", "ends_heard", "plans_ahead")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     HOLDING_FIELD_NUMBER: _ClassVar[int]
     WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ENDS_HEARD_FIELD_NUMBER: _ClassVar[int]
+    PLANS_AHEAD_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     holding: _containers.RepeatedCompositeFieldContainer[_shard_pb2.AttemptId]
     wait_seconds: float
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., holding: _Optional[_Iterable[_Union[_shard_pb2.AttemptId, _Mapping]]] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
+    ends_heard: int
+    plans_ahead: bool
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., holding: _Optional[_Iterable[_Union[_shard_pb2.AttemptId, _Mapping]]] = ..., wait_seconds: _Optional[float] = ..., ends_heard: _Optional[int] = ..., plans_ahead: bool = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("attempt", "is_init", "base_version", "sample_start", "sample_count", "seed", "lease_seconds", "step", "slot", "sequence")
+    __slots__ = ("attempt", "is_init", "base_version", "sample_start", "sample_count", "seed", "lease_seconds", "step", "slot", "sequence", "stride", "files")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     IS_INIT_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +130,8 @@ class Lease(_message.Message):
     STEP_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     attempt: _shard_pb2.AttemptId
     is_init: bool
     base_version: int
@@ -120,7 +142,9 @@ class Lease(_message.Message):
     step: int
     slot: int
     sequence: int
-    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., is_init: bool = ..., base_version: _Optional[int] = ..., sample_start: _Optional[int] = ..., sample_count: _Optional[int] = ..., seed: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., step: _Optional[int] = ..., slot: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
+    stride: int
+    files: _containers.RepeatedCompositeFieldContainer[FileRange]
+    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., is_init: bool = ..., base_version: _Optional[int] = ..., sample_start: _Optional[int] = ..., sample_count: _Optional[int] = ..., seed: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., step: _Optional[int] = ..., slot: _Optional[int] = ..., sequence: _Optional[int] = ..., stride: _Optional[int] = ..., files: _Optional[_Iterable[_Union[FileRange, _Mapping]]] = ...) -> None: ...
 
 class LeaseReply(_message.Message):
     __slots__ = ("state", "version", "why", "lease", "ends")
@@ -145,14 +169,16 @@ class AttemptProgress(_message.Message):
     def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., done: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("job", "worker", "progress")
+    __slots__ = ("job", "worker", "progress", "ends_heard")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ENDS_HEARD_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     progress: _containers.RepeatedCompositeFieldContainer[AttemptProgress]
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., progress: _Optional[_Iterable[_Union[AttemptProgress, _Mapping]]] = ...) -> None: ...
+    ends_heard: int
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., progress: _Optional[_Iterable[_Union[AttemptProgress, _Mapping]]] = ..., ends_heard: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("state", "version", "ends")
@@ -219,3 +245,65 @@ class ControlReply(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     state: str
     def __init__(self, state: _Optional[str] = ...) -> None: ...
+
+class ChoreRequest(_message.Message):
+    __slots__ = ("job", "worker", "name", "every")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EVERY_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    worker: str
+    name: str
+    every: int
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., name: _Optional[str] = ..., every: _Optional[int] = ...) -> None: ...
+
+class ChoreReply(_message.Message):
+    __slots__ = ("is_yours", "is_over", "next_version", "version")
+    IS_YOURS_FIELD_NUMBER: _ClassVar[int]
+    IS_OVER_FIELD_NUMBER: _ClassVar[int]
+    NEXT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    is_yours: bool
+    is_over: bool
+    next_version: int
+    version: int
+    def __init__(self, is_yours: bool = ..., is_over: bool = ..., next_version: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class EvaluationRequest(_message.Message):
+    __slots__ = ("job", "version", "metrics", "author")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    version: int
+    metrics: _containers.RepeatedCompositeFieldContainer[_shard_pb2.Metric]
+    author: str
+    def __init__(self, job: _Optional[str] = ..., version: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[_shard_pb2.Metric, _Mapping]]] = ..., author: _Optional[str] = ...) -> None: ...
+
+class EvaluationReply(_message.Message):
+    __slots__ = ("is_best", "best_version", "since_best")
+    IS_BEST_FIELD_NUMBER: _ClassVar[int]
+    BEST_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SINCE_BEST_FIELD_NUMBER: _ClassVar[int]
+    is_best: bool
+    best_version: int
+    since_best: int
+    def __init__(self, is_best: bool = ..., best_version: _Optional[int] = ..., since_best: _Optional[int] = ...) -> None: ...
+
+class PinRequest(_message.Message):
+    __slots__ = ("job", "pin", "seconds")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    pin: str
+    seconds: float
+    def __init__(self, job: _Optional[str] = ..., pin: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class PinReply(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...

@@ -71,6 +71,21 @@ class CoordinatorServiceStub(object):
                 request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlRequest.SerializeToString,
                 response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlReply.FromString,
                 _registered_method=True)
+        self.TakeChore = channel.unary_unary(
+                '/sheepfold.v1.CoordinatorService/TakeChore',
+                request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ChoreRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ChoreReply.FromString,
+                _registered_method=True)
+        self.Evaluated = channel.unary_unary(
+                '/sheepfold.v1.CoordinatorService/Evaluated',
+                request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.EvaluationRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.EvaluationReply.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/sheepfold.v1.CoordinatorService/Pin',
+                request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.PinRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.PinReply.FromString,
+                _registered_method=True)
         self.Link = channel.stream_stream(
                 '/sheepfold.v1.CoordinatorService/Link',
                 request_serializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShardReports.SerializeToString,
@@ -125,6 +140,24 @@ class CoordinatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeChore(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Evaluated(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Link(self, request_iterator, context):
         """Opened by a shard process; first report: Hello, first command: Welcome.
         """
@@ -169,6 +202,21 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.Control,
                     request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlRequest.FromString,
                     response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlReply.SerializeToString,
+            ),
+            'TakeChore': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeChore,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ChoreRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ChoreReply.SerializeToString,
+            ),
+            'Evaluated': grpc.unary_unary_rpc_method_handler(
+                    servicer.Evaluated,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.EvaluationRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.EvaluationReply.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.PinRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.PinReply.SerializeToString,
             ),
             'Link': grpc.stream_stream_rpc_method_handler(
                     servicer.Link,
@@ -366,6 +414,87 @@ class CoordinatorService(object):
             '/sheepfold.v1.CoordinatorService/Control',
             sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlRequest.SerializeToString,
             sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeChore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.CoordinatorService/TakeChore',
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.ChoreRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.ChoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Evaluated(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.CoordinatorService/Evaluated',
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.EvaluationRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.EvaluationReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.CoordinatorService/Pin',
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.PinRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.PinReply.FromString,
             options,
             channel_credentials,
             insecure,

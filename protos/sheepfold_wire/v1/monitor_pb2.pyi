@@ -1,3 +1,5 @@
+from sheepfold_wire.v1 import coordinator_pb2 as _coordinator_pb2
+from sheepfold_wire.v1 import shard_pb2 as _shard_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -22,7 +24,7 @@ class SlotCounts(_message.Message):
     def __init__(self, leased: _Optional[int] = ..., committed: _Optional[int] = ..., leased_again: _Optional[int] = ..., dropped: _Optional[int] = ..., skipped: _Optional[int] = ..., outstanding: _Optional[int] = ...) -> None: ...
 
 class SlotReport(_message.Message):
-    __slots__ = ("slot", "worker", "samples", "weight", "attempts", "base_version", "loss")
+    __slots__ = ("slot", "worker", "samples", "weight", "attempts", "base_version", "loss", "attempt", "sample_start", "files")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +32,9 @@ class SlotReport(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_START_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     slot: int
     worker: str
     samples: int
@@ -37,7 +42,10 @@ class SlotReport(_message.Message):
     attempts: int
     base_version: int
     loss: float
-    def __init__(self, slot: _Optional[int] = ..., worker: _Optional[str] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., attempts: _Optional[int] = ..., base_version: _Optional[int] = ..., loss: _Optional[float] = ...) -> None: ...
+    attempt: _shard_pb2.AttemptId
+    sample_start: int
+    files: _containers.RepeatedCompositeFieldContainer[_coordinator_pb2.FileRange]
+    def __init__(self, slot: _Optional[int] = ..., worker: _Optional[str] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., attempts: _Optional[int] = ..., base_version: _Optional[int] = ..., loss: _Optional[float] = ..., attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., sample_start: _Optional[int] = ..., files: _Optional[_Iterable[_Union[_coordinator_pb2.FileRange, _Mapping]]] = ...) -> None: ...
 
 class SliceFacts(_message.Message):
     __slots__ = ("slice", "name", "weight_norm", "update_norm", "gradient_norm", "trust_ratio", "clamp")
@@ -58,7 +66,7 @@ class SliceFacts(_message.Message):
     def __init__(self, slice: _Optional[int] = ..., name: _Optional[str] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ..., clamp: _Optional[str] = ...) -> None: ...
 
 class StepReport(_message.Message):
-    __slots__ = ("job", "step", "version", "is_skip", "skip_reason", "learning_rate", "clip_scale", "gradient_norm", "samples", "weight", "wait_seconds", "prepare_seconds", "apply_seconds", "slices", "slots", "counts", "bytes_in", "bytes_out", "loss")
+    __slots__ = ("job", "step", "version", "is_skip", "skip_reason", "learning_rate", "clip_scale", "gradient_norm", "samples", "weight", "wait_seconds", "prepare_seconds", "apply_seconds", "slices", "slots", "counts", "bytes_in", "bytes_out", "loss", "metrics")
     JOB_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +86,7 @@ class StepReport(_message.Message):
     BYTES_IN_FIELD_NUMBER: _ClassVar[int]
     BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     job: str
     step: int
     version: int
@@ -97,7 +106,26 @@ class StepReport(_message.Message):
     bytes_in: int
     bytes_out: int
     loss: float
-    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., is_skip: bool = ..., skip_reason: _Optional[str] = ..., learning_rate: _Optional[float] = ..., clip_scale: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., prepare_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., slices: _Optional[_Iterable[_Union[SliceFacts, _Mapping]]] = ..., slots: _Optional[_Iterable[_Union[SlotReport, _Mapping]]] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., loss: _Optional[float] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[_shard_pb2.Metric]
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., is_skip: bool = ..., skip_reason: _Optional[str] = ..., learning_rate: _Optional[float] = ..., clip_scale: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., prepare_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., slices: _Optional[_Iterable[_Union[SliceFacts, _Mapping]]] = ..., slots: _Optional[_Iterable[_Union[SlotReport, _Mapping]]] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[_shard_pb2.Metric, _Mapping]]] = ...) -> None: ...
+
+class SampleRange(_message.Message):
+    __slots__ = ("start", "count")
+    START_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    count: int
+    def __init__(self, start: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class Change(_message.Message):
+    __slots__ = ("from_step", "author", "text")
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    from_step: int
+    author: str
+    text: str
+    def __init__(self, from_step: _Optional[int] = ..., author: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
     __slots__ = ("worker", "host", "pid", "device", "seconds_since_seen", "slots_committed", "samples_committed", "holding")
@@ -140,7 +168,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., is_connected: bool = ..., version: _Optional[int] = ..., numeric_fingerprint: _Optional[str] = ..., parameters: _Optional[int] = ..., part_slots: _Optional[int] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job", "state", "why", "term", "lineage", "version", "stop_steps", "open_step", "slots_total", "slots_admitted", "waiting_for", "steps_per_second", "samples_per_second", "samples_committed", "samples_skipped", "manifest_digest", "config_json", "counts", "workers", "shards", "steps_skipped")
+    __slots__ = ("job", "state", "why", "term", "lineage", "version", "stop_steps", "open_step", "slots_total", "slots_admitted", "waiting_for", "steps_per_second", "samples_per_second", "samples_committed", "samples_skipped", "manifest_digest", "config_json", "counts", "workers", "shards", "steps_skipped", "changes", "skipped_samples")
     JOB_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +190,8 @@ class JobStatus(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     STEPS_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     job: str
     state: str
     why: str
@@ -183,7 +213,9 @@ class JobStatus(_message.Message):
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
     steps_skipped: int
-    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., stop_steps: _Optional[int] = ..., open_step: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_admitted: _Optional[int] = ..., waiting_for: _Optional[str] = ..., steps_per_second: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., samples_committed: _Optional[int] = ..., samples_skipped: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., config_json: _Optional[str] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., steps_skipped: _Optional[int] = ...) -> None: ...
+    changes: _containers.RepeatedCompositeFieldContainer[Change]
+    skipped_samples: _containers.RepeatedCompositeFieldContainer[SampleRange]
+    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., stop_steps: _Optional[int] = ..., open_step: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_admitted: _Optional[int] = ..., waiting_for: _Optional[str] = ..., steps_per_second: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., samples_committed: _Optional[int] = ..., samples_skipped: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., config_json: _Optional[str] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., steps_skipped: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., skipped_samples: _Optional[_Iterable[_Union[SampleRange, _Mapping]]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("job",)

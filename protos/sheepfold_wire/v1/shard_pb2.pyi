@@ -42,18 +42,28 @@ class PullFrame(_message.Message):
     def __init__(self, header: _Optional[_Union[PullHeader, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., end_version: _Optional[int] = ...) -> None: ...
 
 class Facts(_message.Message):
-    __slots__ = ("samples", "weight", "base_version", "present", "loss")
+    __slots__ = ("samples", "weight", "base_version", "present", "loss", "metrics")
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
     PRESENT_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     samples: int
     weight: float
     base_version: int
     present: bytes
     loss: float
-    def __init__(self, samples: _Optional[int] = ..., weight: _Optional[float] = ..., base_version: _Optional[int] = ..., present: _Optional[bytes] = ..., loss: _Optional[float] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, samples: _Optional[int] = ..., weight: _Optional[float] = ..., base_version: _Optional[int] = ..., present: _Optional[bytes] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class PushHeader(_message.Message):
     __slots__ = ("job", "attempt", "shard", "incarnation", "term", "manifest_digest", "plan_digest", "codec", "payload_bytes", "payload_digest", "facts")
@@ -289,8 +299,16 @@ class Totals(_message.Message):
     slices: _containers.RepeatedCompositeFieldContainer[SliceTotals]
     def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[SliceTotals, _Mapping]]] = ...) -> None: ...
 
+class KeepVersions(_message.Message):
+    __slots__ = ("job", "versions")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    versions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, job: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Hello(_message.Message):
-    __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes", "kernels", "kernel_note")
+    __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes", "kernels", "kernel_note", "external_address")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -299,6 +317,7 @@ class Hello(_message.Message):
     STAGING_BYTES_FIELD_NUMBER: _ClassVar[int]
     KERNELS_FIELD_NUMBER: _ClassVar[int]
     KERNEL_NOTE_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     shard: int
     shard_count: int
@@ -307,7 +326,8 @@ class Hello(_message.Message):
     staging_bytes: int
     kernels: _containers.RepeatedScalarFieldContainer[str]
     kernel_note: str
-    def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[int] = ..., shard_count: _Optional[int] = ..., address: _Optional[str] = ..., numeric_fingerprint: _Optional[str] = ..., staging_bytes: _Optional[int] = ..., kernels: _Optional[_Iterable[str]] = ..., kernel_note: _Optional[str] = ...) -> None: ...
+    external_address: str
+    def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[int] = ..., shard_count: _Optional[int] = ..., address: _Optional[str] = ..., numeric_fingerprint: _Optional[str] = ..., staging_bytes: _Optional[int] = ..., kernels: _Optional[_Iterable[str]] = ..., kernel_note: _Optional[str] = ..., external_address: _Optional[str] = ...) -> None: ...
 
 class JobOpened(_message.Message):
     __slots__ = ("job", "part_slots", "version")
@@ -446,7 +466,7 @@ class ShardFailed(_message.Message):
     def __init__(self, job: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ShardCommand(_message.Message):
-    __slots__ = ("welcome", "open_job", "expect", "end_attempts", "load_init", "admit", "refold", "restart", "close", "commit", "totals")
+    __slots__ = ("welcome", "open_job", "expect", "end_attempts", "load_init", "admit", "refold", "restart", "close", "commit", "totals", "keep_versions")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     OPEN_JOB_FIELD_NUMBER: _ClassVar[int]
     EXPECT_FIELD_NUMBER: _ClassVar[int]
@@ -458,6 +478,7 @@ class ShardCommand(_message.Message):
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     TOTALS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     open_job: OpenJob
     expect: Expect
@@ -469,7 +490,8 @@ class ShardCommand(_message.Message):
     close: Close
     commit: Commit
     totals: Totals
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open_job: _Optional[_Union[OpenJob, _Mapping]] = ..., expect: _Optional[_Union[Expect, _Mapping]] = ..., end_attempts: _Optional[_Union[EndAttempts, _Mapping]] = ..., load_init: _Optional[_Union[LoadInit, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., refold: _Optional[_Union[Refold, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ...) -> None: ...
+    keep_versions: KeepVersions
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open_job: _Optional[_Union[OpenJob, _Mapping]] = ..., expect: _Optional[_Union[Expect, _Mapping]] = ..., end_attempts: _Optional[_Union[EndAttempts, _Mapping]] = ..., load_init: _Optional[_Union[LoadInit, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., refold: _Optional[_Union[Refold, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ..., keep_versions: _Optional[_Union[KeepVersions, _Mapping]] = ...) -> None: ...
 
 class ShardReport(_message.Message):
     __slots__ = ("hello", "job_opened", "staged", "part_refused", "folded", "part_lost", "prepared", "norms", "applied", "shard_failed")

@@ -26,6 +26,7 @@ from sheepfold_server.core.events import (
     Tick,
     WorkerReply,
 )
+from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.opening import Opening
 from sheepfold_server.core.recovery import Recovery
@@ -69,6 +70,7 @@ class Coordinator:
             lineage,
             [ShardState() for _ in range(shard_count)],
             Attempts(term),
+            files=FileLedger(job.data) if job.data.mode == "shards" else None,
         )
         self._granting = Granting(self._state)
         self._stepping = Stepping(self._state, self._granting)
@@ -98,6 +100,7 @@ class Coordinator:
                 self._opening.on_shard_down(shard)
             case Tick():
                 self._granting.expire()
+                self._expire_pins()
         self._serve_waiters()
         effects, state.outbox = state.outbox, []
         return effects
@@ -135,6 +138,13 @@ class Coordinator:
                     )
                 case m.ControlRequest():
                     reply = self._administration.control(request)
+                case m.ChoreRequest():
+                    self._known(request.worker)
+                    reply = self._state.chores.ask(request, self._state.version)
+                case m.EvaluationRequest():
+                    reply = self._administration.evaluated(request)
+                case m.PinRequest():
+                    reply = self._pin(request)
                 case _:
                     raise BadConfig(f"{type(request).__name__} is no call of a worker")
         except SheepfoldError as error:
@@ -157,6 +167,8 @@ class Coordinator:
     def _attach(self, request: m.AttachRequest) -> m.AttachReply:
         state = self._state
         data = state.job.data
+        if request.network not in ("", "cluster", "external"):
+            raise BadConfig(f"network = {request.network!r}: give cluster or external")
         if request.data_samples and data.samples and request.data_samples != data.samples:
             raise DataMismatch(
                 f"the data set has {request.data_samples} samples, the job says data.samples = {data.samples}"
@@ -189,7 +201,7 @@ class Coordinator:
             manifest_json=state.geometry.manifest.to_json(),
             config_json=state.resolved_json,
             shards=tuple(
-                m.ShardAddress(i, s.hello.address, s.incarnation)
+                m.ShardAddress(i, _address(s.hello, request.network), s.incarnation)
                 for i, s in enumerate(state.shards)
                 if s.hello is not None
             ),
@@ -204,8 +216,14 @@ class Coordinator:
         return worker
 
     def _lease(self, caller: int, request: m.LeaseRequest) -> None:
-        if self._known(request.worker).request.is_reader:
+        worker = self._known(request.worker)
+        if worker.request.is_reader:
             raise PreconditionError(f"{request.worker} attached as a reader, and readers take no leases")
+        worker.plans_ahead = request.plans_ahead
+        if not worker.plans_ahead:
+            worker.expects = None
+        worker.ends_after(request.ends_heard)
+        self._state.chores.went_on(request.worker)
         lost = [a for a in self._state.attempts.of_worker(request.worker) if a.id not in request.holding]
         if lost:  # the reply that gave this lease never arrived
             self._state.outbox.append(
@@ -245,15 +263,14 @@ class Coordinator:
 
     def _lease_reply(self, name: str, state: str, lease: m.Lease | None = None) -> m.LeaseReply:
         worker = self._state.workers.get(name)
-        ends = worker.take_ends() if worker is not None else ()
+        ends = worker.ends_after(0) if worker is not None else ()
         why = self._state.why or waiting_for(self._state)
         return m.LeaseReply(state, self._state.version, "" if lease else why, lease, ends)
 
     def _heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
-        self._known(request.worker)
+        worker = self._known(request.worker)
         self._granting.renew(request.worker, request.progress)
-        worker = self._state.workers.get(request.worker)
-        ends = worker.take_ends() if worker is not None else ()
+        ends = worker.ends_after(request.ends_heard)
         return m.HeartbeatReply(self._state.life.value, self._state.version, ends)
 
     def _release(self, request: m.ReleaseRequest) -> m.ReleaseReply:
@@ -266,8 +283,20 @@ class Coordinator:
                 self._state.note(
                     f"worker {request.worker} left: {request.reason}; {released} leases handed back"
                 )
-            self._state.workers.leave(request.worker)
+            self._state.forget_worker(request.worker)
         return m.ReleaseReply(released)
+
+    def _pin(self, request: m.PinRequest) -> m.PinReply:
+        state = self._state
+        reply = state.pins.ask(request, state.version, state.now, state.job.serve.pinned_versions)
+        state.tell_pins()
+        return reply
+
+    def _expire_pins(self) -> None:
+        before = self._state.pins.versions
+        self._state.pins.expire(self._state.now)
+        if self._state.pins.versions != before:
+            self._state.tell_pins()
 
     # --- reports of shards -----------------------------------------------------------------------------
 
@@ -299,3 +328,8 @@ class Coordinator:
             self._state.spoil(PreconditionError(why))
         else:
             self._state.pause(why)
+
+
+def _address(hello: m.Hello, network: str) -> str:
+    """Where a shard is reached from that network."""
+    return hello.external_address if network == "external" and hello.external_address else hello.address

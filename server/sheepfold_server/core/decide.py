@@ -26,13 +26,18 @@ class Decision:
 
 
 def squares_in_order(
-    squares: Mapping[int, Sequence[float]], blocks_of_shard: Sequence[Sequence[int]]
+    squares: Mapping[int, Sequence[float]],
+    blocks_of_shard: Sequence[Sequence[int]],
+    frozen: frozenset[int] = frozenset(),
 ) -> list[float]:
-    """Sums of squares of all blocks of the model by global block index, from those of each shard's own."""
+    """Sums of squares of all blocks of the model by global block index, from those of each shard's own.
+
+    `frozen`: blocks that the step leaves as they are; their gradient is no part of any norm.
+    """
     ordered = [0.0] * sum(map(len, blocks_of_shard))
     for shard, own in squares.items():
         for block, value in zip(blocks_of_shard[shard], own, strict=True):
-            ordered[block] = value
+            ordered[block] = 0.0 if block in frozen else value
     return ordered
 
 
@@ -62,11 +67,12 @@ def slot_clip(
     optimizer: OptimizerKeys,
     squares: Mapping[int, Sequence[float]],
     blocks_of_shard: Sequence[Sequence[int]],
+    frozen: frozenset[int] = frozenset(),
 ) -> float:
     """Scale of one slot's gradient by its own norm, over all blocks in order; 1 if the sum is clipped."""
     if optimizer.clip_place != "slot" or optimizer.clip_norm is None:
         return 1.0
-    norm = math.sqrt(add_in_order(squares_in_order(squares, blocks_of_shard)))
+    norm = math.sqrt(add_in_order(squares_in_order(squares, blocks_of_shard, frozen)))
     return clip_scale(norm, optimizer.clip_norm, optimizer.clip_form)
 
 
@@ -91,6 +97,15 @@ def union_of_presence(bitmaps: Iterable[bytes]) -> bytes:
         for index, byte in enumerate(bitmap):
             together[index] |= byte
     return bytes(together)
+
+
+def without(bitmap: bytes, tensors: Iterable[int]) -> bytes:
+    """A bitmap of presence in which these tensors are absent."""
+    cleared = bytearray(bitmap)
+    for index in tensors:
+        if index // 8 < len(cleared):
+            cleared[index // 8] &= ~(1 << index % 8)
+    return bytes(cleared)
 
 
 def totals_in_order(

@@ -14,6 +14,10 @@ FIRST_SLOT_LEASES = 20
 """A worker's first slot needs no progress for that many lease times: 10 minutes at the default of 30 s."""
 
 
+_Place = tuple[OpenStep, int, SlotState]
+"""(step, number of the slot in it, the slot)."""
+
+
 class Granting:
     """Gives leases out and takes them back.
 
@@ -43,10 +47,11 @@ class Granting:
             return None
         if state.job.batch.is_asynchronous:
             return self._grant_sequence(worker)
-        place = self._free_slot() or self._late_slot(worker)
+        place = self._free_slot(worker) or self._late_slot(worker)
         if place is None:
             return None
         step, index, slot = place
+        self._plan_ahead(worker, step.step, index)
         state.attempts.leased_again += slot.attempts > 0
         slot.attempts += 1
         return self._announce(self._lease(worker, step.step, index, self._base_version(step.step)))
@@ -75,9 +80,12 @@ class Granting:
         state = self._s
         known = state.workers.get(worker)
         is_first = known is None or known.slots_staged == 0
-        return state.attempts.grant(
+        attempt = state.attempts.grant(
             worker, step, slot, base_version, state.now, state.job.leases.seconds, is_first
         )
+        if state.files is not None:
+            state.files.lease(attempt.id, worker, state.batch.slot_samples(slot if step is None else step))
+        return attempt
 
     def _announce(self, attempt: Attempt) -> Attempt:
         self._s.tell_all(m.Expect(self._s.name, attempt.id, attempt.is_init, attempt.step))
@@ -102,13 +110,53 @@ class Granting:
     def _has_room(self, is_lowest: bool) -> bool:
         return self._s.unfolded() < self._s.window() - (not is_lowest)
 
-    def _free_slot(self) -> tuple[OpenStep, int, SlotState] | None:
-        for step, index, slot, is_lowest in self._unadmitted():
-            if not self._s.attempts.of_slot(step.step, index):
-                return (step, index, slot) if self._has_room(is_lowest) else None
-        return None
+    def _free_slot(self, worker: str) -> _Place | None:
+        """The slot the worker expects, else the lowest that no other expects, else the lowest of all.
 
-    def _late_slot(self, worker: str) -> tuple[OpenStep, int, SlotState] | None:
+        Without workers that load samples ahead nobody expects anything, and it is the lowest.
+        """
+        expected = self._s.workers.expected_by_others(worker)
+        mine = self._expected_slot(worker)
+        if mine is not None and self._has_room(is_lowest=False):
+            return mine
+        lowest: tuple[_Place, bool] | None = None
+        for step, index, slot, is_lowest in self._unadmitted():
+            if self._s.attempts.of_slot(step.step, index):
+                continue
+            lowest = lowest or ((step, index, slot), is_lowest)
+            if (step.step, index) not in expected and self._has_room(is_lowest):
+                return step, index, slot
+            if not self._has_room(is_lowest=False):
+                break
+        return lowest[0] if lowest is not None and self._has_room(lowest[1]) else None
+
+    def _expected_slot(self, worker: str) -> _Place | None:
+        """The slot the worker was told to expect, if it is still free."""
+        known = self._s.workers.get(worker)
+        if known is None or known.expects is None:
+            return None
+        number, index = known.expects
+        step = self._s.steps.get(number)
+        if step is None or step.phase is not Phase.OPEN or step.slots[index].winner is not None:
+            return None
+        return None if self._s.attempts.of_slot(number, index) else (step, index, step.slots[index])
+
+    def _plan_ahead(self, worker: str, step: int, slot: int) -> None:
+        """Which slot a worker that loads ahead will probably get next: as many on as there are workers."""
+        known = self._s.workers.get(worker)
+        if known is None or not known.plans_ahead:
+            return
+        taken, batch = self._s.workers.expected_by_others(worker), self._s.batch
+        slot += len(self._s.workers)
+        while True:
+            while slot >= batch.slots(step):
+                step, slot = step + 1, slot - batch.slots(step)
+            if (step, slot) not in taken:
+                break
+            slot += 1
+        known.expects = (step, slot) if step < self._s.stop_steps else None
+
+    def _late_slot(self, worker: str) -> _Place | None:
         """The lowest slot whose only attempt is much later than its kind; never the asker's own."""
         limit = self.late_after()
         if limit is None:
@@ -138,14 +186,23 @@ class Granting:
             attempt=attempt.id,
             is_init=False,
             base_version=attempt.base_version,
-            sample_start=start,
+            sample_start=start if state.files is None else 0,
             sample_count=count,
             seed=slot_seed(job.seed, *place),
             lease_seconds=job.leases.seconds,
             step=attempt.step,
             slot=None if attempt.step is None else attempt.slot,
             sequence=state.batch.sequence(place[0]),
+            stride=self._stride(attempt, start),
+            files=() if state.files is None else state.files.ranges(attempt.id),
         )
+
+    def _stride(self, attempt: Attempt, start: int) -> int:
+        """Samples from this lease's to those its worker probably gets next; 0 if it does not plan ahead."""
+        worker = self._s.workers.get(attempt.worker)
+        if worker is None or worker.expects is None:
+            return 0
+        return max(0, self._s.batch.slot_range(*worker.expects)[0] - start)
 
     # --- taking back --------------------------------------------------------------------------------
 
@@ -192,7 +249,7 @@ class Granting:
         for name in self._s.workers.silent_since(self._s.now - silence):
             self._s.note(f"worker {name} has been silent for {silence:.0f} s; it is no longer counted")
             self.release(name, (), "expired")
-            self._s.workers.leave(name)
+            self._s.forget_worker(name)
 
     def release(self, worker: str, keys: tuple[object, ...], why: str) -> int:
         """End the worker's unstaged attempts (those of `keys`, or all); returns how many."""

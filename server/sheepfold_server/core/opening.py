@@ -133,6 +133,8 @@ class Opening:
         link = state.shards[shard]
         was_open = link.part_slots > 0
         link.part_slots, link.is_ready = report.part_slots, True
+        if state.pins.versions:
+            state.tell_pins(shard)
         if report.part_slots < 2:
             budget = link.hello.staging_bytes if link.hello else 0
             why = (

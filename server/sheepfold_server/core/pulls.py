@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sheepfold_server.core.events import ComputeDigest, RefusePull, ServePull, ShardEffect
 from sheepfold_wire.errors import VersionGone
 
@@ -11,9 +13,15 @@ class Pulls:
 
     def __init__(self) -> None:
         self.oldest = 0
-        """Oldest version that is still encoded."""
+        """Oldest version that is still encoded, but for pinned ones."""
+        self.kept: frozenset[int] = frozenset()
+        """Pinned versions that are still encoded."""
         self._waiting: dict[int, int] = {}
         self._digests: list[int] = []
+
+    def keep(self, versions: Iterable[int]) -> None:
+        """All that are pinned now; what is gone already stays gone."""
+        self.kept = frozenset(v for v in versions if v >= self.oldest or v in self.kept)
 
     def ask(self, token: int, version: int | None, newest: int) -> list[ShardEffect]:
         """Serve, refuse, or remember a pull; `version` None is the newest committed one."""
@@ -22,8 +30,9 @@ class Pulls:
         if version > newest:
             self._waiting[token] = version
             return []
-        if version < self.oldest:
-            served = f"{self.oldest} to {newest} are"
+        if version < self.oldest and version not in self.kept:
+            pinned = "".join(f"{kept}, " for kept in sorted(self.kept) if kept < self.oldest)
+            served = f"{pinned}{self.oldest} to {newest} are"
             return [
                 RefusePull(
                     token, VersionGone(f"version {version} is no longer served, {served}; pull the newest")

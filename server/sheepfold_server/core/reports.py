@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.accounts import skipped_samples
 from sheepfold_server.core.kernels import fingerprint
+from sheepfold_server.core.metrics import mean_metrics
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.steps import OpenStep
 from sheepfold_wire.sums import add_in_order
@@ -44,6 +46,9 @@ def step_report(state: JobState, step: OpenStep) -> m.StepReport:
                 step.slots[i].attempts,
                 a.facts.base_version,
                 a.facts.loss,
+                a.id,
+                _sample_start(state, step, i),
+                () if state.files is None else state.files.ranges(a.id),
             )
             for i, a in enumerate(winners)
             if a.facts is not None
@@ -52,7 +57,14 @@ def step_report(state: JobState, step: OpenStep) -> m.StepReport:
         bytes_in=sum(report.bytes_in for report in applied),
         bytes_out=sum(report.bytes_out for report in applied),
         loss=sum(value * w for value, w in losses) / loss_weight if loss_weight > 0 else None,
+        metrics=mean_metrics(facts),
     )
+
+
+def _sample_start(state: JobState, step: OpenStep, slot: int) -> int:
+    """Place of a slot in the sample stream; 0 where it has none."""
+    place = (step.step, slot) if step.sequence is None else (step.sequence, 0)
+    return state.batch.slot_range(*place)[0] if state.job.data.mode == "indexed" else 0
 
 
 def _slice_facts(state: JobState, step: OpenStep) -> tuple[m.SliceFacts, ...]:
@@ -146,6 +158,8 @@ def job_status(state: JobState) -> m.JobStatus:
         workers=state.workers.status(state.now, holding),
         shards=tuple(_shard_status(state, index) for index in range(len(state.shards))),
         steps_skipped=state.steps_skipped,
+        changes=tuple(state.changes),
+        skipped_samples=skipped_samples(state),
     )
 
 

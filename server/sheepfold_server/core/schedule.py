@@ -22,11 +22,14 @@ def learning_rate(job: Job, step: int) -> float:
         poly       final + (peak - final) * (1 - progress) ** power
         cosine     final + (peak - final) * (1 + cos(pi * progress)) / 2
         piecewise  peak * factors[i]        from s = boundaries[i] on
+        table      values[min(s, last)]     no warm-up: the values are the rates
 
     Source of the ramps: the code of ALBERT (start 0) and of MLPerf BERT (start -100, decay from step 0).
     """
     lr, first, steps = _segment(job, step)
     s = step - first
+    if lr.schedule == "table":
+        return lr.values[min(s, len(lr.values) - 1)]
     peak = lr.peak
     if lr.base_batch is not None:
         peak = lr_for_batch(peak, lr.base_batch, _samples(job, step))

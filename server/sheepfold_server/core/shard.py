@@ -92,6 +92,9 @@ class Shard:
                 self._on_commit(command)
             case m.Totals():
                 self._on_totals(command)
+            case m.KeepVersions(_, versions):
+                self._pulls.keep(versions)
+                self._retire()
             case m.Welcome():
                 pass
 
@@ -319,12 +322,16 @@ class Shard:
             self._out.append(e.DropParts(held))
         del self._sums[found.step]
         self._pulls.oldest = max(0, self.version - self.job.open_steps)
-        self._out.append(e.RetireVersions(self._pulls.oldest))
+        self._retire()
         self._newest_applied = m.Applied(
             self.job.job, found.step, slices, found.fold_seconds, apply_seconds, encode_seconds
         )
         self._report_applied()
         self._serve_pulls()
+
+    def _retire(self) -> None:
+        """Versions that are neither new enough nor pinned need no encoded copies."""
+        self._out.append(e.RetireVersions(self._pulls.oldest, self._pulls.kept))
 
     def _serve_pulls(self) -> None:
         self._out.extend(self._pulls.applied(self.version, self.is_applying()))

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from fnmatch import fnmatchcase
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.attempts import Attempt, Attempts
 from sheepfold_server.core.batch import BatchPlan
+from sheepfold_server.core.chores import Chores
+from sheepfold_server.core.evaluations import Evaluations
 from sheepfold_server.core.events import CoordinatorEffect, Note, Persist, ToShard
+from sheepfold_server.core.files import FileLedger
+from sheepfold_server.core.pins import Pins
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.steps import OpenStep
 from sheepfold_server.core.workers import Workers
@@ -22,6 +27,8 @@ from sheepfold_wire.plan import Plan
 
 RATE_STEPS = 64
 """Steps and samples per second are over at most this many newest steps."""
+CHANGES_KEPT = 64
+SKIPPED_KEPT = 256
 
 
 class Life(Enum):
@@ -85,6 +92,24 @@ class Geometry:
         )
         return cls(manifest, plan, blocks, tuple(slice_of_block), split_shards, maximum)
 
+    def frozen_tensors(self, job: Job) -> frozenset[int]:
+        """Parameters that `frozen` of the configuration names."""
+        if not job.frozen:
+            return frozenset()
+        tensors = self.manifest.tensors
+        return frozenset(
+            index
+            for index in self.manifest.parameters
+            if any(fnmatchcase(tensors[index].name, pattern) for pattern in job.frozen)
+        )
+
+    def blocks_of(self, tensors: frozenset[int]) -> frozenset[int]:
+        """Global indices of the blocks of these tensors."""
+        if not tensors:
+            return frozenset()
+        slices = {s.index for s in self.manifest.slices if s.tensor in tensors}
+        return frozenset(block for block, owner in enumerate(self.slice_of_block) if owner in slices)
+
 
 @dataclass(slots=True)
 class JobState:
@@ -109,6 +134,14 @@ class JobState:
     """eager or compiled, once the job has been opened on the shards."""
     last_commits: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_STEPS + 1))
     """(time, samples committed so far) at each of the newest commits."""
+    files: FileLedger | None = None
+    """With data.mode = shards."""
+    chores: Chores = field(default_factory=Chores)
+    pins: Pins = field(default_factory=Pins)
+    evaluations: Evaluations = field(default_factory=Evaluations)
+    changes: deque[m.Change] = field(default_factory=lambda: deque(maxlen=CHANGES_KEPT))
+    skipped: deque[m.SampleRange] = field(default_factory=lambda: deque(maxlen=SKIPPED_KEPT))
+    """Places in the sample stream that no version will cover; with data.mode = shards `files` knows."""
     unusable: SheepfoldError | None = None
     """Why the job cannot run here, whatever is tried."""
     outbox: list[CoordinatorEffect] = field(default_factory=list)
@@ -155,6 +188,11 @@ class JobState:
         self.outbox.append(Persist(self.records, record))
         return self.records
 
+    def change(self, from_step: int, author: str, text: str) -> None:
+        """Something changed while the job runs: for the log, and for whoever looks."""
+        self.changes.append(m.Change(from_step, author, text))
+        self.note(f"from step {from_step}, by {author}: {text}")
+
     def pause(self, why: str) -> None:
         if self.life is Life.ENDED:
             self.note(why)
@@ -170,8 +208,22 @@ class JobState:
     def end_attempt(self, attempt: Attempt, why: str) -> None:
         """On all shards, and the worker is told at its next call."""
         self.attempts.end(attempt)
+        if self.files is not None:
+            self.files.give_back(attempt.id)
         self.workers.tell_end(attempt, why)
         self.tell_all(m.EndAttempts(self.name, (attempt.id,), why))
+
+    def forget_worker(self, name: str) -> None:
+        """It left, or fell silent: what it was to do and to read is another's."""
+        self.workers.leave(name)
+        self.chores.left(name)
+        if self.files is not None:
+            self.files.left(name)
+
+    def tell_pins(self, shard: int | None = None) -> None:
+        """Which versions the shards are to keep beyond their age."""
+        for index in range(len(self.shards)) if shard is None else (shard,):
+            self.tell(index, m.KeepVersions(self.name, self.pins.versions))
 
     def waking_life(self) -> Life:
         """Where the job stands when it is not paused."""

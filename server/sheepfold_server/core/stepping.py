@@ -6,10 +6,12 @@ Steps are committed in order. Every transition that shards must agree on is one 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import decide
-from sheepfold_server.core.acceptance import why_refused
+from sheepfold_server.core.acceptance import refused_too_often, why_refused
+from sheepfold_server.core.accounts import count_samples, settle
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.events import Publish
 from sheepfold_server.core.granting import Granting
@@ -30,8 +32,8 @@ class Stepping:
         """Commands that go out once their record is durable, by record number."""
         self._ready: list[Attempt] = []
         """Asynchronous mode: staged on every shard, waiting for a step."""
-        self._abandoned: list[str] = []
-        """Asynchronous mode: why each sequence number was given up; each skips one step."""
+        self._abandoned: list[tuple[int, str]] = []
+        """Asynchronous mode: sequence numbers given up, and why; each skips one step."""
         self._refusals: Counter[tuple[int | None, int]] = Counter()
         """Refused contributions by (step, slot)."""
         self._init_loaded: set[int] = set()
@@ -91,6 +93,8 @@ class Stepping:
         """End an attempt that must not count; a slot refused too often gives up its step or the job."""
         state = self._s
         state.note(f"attempt {attempt.id} of slot {attempt.slot}, step {attempt.step} is refused: {why}")
+        if state.files is not None:
+            state.files.refuse(attempt.id, state.job.leases.attempts_max)
         self._granting.end(attempt, f"refused: {why}")
         if attempt.is_init:
             self._refused_inits += 1
@@ -101,17 +105,12 @@ class Stepping:
         self._refusals[place] += 1
         if self._refusals[place] < state.job.leases.attempts_max:
             return
-        number, slot = (attempt.slot, 0) if attempt.step is None else (attempt.step, attempt.slot)
-        start, count = state.batch.slot_range(number, slot)
-        text = (
-            f"slot {slot} of step {number} (samples {start} to {start + count - 1} of the stream) "
-            f"was refused {self._refusals.pop(place)} times, last: {why}"
-        )
+        text = refused_too_often(state, attempt, self._refusals.pop(place), why)
         if state.job.leases.refused == "pause":
             state.pause(text)
         elif attempt.step is None:
             self._granting.abandon(attempt.slot)
-            self._abandoned.append(text)
+            self._abandoned.append((attempt.slot, text))
             self.admit_ready()
         else:
             state.steps[attempt.step].skip_reason = text
@@ -163,18 +162,18 @@ class Stepping:
         ):
             return
         if self._abandoned:
-            step.skip_reason = self._abandoned.pop(0)
+            step.sequence, step.skip_reason = self._abandoned.pop(0)
             self.settle_lowest()
         elif self._ready:
             attempt = self._ready.pop(0)
             attempt.step, step.slots[0].winner = step.step, attempt
-            step.slots[0].attempts = 1
+            step.sequence, step.slots[0].attempts = attempt.slot, 1
             self._admit(step)
 
     def _factor(self, attempt: Attempt, step: int) -> float:
         """Weight in units of a slot's samples: exactly 1 for equal weights, so that sums stay exact."""
         assert attempt.facts is not None
-        if self._s.job.batch.weight == "samples" and self._s.job.data.mode == "indexed":
+        if self._s.job.batch.weight == "samples" and self._s.job.data.mode != "free":
             return 1.0
         return attempt.facts.weight / self._s.batch.slot_samples(step)
 
@@ -185,8 +184,10 @@ class Stepping:
             if attempt is None:
                 return
             attempt.is_admitted = True
-            optimizer, blocks = self._s.config.at(step.step).optimizer, self._geometry.blocks_of_shard
-            factor = self._factor(attempt, step.step) * decide.slot_clip(optimizer, attempt.squares, blocks)
+            job, geometry = self._s.config.at(step.step), self._geometry
+            blocks, frozen = geometry.blocks_of_shard, geometry.blocks_of(geometry.frozen_tensors(job))
+            clip = decide.slot_clip(job.optimizer, attempt.squares, blocks, frozen)
+            factor = self._factor(attempt, step.step) * clip
             self._s.tell_all(m.Admit(self._s.name, step.step, step.admitted, attempt.id, factor))
             step.admitted += 1
         self.settle_lowest()
@@ -238,8 +239,11 @@ class Stepping:
         if len(step.prepared) < len(self._s.shards):
             return
         squares = {shard: report.sum_of_squares for shard, report in step.prepared.items()}
-        step.block_squares = decide.squares_in_order(squares, self._geometry.blocks_of_shard)
-        job = self._s.config.at(step.step)
+        job, geometry = self._s.config.at(step.step), self._geometry
+        frozen = geometry.frozen_tensors(job)
+        step.block_squares = decide.squares_in_order(
+            squares, geometry.blocks_of_shard, geometry.blocks_of(frozen)
+        )
         decision = decide.decide(step.step, job, step.prepared.values(), step.block_squares)
         step.gradient_norm, step.skip_reason = decision.gradient_norm, decision.reason
         present = decide.union_of_presence(a.facts.present for a in step.winners() if a.facts is not None)
@@ -253,7 +257,7 @@ class Stepping:
                 decision.is_skip,
                 decision.learning_rate,
                 decision.clip_scale,
-                present,
+                decide.without(present, frozen),
             ),
         )
 
@@ -325,26 +329,19 @@ class Stepping:
         if is_skip:
             state.steps_skipped += 1
             state.note(f"step {step.step} is skipped: {step.skip_reason}")
-        # A step given up before it was full still had its place in the sample stream.
-        samples = sum(a.facts.samples for a in step.winners() if a.facts) if step.is_full() else 0
-        if not step.is_full():
-            state.samples_skipped += state.batch.samples(step.step)
-        elif is_skip:
-            state.samples_skipped += samples
-        else:
-            state.samples_committed += samples
+        report = step_report(state, step)
+        count_samples(state, step)
         for attempt in state.attempts:
             if attempt.step != step.step or attempt.is_init:
                 continue
             if attempt.is_admitted and step.is_full():
-                state.attempts.commit(attempt, is_skip)
-                state.workers.note_committed(attempt)
+                settle(state, attempt, "" if not is_skip else f"step skipped: {step.skip_reason}")
             else:
                 self._granting.end(attempt, "step skipped")
         for place in [place for place in self._refusals if place[0] == step.step]:
             del self._refusals[place]
         state.version = step.step + 1
         state.last_commits.append((state.now, state.samples_committed))
-        state.outbox.append(Publish(step_report(state, step)))
+        state.outbox.append(Publish(replace(report, counts=state.attempts.counts())))
         del state.steps[step.step]
         self.open_steps()

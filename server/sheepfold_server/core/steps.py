@@ -36,6 +36,8 @@ class OpenStep:
     slots: list[SlotState]
     opened_at: float
     phase: Phase = Phase.OPEN
+    sequence: int | None = None
+    """Asynchronous mode: the place in the sample stream that became this step."""
     admitted: int = 0
     """Slots below this are admitted on all shards, in order."""
     folded: dict[int, int] = field(default_factory=dict)

@@ -18,13 +18,22 @@ class Worker:
     slots_staged: int = 0
     slots_committed: int = 0
     samples_committed: int = 0
+    plans_ahead: bool = False
+    """It loads samples before they are leased."""
+    expects: tuple[int, int] | None = None
+    """(step, slot) that it was told to expect."""
     ends: deque[m.AttemptEnd] = field(default_factory=lambda: deque(maxlen=ENDS_KEPT))
+    ends_count: int = 0
 
-    def take_ends(self) -> tuple[m.AttemptEnd, ...]:
-        """Ends not reported yet; a lost reply loses them, the refused push tells the worker then."""
-        ends = tuple(self.ends)
-        self.ends.clear()
-        return ends
+    def end(self, attempt: Attempt, why: str, is_committed: bool) -> None:
+        self.ends_count += 1
+        self.ends.append(m.AttemptEnd(attempt.id, why, is_committed, self.ends_count))
+
+    def ends_after(self, heard: int) -> tuple[m.AttemptEnd, ...]:
+        """Ends the worker has not heard of: a lost reply loses none."""
+        while self.ends and self.ends[0].number <= heard:
+            self.ends.popleft()
+        return tuple(self.ends)
 
 
 class Workers:
@@ -45,16 +54,25 @@ class Workers:
     def get(self, name: str) -> Worker | None:
         return self._workers.get(name)
 
+    def __len__(self) -> int:
+        """Those that take leases."""
+        return sum(not worker.request.is_reader for worker in self._workers.values())
+
+    def expected_by_others(self, name: str) -> set[tuple[int, int]]:
+        """Slots that other workers load samples for."""
+        others = (worker for other, worker in self._workers.items() if other != name)
+        return {worker.expects for worker in others if worker.expects is not None}
+
     def leave(self, name: str) -> None:
         self._workers.pop(name, None)
 
     def silent_since(self, moment: float) -> list[str]:
         return [name for name, worker in self._workers.items() if worker.seen_at < moment]
 
-    def tell_end(self, attempt: Attempt, why: str) -> None:
+    def tell_end(self, attempt: Attempt, why: str, is_committed: bool = False) -> None:
         worker = self._workers.get(attempt.worker)
         if worker is not None:
-            worker.ends.append(m.AttemptEnd(attempt.id, why))
+            worker.end(attempt, why, is_committed)
 
     def note_committed(self, attempt: Attempt) -> None:
         worker = self._workers.get(attempt.worker)

@@ -82,6 +82,15 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
     async def Control(self, request: Any, context: Context) -> Any:
         return await self._call(m.ControlRequest, request, context)
 
+    async def TakeChore(self, request: Any, context: Context) -> Any:
+        return await self._call(m.ChoreRequest, request, context)
+
+    async def Evaluated(self, request: Any, context: Context) -> Any:
+        return await self._call(m.EvaluationRequest, request, context)
+
+    async def Pin(self, request: Any, context: Context) -> Any:
+        return await self._call(m.PinRequest, request, context)
+
     async def Link(
         self, requests: AsyncIterator[shard_pb2.ShardReports], context: Context
     ) -> AsyncIterator[shard_pb2.ShardCommands]:

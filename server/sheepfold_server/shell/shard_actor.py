@@ -164,9 +164,13 @@ class ShardActor:
                 with self._lock:
                     kept = {codec: payload for (v, codec), payload in self._encoded.items() if v == step}
                     self._encoded.update({(step + 1, codec): payload for codec, payload in kept.items()})
-            case e.RetireVersions(oldest):
+            case e.RetireVersions(oldest, kept_versions):
                 with self._lock:
-                    self._encoded = {key: kept for key, kept in self._encoded.items() if key[0] >= oldest}
+                    self._encoded = {
+                        key: payload
+                        for key, payload in self._encoded.items()
+                        if key[0] >= oldest or key[0] in kept_versions
+                    }
             case e.Append():
                 self._storage.append(effect)
                 self._actor.submit(e.Appended(effect.step, effect.fold))

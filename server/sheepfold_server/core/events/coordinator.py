@@ -17,6 +17,9 @@ WorkerRequest = (
     | m.ReleaseRequest
     | m.ConfigChangeRequest
     | m.ControlRequest
+    | m.ChoreRequest
+    | m.EvaluationRequest
+    | m.PinRequest
 )
 
 
@@ -73,6 +76,9 @@ WorkerReply = (
     | m.ReleaseReply
     | m.ConfigChangeReply
     | m.ControlReply
+    | m.ChoreReply
+    | m.EvaluationReply
+    | m.PinReply
 )
 
 

@@ -258,9 +258,10 @@ class KeepVersion:
 
 @dataclass(frozen=True, slots=True)
 class RetireVersions:
-    """Encoded copies below `oldest` are no longer served."""
+    """Encoded copies below `oldest` are no longer served, but for the versions in `kept`."""
 
     oldest: int
+    kept: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,76 @@
+"""What stands in shard.proto of the two bulk calls, push and pull."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sheepfold_wire.ids import AttemptId
+
+WEIGHT_MIN = 1e-30
+"""Smallest weight a contribution may state; of a slot without a token, so that its zeros count as nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number that a user's script wants to see beside the loss."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a worker says of one contribution; equal on all shards, or the attempt is refused."""
+
+    samples: int
+    weight: float
+    base_version: int
+    present: bytes  # one bit per tensor of the manifest, lowest bit of the first byte first
+    loss: float | None = None
+    metrics: tuple[Metric, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PushHeader:
+    """First frame of a push. Everything that can be refused is refused on this alone."""
+
+    job: str
+    attempt: AttemptId
+    shard: int
+    incarnation: int
+    term: int
+    manifest_digest: str
+    plan_digest: str
+    codec: str
+    payload_bytes: int
+    payload_digest: bytes
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class PushReply:
+    """The part is staged. `duplicate` is set if it had been staged already."""
+
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """Ask for one version; `version` None means the newest committed one."""
+
+    job: str
+    shard: int
+    incarnation: int
+    manifest_digest: str
+    plan_digest: str
+    codec: str
+    version: int | None = None
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PullHeader:
+    """First frame of a pull; the same version is repeated in the last frame."""
+
+    version: int
+    payload_bytes: int

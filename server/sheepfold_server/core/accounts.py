@@ -1,0 +1,40 @@
+"""Where the samples and the attempts of a published step went."""
+
+from __future__ import annotations
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.attempts import Attempt
+from sheepfold_server.core.state import JobState
+from sheepfold_server.core.steps import OpenStep
+
+
+def count_samples(state: JobState, step: OpenStep) -> None:
+    """Committed or skipped. A step given up before it was full still had its place in the sample stream."""
+    assert step.decision is not None
+    if step.is_full() and not step.decision.is_skip:
+        state.samples_committed += sum(a.facts.samples for a in step.winners() if a.facts)
+        return
+    if step.is_full():
+        state.samples_skipped += sum(a.facts.samples for a in step.winners() if a.facts)
+    elif state.files is None:  # otherwise the ledger leases them again
+        state.samples_skipped += state.batch.samples(step.step)
+    if state.job.data.mode == "indexed":
+        number = step.step if step.sequence is None else step.sequence
+        state.skipped.append(m.SampleRange(state.batch.offset(number), state.batch.samples(number)))
+
+
+def settle(state: JobState, attempt: Attempt, why_skipped: str) -> None:
+    """An admitted attempt of a full step: committed, or skipped with it."""
+    is_skip = bool(why_skipped)
+    state.attempts.commit(attempt, is_skip)
+    state.workers.note_committed(attempt)
+    state.workers.tell_end(attempt, why_skipped or "committed", is_committed=not is_skip)
+    if state.files is not None:
+        state.files.settle(attempt.id, is_skip)
+
+
+def skipped_samples(state: JobState) -> tuple[m.SampleRange, ...]:
+    """Samples that no version covers, the newest last."""
+    if state.files is not None:
+        return tuple(state.files.position(piece) for piece in state.files.skipped)
+    return tuple(state.skipped)
