@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import sheepfold_wire.messages as m
 from sheepfold.errors import Refused, ServerUnavailable
+from sheepfold.events import Call, LeaseAnswer, Make, Pulled, Pushed, SessionEvent
 from sheepfold.session import LEASE_WAIT_SECONDS
 from sheepfold.transport import Transport, TransportError
 from sheepfold_wire.codecs import Buffer, Codec
@@ -50,6 +51,10 @@ class Terms:
         return cls(reply, job, manifest, plan)
 
 
+Answer = tuple[SessionEvent | None, Buffer | None]
+"""What to tell the session of a call, and the weights it brought."""
+
+
 class WorkerCalls:
     """The calls of one worker in one job."""
 
@@ -62,9 +67,25 @@ class WorkerCalls:
     def attach(self) -> Terms:
         return Terms.of(self.transport.call(self.opening))
 
-    def lease(self, holding: tuple[AttemptId, ...]) -> m.LeaseReply:
+    def answer(
+        self, make: Make, terms: Terms | None, contribution: Contribution | None, plans_ahead: bool
+    ) -> Answer:
+        """Make a lease, pull or push call that the session asks for."""
+        if make.call is Call.LEASE:
+            return LeaseAnswer(self.lease(make.holding, make.ends_heard, plans_ahead)), None
+        assert terms is not None  # the session attaches before it asks for anything of a shard
+        if make.call is Call.PULL:
+            version, part = self.pull(terms, make.shard, make.version)
+            return Pulled(make.shard, version, make.round), part
+        assert contribution is not None
+        assert make.attempt is not None
+        self.push(terms, make.shard, make.attempt, contribution)
+        return Pushed(make.shard, make.round), None
+
+    def lease(self, holding: tuple[AttemptId, ...], ends_heard: int, plans_ahead: bool) -> m.LeaseReply:
         """Waits on the server for work. A lease that is not among `holding` is one whose reply was lost."""
-        request = m.LeaseRequest(self.opening.job, self.opening.worker, holding, LEASE_WAIT_SECONDS)
+        job, worker = self.opening.job, self.opening.worker
+        request = m.LeaseRequest(job, worker, holding, LEASE_WAIT_SECONDS, ends_heard, plans_ahead)
         reply: m.LeaseReply = self.transport.call(request)
         return reply
 
@@ -105,8 +126,8 @@ class WorkerCalls:
         )
         self.transport.push(address, header, part)
 
-    def heartbeat(self, progress: tuple[m.AttemptProgress, ...]) -> m.HeartbeatReply:
-        request = m.HeartbeatRequest(self.opening.job, self.opening.worker, progress)
+    def heartbeat(self, progress: tuple[m.AttemptProgress, ...], ends_heard: int) -> m.HeartbeatReply:
+        request = m.HeartbeatRequest(self.opening.job, self.opening.worker, progress, ends_heard)
         reply: m.HeartbeatReply = self.transport.call(request)
         return reply
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 import sheepfold_wire.messages as m
-from sheepfold.calls import Contribution, Terms, WorkerCalls
+from sheepfold.calls import Answer, Contribution, Terms, WorkerCalls
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
 from sheepfold.events import (
     Attached,
@@ -23,11 +23,8 @@ from sheepfold.events import (
     Failed,
     Goal,
     Heard,
-    LeaseAnswer,
     Make,
     Offer,
-    Pulled,
-    Pushed,
     Ready,
     Say,
     SessionAction,
@@ -48,9 +45,6 @@ from sheepfold_wire.ids import AttemptId
 log = logging.getLogger("sheepfold")
 
 WAKE_SECONDS_MAX = 1.0
-
-_Answer = tuple[SessionEvent | None, Buffer | None]
-"""What to tell the session of a call, and the weights it brought."""
 
 
 class Driver:
@@ -76,6 +70,8 @@ class Driver:
         self._is_in_place = True
         """Whether the script has taken over all that was pulled; if not, its weights are of no version."""
         self._work_done = 0
+        self.plans_ahead = False
+        """Whether samples are loaded before they are leased; see LeaseRequest."""
         self._last_said = ""
         self._is_closed = False
         self._began = clock()
@@ -140,6 +136,11 @@ class Driver:
         """A unit of work is done (a micro-batch, a pushed part): the next heartbeat renews the lease."""
         with self._lock:
             self._work_done += 1
+
+    def outcome(self, attempt: AttemptId) -> m.AttemptEnd | None:
+        """What became of one of the newest attempts; None while it is not known."""
+        with self._lock:
+            return self._session.outcomes.get(attempt)
 
     @property
     def terms(self) -> Terms:
@@ -284,25 +285,17 @@ class Driver:
                 self._pulled[make.shard], self._is_in_place = part, False
             self._handle(event)
 
-    def _answer(self, make: Make, contribution: Contribution | None) -> _Answer:
-        match make.call:
-            case Call.ATTACH:
-                return Attached(self._attach()), None
-            case Call.LEASE:
-                return LeaseAnswer(self._calls.lease(make.holding)), None
-            case Call.PULL:
-                version, part = self._calls.pull(self.terms, make.shard, make.version)
-                return Pulled(make.shard, version, make.round), part
-            case Call.PUSH:
-                assert contribution is not None
-                assert make.attempt is not None
-                self._calls.push(self.terms, make.shard, make.attempt, contribution)
-                self.note_progress()
-                return Pushed(make.shard, make.round), None
-            case Call.RELEASE:
-                assert make.attempt is not None
-                self._release_quietly((make.attempt,), "its version is no longer served")
-                return None, None
+    def _answer(self, make: Make, contribution: Contribution | None) -> Answer:
+        if make.call is Call.ATTACH:
+            return Attached(self._attach()), None
+        if make.call is Call.RELEASE:
+            assert make.attempt is not None
+            self._release_quietly((make.attempt,), "its version is no longer served")
+            return None, None
+        answer = self._calls.answer(make, self._terms, contribution, self.plans_ahead)
+        if make.call is Call.PUSH:
+            self.note_progress()
+        return answer
 
     def _attach(self) -> m.AttachReply:
         terms = self._calls.attach()
@@ -318,9 +311,9 @@ class Driver:
     def beat_once(self) -> None:
         """Say that this worker lives and how far it got; learn which of its leases ended."""
         with self._lock:
-            lease, done = self._session.lease, self._work_done
+            lease, done, heard = self._session.lease, self._work_done, self._session.ends_heard
         progress = () if lease is None else (m.AttemptProgress(lease.attempt, done),)
-        self._handle(Heard(self._calls.heartbeat(progress)))
+        self._handle(Heard(self._calls.heartbeat(progress, heard)))
 
     def _release_quietly(
         self, attempts: tuple[AttemptId, ...], reason: str, is_leaving: bool = False

@@ -38,7 +38,8 @@ class Make:
     """Make this call. `shard`: of a pull or push. `version`: of a pull, None for the newest.
 
     `attempt`: of a push or release. `holding`: of a lease call, the attempts this worker has heard of, so
-    that the coordinator knows a lost reply from a push it has not seen staged yet.
+    that the coordinator knows a lost reply from a push it has not seen staged yet. `ends_heard`: of the same,
+    the newest end of an attempt that it need not tell again.
     """
 
     call: Call
@@ -47,6 +48,7 @@ class Make:
     attempt: AttemptId | None = None
     holding: tuple[AttemptId, ...] = ()
     round: int = 0
+    ends_heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)

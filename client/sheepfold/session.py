@@ -36,6 +36,7 @@ from sheepfold.events import (
     WaitUntil,
     Want,
 )
+from sheepfold.waiting import Waiting
 from sheepfold_wire.errors import Action as Remedy
 from sheepfold_wire.errors import JobHasEnded, NotReady, SheepfoldError
 from sheepfold_wire.ids import NOTHING_LOADED, AttemptId
@@ -45,6 +46,7 @@ BACKOFF_SECONDS_MAX = 5.0
 LEASE_WAIT_SECONDS = 10.0
 CHECKSUM_RETRIES_MAX = 3
 LEASES_REMEMBERED = 16
+OUTCOMES_REMEMBERED = 64
 
 
 @dataclass(slots=True)
@@ -81,6 +83,9 @@ class Session:
         self.version: int = NOTHING_LOADED
         """Version the script's weights have; -1 also while a pull has replaced some of them."""
         self.round = 0
+        self.ends_heard = 0
+        self.outcomes: dict[AttemptId, m.AttemptEnd] = {}
+        """What became of the newest attempts, as far as it is known."""
         self._heard_of: deque[AttemptId] = deque(maxlen=LEASES_REMEMBERED)
         self._lineage: str | None = None
         self._goal = Goal.NOTHING
@@ -89,6 +94,7 @@ class Session:
         self._calling: set[Call] = set()
         self._retries: dict[tuple[Call, int], _Retries] = {}
         self._silent_since: float | None = None
+        self._waiting = Waiting()
         self._out: list[SessionAction] = []
 
     def forget_weights(self) -> None:
@@ -105,7 +111,8 @@ class Session:
             case Attached(reply):
                 self._on_attached(reply)
             case LeaseAnswer(reply):
-                self._on_lease(reply)
+                self._on_ends(reply.ends)
+                self._on_lease(reply, now)
             case Pulled() | Pushed() if self._is_stale(event.round):
                 pass
             case Pulled():
@@ -213,7 +220,7 @@ class Session:
             self._calling.add(call)
         attempt = self.lease.attempt if self.lease else None
         holding = tuple(self._heard_of) if call is Call.LEASE else ()
-        self._out.append(Make(call, shard, version, attempt, holding, self.round))
+        self._out.append(Make(call, shard, version, attempt, holding, self.round, self.ends_heard))
 
     # --- answers ------------------------------------------------------------------------------------
 
@@ -222,6 +229,7 @@ class Session:
         retries = self._retries.pop((call, shard), None)
         if retries is not None and retries.failures > 3:
             self._out.append(Say(f"{call.name.lower()} works again after {retries.failures} tries"))
+            self._waiting = Waiting()
         self._silent_since = None
 
     def _on_attached(self, reply: m.AttachReply) -> None:
@@ -229,9 +237,10 @@ class Session:
         if self._lineage != reply.lineage:
             self.version = NOTHING_LOADED
         self.attached, self._lineage = reply, reply.lineage
+        self.ends_heard = 0
         self._progress.asked.clear()
 
-    def _on_lease(self, reply: m.LeaseReply) -> None:
+    def _on_lease(self, reply: m.LeaseReply, now: float) -> None:
         self._answered(Call.LEASE)
         if self._goal is not Goal.LEASE:
             return
@@ -241,8 +250,14 @@ class Session:
             self.lease, self._wanted_version = reply.lease, reply.lease.base_version
             self._heard_of.append(reply.lease.attempt)
             self._begin_round()
-        elif reply.state == "paused":
-            self._out.append(Say(f"the job is paused: {reply.why}"))
+            self._say(self._waiting.is_over(now))
+        else:
+            what = "the job is paused:" if reply.state == "paused" else "waiting for"
+            self._say(self._waiting.goes_on(f"{what} {reply.why}", now))
+
+    def _say(self, text: str | None) -> None:
+        if text is not None:
+            self._out.append(Say(text))
 
     def _on_pulled(self, event: Pulled) -> None:
         self._answered(Call.PULL, event.shard)
@@ -253,8 +268,14 @@ class Session:
             self.version = NOTHING_LOADED
 
     def _on_ends(self, ends: tuple[m.AttemptEnd, ...]) -> None:
-        """The coordinator ended our attempt: what is computed for it can be dropped."""
+        """What became of our attempts; what is computed for one that ended can be dropped."""
         for end in ends:
+            self.ends_heard = max(self.ends_heard, end.number)
+            self.outcomes[end.attempt] = end
+            while len(self.outcomes) > OUTCOMES_REMEMBERED:
+                del self.outcomes[next(iter(self.outcomes))]
+            if end.is_committed:
+                continue
             if self.lease is not None and end.attempt == self.lease.attempt and self._goal is Goal.PUSH:
                 self._drop(end.reason)
 
@@ -312,8 +333,9 @@ class Session:
             self._reach(Failed(event.error))
             return
         retries = self._back_off(event, now)
-        if retries.failures == 3:
-            self._out.append(Say(f"{event.call.name.lower()} fails, trying again: {event.error}"))
+        if retries.failures >= 3:
+            failing = f"{event.call.name.lower()} fails, trying again: {event.error}"
+            self._say(self._waiting.goes_on(failing, now))
 
     def _back_off(self, event: CallFailed, now: float) -> _Retries:
         """Exponential, full jitter: anywhere between nothing and the doubled last bound."""

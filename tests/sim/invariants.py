@@ -185,6 +185,15 @@ def published_in_order(world: World, report: m.StepReport) -> None:
             "published_in_order", f"{report.version} after {world.published}, decided: {world.decided}"
         )
     world.published = report.version
+    if not report.is_skip:
+        world.committed.update(slot.attempt for slot in report.slots)
+
+
+def told_the_truth(world: World, ends: tuple[m.AttemptEnd, ...]) -> None:
+    """A worker is told that its contribution is committed if and only if it is."""
+    for end in ends:
+        if end.is_committed != (end.attempt in world.committed):
+            raise Violation("told_the_truth", f"{end}, committed are {sorted(world.committed)}")
 
 
 def sessions_go_on(name: str, error: Exception) -> None:

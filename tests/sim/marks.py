@@ -14,6 +14,7 @@ MARKS = (
     "attempt superseded",
     "commit sent again",
     "duplicate answered",
+    "expected slot given",
     "folded bytes evicted",
     "init lease again",
     "init sent again",
@@ -54,6 +55,8 @@ class Marks(Counter[str]):
 
     def __init__(self) -> None:
         super().__init__()
+        self._guesses: set[int] = set()
+        """Places in the sample stream that some worker was told to expect."""
         self._said: set[object] = set()
         """Commands and leases given out before, to see what is repeated."""
 
@@ -74,6 +77,9 @@ class Marks(Counter[str]):
     def of_answer(self, answer: object) -> None:
         if isinstance(answer, m.LeaseReply) and answer.lease is not None:
             self._hit_if_repeated("lease answered again", answer.lease.attempt)
+            if answer.lease.stride and answer.lease.sample_start in self._guesses:
+                self.hit("expected slot given")
+            self._guesses.add(answer.lease.sample_start + answer.lease.stride)
 
     def of_command(self, shard: int, command: m.ShardCommand, coordinator: Coordinator) -> None:
         match command:

@@ -91,6 +91,8 @@ class Scenario:
     takes_newer_versions: bool
     faults: Faults
     fault_seconds: float
+    plans_ahead: bool = False
+    """Workers load samples before they are leased."""
 
 
 @cache
@@ -144,6 +146,7 @@ def draw(seed: int) -> Scenario:
         takes_newer_versions=mode not in REPRODUCIBLE and chance.random() < 0.5,
         faults=_draw_faults(chance),
         fault_seconds=chance.uniform(2.0, 15.0),
+        plans_ahead=chance.random() < 0.5,
     )
 
 

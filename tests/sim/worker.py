@@ -114,7 +114,15 @@ class SimWorker:
             self.world.call_coordinator(request, answered)
         elif make.call is s.Call.LEASE:
             self.world.call_coordinator(
-                m.LeaseRequest("sim", self.name, make.holding, wait_seconds=LEASE_WAIT_SECONDS), answered
+                m.LeaseRequest(
+                    "sim",
+                    self.name,
+                    make.holding,
+                    LEASE_WAIT_SECONDS,
+                    make.ends_heard,
+                    self.world.scenario.plans_ahead,
+                ),
+                answered,
             )
         elif make.call is s.Call.RELEASE:
             assert make.attempt is not None
@@ -235,7 +243,7 @@ class SimWorker:
             return
         lease = self.session.lease
         progress = () if lease is None else (m.AttemptProgress(lease.attempt, self._done),)
-        world.call_coordinator(m.HeartbeatRequest("sim", self.name, progress), self._heard)
+        world.call_coordinator(m.HeartbeatRequest("sim", self.name, progress, self.session.ends_heard), self._heard)
 
     def _heard(self, answer: object) -> None:
         if isinstance(answer, m.HeartbeatReply):

@@ -68,6 +68,8 @@ class World:
         self.steps_of_sequence: dict[int, tuple[int, int]] = {}
         self.decided = -1
         self.published = 0
+        self.committed: set[AttemptId] = set()
+        """Attempts that published reports name as part of an applied step."""
         self.workers: dict[int, SimWorker] = {}
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = 0
@@ -251,6 +253,8 @@ class World:
         match effect:
             case e.Answer(caller, reply):
                 self.marks.of_answer(reply)
+                if isinstance(reply, m.LeaseReply | m.HeartbeatReply):
+                    invariants.told_the_truth(self, reply.ends)
                 invariants.answered_once(self._answered, caller)
                 self._callers.pop(caller)(reply)
             case e.Refuse(caller, error):

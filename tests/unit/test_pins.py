@@ -28,10 +28,10 @@ def test_a_pin_ends_with_its_time_or_when_told() -> None:
     pins.expire(9.9)
     assert pins.versions == (7,)
     pins.expire(10.0)
-    assert pins.versions == ()
+    assert not pins.versions
     pin(pins, 8)
     assert pin(pins, 9, seconds=0.0) == m.PinReply(-1)
-    assert pins.versions == ()
+    assert not pins.versions
 
 
 def test_the_same_name_moves_its_pin() -> None:

@@ -401,6 +401,6 @@ def test_long_trouble_is_said_when_it_begins_and_when_it_ends() -> None:
         said += [a.text for a in actions if isinstance(a, s.Say)]
         bench.now = only(actions, s.WaitUntil).at
         bench.tell(s.Tick())
-    actions = bench.tell(s.LeaseAnswer(m.LeaseReply("wait", 0, "")))
+    actions = bench.tell(s.LeaseAnswer(m.LeaseReply("wait", 0, "b")))
     said += [a.text for a in actions if isinstance(a, s.Say)]
-    assert said == ["lease fails, trying again: no route", "lease works again after 4 tries"]
+    assert said == ["lease fails, trying again: no route", "lease works again after 4 tries", "waiting for b"]
