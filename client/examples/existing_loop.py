@@ -29,9 +29,8 @@ def batches() -> tuple[torch.Tensor, torch.Tensor]:
 def main() -> None:
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(1, 64), nn.Tanh(), nn.Linear(64, 1))
-    optimizer = sheepfold.RemoteOptimizer(
-        model.named_parameters(), config=JOB
-    )  # was: AdamW(model.parameters())
+    # was: AdamW(model.parameters())
+    optimizer = sheepfold.RemoteOptimizer(model.named_parameters(), config=JOB, weight=64)
     loss = torch.tensor(torch.nan)  # stays so if the job has ended before this worker came
     while not optimizer.run.has_ended:
         x, y = batches()

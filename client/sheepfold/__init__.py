@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from sheepfold.errors import JobEnded as JobEnded
     from sheepfold.errors import Refused as Refused
     from sheepfold.errors import ServerUnavailable as ServerUnavailable
+    from sheepfold.fingerprint import data_fingerprint as data_fingerprint
+    from sheepfold.loading import SequentialFiles as SequentialFiles
     from sheepfold.numpy_client import Client as Client
     from sheepfold.optimizer import RemoteOptimizer as RemoteOptimizer
+    from sheepfold.result import StepResult as StepResult
     from sheepfold.run import Run as Run
     from sheepfold.run import attach as attach
+    from sheepfold.schedules import tabulated as tabulated
     from sheepfold_wire.job import Job as Job
 
 FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
@@ -33,6 +37,10 @@ _HOMES = {
     "attach": "sheepfold.run",
     "Run": "sheepfold.run",
     "RemoteOptimizer": "sheepfold.optimizer",
+    "StepResult": "sheepfold.result",
+    "SequentialFiles": "sheepfold.loading",
+    "data_fingerprint": "sheepfold.fingerprint",
+    "tabulated": "sheepfold.schedules",
     "Client": "sheepfold.numpy_client",
     "Job": "sheepfold_wire.job",
     "JobEnded": "sheepfold.errors",
@@ -40,7 +48,7 @@ _HOMES = {
     "Refused": "sheepfold.errors",
 }
 
-__all__ = ["Client", "Job", "JobEnded", "Refused", "RemoteOptimizer", "Run", "ServerUnavailable", "attach"]
+__all__ = sorted(_HOMES)
 
 
 def _turn_fork_support_off() -> None:

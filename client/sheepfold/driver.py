@@ -137,6 +137,11 @@ class Driver:
         with self._lock:
             self._work_done += 1
 
+    @property
+    def name(self) -> str:
+        """The worker's, as the server knows it."""
+        return self._calls.opening.worker
+
     def outcome(self, attempt: AttemptId) -> m.AttemptEnd | None:
         """What became of one of the newest attempts; None while it is not known."""
         with self._lock:

@@ -21,23 +21,37 @@ class JobEnded(Exception):
 
 
 class ServerUnavailable(Exception):
-    """No usable answer for `seconds`; what was under way may or may not have counted, once."""
+    """No usable answer `after` so many seconds; what was under way may or may not have counted, once."""
 
-    def __init__(self, seconds: float, what: str) -> None:
-        self.seconds = seconds
+    def __init__(self, after: float, what: str) -> None:
+        self.after = after
         self.what = what
         super().__init__(
-            f"no answer for {seconds:.0f} s, last failure: {what}. Check that the server runs "
+            f"no answer for {after:.0f} s, last failure: {what}. Check that the server runs "
             "(`sheepfold status`) and that $SHEEPFOLD names its coordinator, then start the script again"
         )
 
 
 class Refused(Exception):
-    """Trying again would not help. `error` is the server's answer, None if the client itself refused."""
+    """Trying again would not help: the text says what was wrong, with values, and the remedy.
 
-    def __init__(self, text: str, error: SheepfoldError | None = None) -> None:
+    `error` is the server's answer, None if the client itself refused. Where one value is at fault, `field`
+    names it, `expected` and `got` are what it should have been and what it was, `remedy` is what to do.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        error: SheepfoldError | None = None,
+        *,
+        field: str = "",
+        expected: object = None,
+        got: object = None,
+        remedy: str = "",
+    ) -> None:
         self.error = error
-        super().__init__(text)
+        self.field, self.expected, self.got, self.remedy = field, expected, got, remedy
+        super().__init__(f"{text}: {remedy}" if remedy else text)
 
     @classmethod
     def by(cls, error: SheepfoldError) -> Refused:

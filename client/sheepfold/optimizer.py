@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, overload
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from sheepfold.errors import JobEnded, Refused
 from sheepfold.packing import tensors_named
-from sheepfold.run import Run, StepResult
+from sheepfold.result import StepResult
+from sheepfold.run import Run
+from sheepfold.slot import why_weight_is_due
 from sheepfold.transport import Transport
 from sheepfold.worker import Config, Joining
 from sheepfold_wire.job import Job
@@ -28,9 +31,14 @@ class RemoteOptimizer(torch.optim.Optimizer):
     weights into the parameters. After the job's last step `has_ended` is true, and another `step()` raises
     JobEnded.
 
-    Where `batch.weight = "tokens"`, set `optimizer.weight` to the tokens behind the mean before a `step()`. A
-    copy or a pickle of it holds no connection: it serves to be looked at, and cannot step.
+    Where the lease does not say what the mean is over (`data.mode = "free"`, `batch.weight = "tokens"`), give
+    `weight`, the samples or tokens behind each `step()`, or set `optimizer.weight` before one. A
+    torch.amp.GradScaler may scale the loss: gradients are unscaled here, and a slot that overflows is handed
+    back. A copy or a pickle of it holds no connection: it serves to be looked at, and cannot step.
     """
+
+    _step_supports_amp_scaling = True
+    """GradScaler then always calls `step()` and leaves its findings in `grad_scale` and `found_inf`."""
 
     def __init__(
         self,
@@ -40,6 +48,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         address: str | Transport | None = None,
         config: Config | None = None,
         buffers: Iterable[tuple[str, Tensor]] = (),
+        weight: float | None = None,
         data_samples: int = 0,
         data_fingerprint: str = "",
     ) -> None:
@@ -56,7 +65,9 @@ class RemoteOptimizer(torch.optim.Optimizer):
         joining = Joining(job, address, config, data_samples=data_samples, data_fingerprint=data_fingerprint)
         self._run = Run.of(tensors, joining)
         self._origin = self._run.job
-        self.weight: float | None = None
+        self.weight = weight
+        self._check_weight()
+        self._is_accumulating = False
         self.result: StepResult | None = None
         """What became of the last contribution."""
         self._owned = owned_by_server(self._run.worker.job)
@@ -103,13 +114,60 @@ class RemoteOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._is_accumulating:
+            return loss
         self._name_edits()
         if run.slot is None:  # the last step() broke off after its push: this gradient is of no slot
             run.next_slot()
             return loss
-        self.result = run.contribute(self.weight, None if loss is None else _number(loss))
+        if self._is_unusable():
+            run.give_back("its gradient overflowed at the worker's loss scale")
+        else:
+            self.result = run.contribute(self.weight, None if loss is None else _number(loss))
         run.next_slot()
         return loss
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Within, `step()` and `zero_grad()` do nothing: `.grad` goes on adding up until a step() outside.
+
+        For loops that step after every micro-batch. `.grad` must be the slot's mean in the end, so divide
+        each loss by their number.
+        """
+        self._is_accumulating = True
+        try:
+            yield
+        finally:
+            self._is_accumulating = False
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As usual; nothing within `no_sync()`."""
+        if not self._is_accumulating:
+            super().zero_grad(set_to_none)
+
+    def _is_unusable(self) -> bool:
+        """Take back a GradScaler's scale; whether what is left is not finite."""
+        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found_inf is not None and bool(found_inf):
+            return True
+        if scale is not None:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.div_(scale.to(parameter.grad.device))
+        return False
+
+    def _check_weight(self) -> None:
+        """Raises Refused where neither the lease nor the script says what a mean is over."""
+        job = self.run.worker.job
+        unweighed = why_weight_is_due(job) if job.batch.weight == "samples" else ""
+        if unweighed and self.weight is None:
+            self.run.close()
+            raise Refused(
+                unweighed,
+                field="weight",
+                remedy="give RemoteOptimizer(..., weight=...), what each step() is the mean of",
+            )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Only while constructing: the job's manifest is sealed. Raises Refused."""
@@ -131,6 +189,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
         """Say, once for each key, that a local value has no effect."""
         for index, group in enumerate(self.param_groups):
             for key, value in self._owned.items():
+                if key == "lr" and self.run.worker.job.optimizer.lr.schedule == "table":
+                    continue  # the script's own schedule, as the job has it
                 if key in group and group[key] != value and key not in self._named_edits:
                     self._named_edits.add(key)
                     warnings.warn(
@@ -161,7 +221,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._take_over()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_origin", "weight", "result", "_owned", "_named_edits")
+        kept = ("_origin", "weight", "result", "_owned", "_named_edits", "_is_accumulating")
         return {**super().__getstate__(), "_run": None, **{key: getattr(self, key) for key in kept}}
 
 

@@ -33,6 +33,8 @@ from sheepfold_wire.plan import Plan
 
 TORCH_DTYPES = {Codec.FP32: torch.float32, Codec.BF16: torch.bfloat16, Codec.FP16: torch.float16}
 SHARDED_TYPES = frozenset({"DTensor", "FlatParameter", "FullyShardedDataParallel", "FSDPModule"})
+COMPILED = "_orig_mod."
+"""What torch.compile puts before the names of a model's tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ def tensors_of(model: nn.Module) -> ModelTensors:
     """What of a model the server keeps; raises Refused for what it cannot."""
     for name, module in model.named_modules():
         _refuse_sharded(name or "the model", module)
+        if type(module).__name__ == "DistributedDataParallel":
+            raise Refused(
+                f"{name or 'the model'} is wrapped in DistributedDataParallel, which averages by itself",
+                remedy="attach the plain model: the server averages the slots of all workers",
+            )
     persistent = model.state_dict(keep_vars=True)
     buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
     return tensors_named(model.named_parameters(), buffers)
@@ -75,7 +82,8 @@ def tensors_named(
 def _once(named: Iterable[tuple[str, Tensor]], kind: Kind) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, tensor in named:
+    for full_name, tensor in named:
+        name = full_name.replace(COMPILED, "")
         if id(tensor) in seen or (kind == "parameter" and not tensor.requires_grad):
             continue
         if name in found:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,10 @@ import sheepfold_wire.messages as m
 from sheepfold.contract import contract
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
 from sheepfold.events import Ready
+from sheepfold.loading import Feed, SlotSampler, feed_of
 from sheepfold.packing import ModelTensors, Packer, down_codec, manifest_of, tensors_of
+from sheepfold.places import leave_on_rerun, remember
+from sheepfold.result import StepResult
 from sheepfold.slot import Slot
 from sheepfold.transport import Transport
 from sheepfold.worker import Config, Joining, Worker, join
@@ -26,22 +31,6 @@ FINAL_PULL_SECONDS = 30.0
 
 _announced: set[str] = set()
 """Jobs whose contract this process has printed."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What became of one slot.
-
-    `version` is the one the gradient was computed at. `counted`: every shard has staged it; it may still lose
-    its slot to an equal of another worker. False if the lease was lost meanwhile; nothing is wrong then
-    either. `loss` is the slot's weighted mean, if losses were given.
-    """
-
-    step: int | None
-    version: int
-    counted: bool
-    loss: float | None
-    why: str = ""
 
 
 def attach(
@@ -77,11 +66,17 @@ class Run:
         self._packer = Packer(worker.manifest, worker.plan)
         self._buffers_at_version: list[Tensor] = []
         self._slot: Slot | None = None
+        self._feed: Feed | None = None
+        self._sampler: SlotSampler | None = None
+        self._chores_over: dict[str, int] = {}
+        """By name of a chore, the version from which asking for it makes sense again."""
         self._ended: str | None = None
+        self._is_closed = False
 
     @classmethod
     def of(cls, tensors: ModelTensors, joining: Joining) -> Run:
         """Join with these tensors, and say on what terms; loads the newest weights if there are any yet."""
+        leave_on_rerun(tensors.parameters.values())
         manifest, down = manifest_of(tensors), down_codec(tensors)
         worker = join(replace(joining, manifest=manifest, down=down, device=tensors.device))
         try:
@@ -98,6 +93,7 @@ class Run:
         if worker.version_at_attach >= 0:
             worker.pull()
             self._load()
+        remember(self, self._tensors.parameters.values())
         return self
 
     @property
@@ -120,6 +116,10 @@ class Run:
         return max(0, self.version) if step is None else step
 
     @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
     def has_ended(self) -> bool:
         return self._ended is not None
 
@@ -128,18 +128,62 @@ class Run:
         """The slot being computed."""
         return self._slot
 
-    def slots(self) -> Iterator[Slot]:
+    def batch_sampler(self, micro_batch: int) -> SlotSampler:
+        """For a DataLoader's `batch_sampler`: micro-batches of the slots leased, and of those that come next.
+
+        Give the loader to `run.slots` or `run.batches`. Raises Refused unless leases name samples and
+        `micro_batch` divides the job's slots.
+        """
+        self._sampler = SlotSampler(self._worker.job, micro_batch)
+        return self._sampler
+
+    def follow(self, loader: Any) -> None:
+        """From the next slot on, slots have this loader's micro-batches; Refused if it does not fit."""
+        self._feed = feed_of(loader, self._worker.job, self._sampler)
+        self._worker.plans_ahead = self._feed.plans_ahead
+
+    @property
+    def data_wait_seconds(self) -> float:
+        """Time spent waiting for micro-batches of the loader."""
+        return 0.0 if self._feed is None else self._feed.wait_seconds
+
+    def slots(self, loader: Any = None) -> Iterator[Slot]:
         """Slots to compute, one by one, until the job ends; waits while there is none or the job is paused.
 
+        With a loader, `for batch in slot` gives the slot's micro-batches: of a DataLoader with
+        `run.batch_sampler`, of the script's own loader where `data.mode = "free"`, or of a SequentialFiles.
         Torch's generators are seeded for each slot, so that a slot is the same whoever computes it. A slot
         that is left without `run.step()` is handed back.
         """
+        if loader is not None:
+            self.follow(loader)
         while (slot := self.next_slot()) is not None:
             try:
                 yield slot
             finally:
                 if self._slot is slot:
                     self.give_back("left without run.step()")
+
+    def batches(self, loader: Any) -> Iterator[Any]:
+        """Micro-batches for a loop that is written already, until the job ends.
+
+        The loop calls `step()`, of the run or of its RemoteOptimizer, after the last one of each slot.
+        """
+        self.follow(loader)
+        while (slot := self._slot or self.next_slot()) is not None:
+            yield from self._feed_slot(slot)
+            if self._slot is slot:
+                raise Refused(
+                    f"slot {slot.lease.slot} of step {slot.step} is at its end and was not stepped",
+                    remedy="call step() after the last micro-batch of each slot",
+                )
+
+    def _feed_slot(self, slot: Slot) -> Iterator[Any]:
+        assert self._feed is not None
+        for batch in self._feed.batches(slot.lease, lambda: self._slot is not slot):
+            yield batch
+            if self._slot is not slot:
+                return
 
     def next_slot(self) -> Slot | None:
         """The next slot, with its weights in the model; None once the job has ended."""
@@ -159,7 +203,7 @@ class Run:
         self._restore_buffers()
         torch.manual_seed(lease.seed)
         job, parameters = self._worker.job, self._tensors.parameters.values()
-        self._slot = Slot(lease, job, parameters, self._worker.note_progress)
+        self._slot = Slot(lease, job, parameters, self._worker.note_progress, self._feed)
         return self._slot
 
     def step(self, weight: float | None = None, loss: float | None = None) -> StepResult:
@@ -187,7 +231,7 @@ class Run:
         values = {**gradients, **self._tensors.buffers}
         parts = self._packer.pack(values, self._worker.up)
         present = self._packer.presence(values)
-        facts = m.Facts(outcome.samples, outcome.weight, self.version, present, outcome.loss)
+        facts = m.Facts(outcome.samples, outcome.weight, self.version, present, outcome.loss, slot.metrics())
         # A push broken off may be staged in part: never offer its attempt again with other bytes.
         self._slot = None
         try:
@@ -199,7 +243,31 @@ class Run:
         if not counted:
             place = f"slot {slot.lease.slot} of step {slot.step}"
             log.info("job %s: %s does not count: %s", self.job, place, answer.why)
-        return StepResult(slot.step, self.version, counted, outcome.loss, answer.why)
+        attempt = slot.lease.attempt
+        fate = partial(self._worker.outcome, attempt)
+        return StepResult(slot.step, self.version, counted, outcome.loss, answer.why, fate)
+
+    def log(self, values: Mapping[str, float | Tensor]) -> None:
+        """Numbers to see beside the loss: averaged by weight over a step's slots, shown with its version.
+
+        Call it between a slot's `backward` and `step`; they are of the last micro-batch. Values that are not
+        finite are left out. Raises Refused outside a slot.
+        """
+        if self._slot is None:
+            raise Refused("run.log() belongs to a slot", remedy="call it before run.step()")
+        self._slot.log(values)
+
+    def chore(self, name: str, every: int) -> bool:
+        """Whether this worker is to do a chore now: one of all does it for every so many versions.
+
+        It is done when this worker asks for its next slot; if the worker dies before, another one is told to.
+        """
+        if self._ended is not None or max(self.version, 0) < self._chores_over.get(name, every):
+            return False
+        reply = self._worker.chore(name, every)
+        if reply.is_over:
+            self._chores_over[name] = reply.next_version
+        return reply.is_yours
 
     def give_back(self, reason: str) -> None:
         """Hand the slot back at once, so that nobody waits for its lease to expire."""
@@ -237,7 +305,7 @@ class Run:
 
     def close(self) -> None:
         """Hand leases back and leave the job. May be repeated."""
-        self._slot = None
+        self._slot, self._is_closed = None, True
         self._worker.close()
 
     def __enter__(self) -> Run:

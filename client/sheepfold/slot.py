@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch import Tensor
 
 import sheepfold_wire.messages as m
 from sheepfold.errors import Refused
+from sheepfold.loading import Feed
 from sheepfold_wire.job import Job
 from sheepfold_wire.samples import stream_indices
 
@@ -35,7 +37,12 @@ class Slot:
     """
 
     def __init__(
-        self, lease: m.Lease, job: Job, parameters: Iterable[Tensor], note_progress: Callable[[], None]
+        self,
+        lease: m.Lease,
+        job: Job,
+        parameters: Iterable[Tensor],
+        note_progress: Callable[[], None],
+        feed: Feed | None = None,
     ) -> None:
         self.lease = lease
         self._job = job
@@ -46,6 +53,10 @@ class Slot:
         self._first_weight = 0.0
         self._total = 0.0
         self._loss: Tensor | None = None
+        self._feed = feed
+        self._last_weight = 1.0
+        self._logged: dict[str, tuple[float | Tensor, float]] = {}
+        """(weighted sum, weight) by name."""
 
     @property
     def step(self) -> int | None:
@@ -71,11 +82,40 @@ class Slot:
             )
         return stream_indices(data.samples, data.seed, self.lease.sample_start, self.lease.sample_count)
 
+    @property
+    def files(self) -> tuple[m.FileRange, ...]:
+        """With data.mode = shards: where the slot's samples are."""
+        return self.lease.files
+
+    def __iter__(self) -> Iterator[Any]:
+        """The micro-batches of the loader that `run.slots(loader)` was given. Raises Refused without one."""
+        if self._feed is None:
+            raise Refused(
+                "this slot has no micro-batches of its own", remedy="give run.slots(loader) a loader"
+            )
+        return self._feed.batches(self.lease, self._is_full)
+
+    def _is_full(self) -> bool:
+        return self._total >= self.samples
+
+    def log(self, values: Mapping[str, float | Tensor]) -> None:
+        """Numbers of the last micro-batch, to be averaged by its weight."""
+        for name, value in values.items():
+            total, weight = self._logged.get(name, (0.0, 0.0))
+            given = value.detach() if isinstance(value, Tensor) else value
+            self._logged[name] = total + given * self._last_weight, weight + self._last_weight
+
+    def metrics(self) -> tuple[m.Metric, ...]:
+        """Means of what was logged; a value that is not finite is left out."""
+        means = {name: float(total) / weight for name, (total, weight) in self._logged.items() if weight > 0}
+        return tuple(m.Metric(name, mean) for name, mean in means.items() if math.isfinite(mean))
+
     def backward(self, loss: Tensor, weight: float | Tensor | None = None) -> None:
         """Add a micro-batch: `loss` is its mean, `weight` what that mean is over, in the job's unit.
 
-        `weight` may be left out if the job weighs by samples and all micro-batches of the slot are equal. A
-        micro-batch of weight 0 (every token masked) adds nothing, whatever its loss. Raises Refused.
+        `weight` may be left out if leases name samples, the job weighs by samples and all micro-batches of
+        the slot are equal. A micro-batch of weight 0 (every token masked) adds nothing, whatever its loss.
+        Raises Refused.
         """
         given = self._checked(weight)
         if not self._calls:  # whatever an abandoned slot left in .grad is not of this one
@@ -83,6 +123,7 @@ class Slot:
                 parameter.grad = None
         self._calls += 1
         self._note_progress()
+        self._last_weight = given
         if given == 0:
             return
         if self._first_weight == 0:
@@ -95,10 +136,9 @@ class Slot:
 
     def _checked(self, weight: float | Tensor | None) -> float:
         if weight is None:
-            if self._job.batch.weight == "tokens":
-                raise Refused(
-                    'batch.weight = "tokens": give slot.backward(loss, weight=...), the tokens in the mean'
-                )
+            unweighed = why_weight_is_due(self._job)
+            if unweighed:
+                raise Refused(unweighed, field="weight", remedy="give slot.backward(loss, weight=...)")
         else:
             weight = positive_or_zero(float(weight.detach() if isinstance(weight, Tensor) else weight))
         if self._calls and self._is_weighed != (weight is not None):
@@ -126,9 +166,10 @@ class Slot:
 
     def _weighed(self, weight: float | None) -> tuple[int, float]:
         """(samples, weight) to state; raises Refused if they contradict the lease."""
-        if self._job.batch.weight == "tokens":
-            if weight is None:
-                raise Refused('batch.weight = "tokens": give the number of tokens behind the mean as weight=')
+        unweighed = why_weight_is_due(self._job)
+        if weight is None and unweighed:
+            raise Refused(unweighed, field="weight", remedy="give the mean's number of them as weight=")
+        if weight is not None and self._job.batch.weight == "tokens":
             return self.samples, positive_or_zero(weight) or m.WEIGHT_MIN
         if weight is None:
             return self.samples, float(self.samples)
@@ -140,6 +181,15 @@ class Slot:
                 "each micro-batch its number of samples and leave none out"
             )
         return self.samples, float(self.samples)
+
+
+def why_weight_is_due(job: Job) -> str:
+    """Why the script must say what a mean is over; "" where the lease says it."""
+    if job.batch.weight == "tokens":
+        return 'batch.weight = "tokens", and only the script knows how many tokens are in a mean'
+    if job.data.mode == "free":
+        return 'data.mode = "free", and only the script knows how many samples are in a mean'
+    return ""
 
 
 def positive_or_zero(weight: float) -> float:

@@ -1,4 +1,4 @@
-"""What a script is told while it waits: that it does and for whom, again every half minute, and when it goes on."""
+"""What a script is told while it waits: for whom, again every half minute, and when it goes on."""
 
 from __future__ import annotations
 

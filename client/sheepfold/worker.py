@@ -92,6 +92,25 @@ class Worker:
             facts = replace(facts, loss=None)
         return self._driver.push(Contribution(parts, self.up, facts))
 
+    @property
+    def plans_ahead(self) -> bool:
+        """Whether samples are loaded before they are leased: the server then says what to expect."""
+        return self._driver.plans_ahead
+
+    @plans_ahead.setter
+    def plans_ahead(self, value: bool) -> None:
+        self._driver.plans_ahead = value
+
+    def outcome(self, attempt: m.AttemptId) -> m.AttemptEnd | None:
+        """What became of one of the newest attempts; None while it is not known."""
+        return self._driver.outcome(attempt)
+
+    def chore(self, name: str, every: int) -> m.ChoreReply:
+        """Whether this worker is to do it. Raises Refused, ServerUnavailable."""
+        request = m.ChoreRequest(self.job.name, self._driver.name, name, every)
+        reply: m.ChoreReply = insist(lambda: self._transport.call(request), self._patience)
+        return reply
+
     def note_progress(self) -> None:
         self._driver.note_progress()
 

@@ -243,7 +243,8 @@ class SimWorker:
             return
         lease = self.session.lease
         progress = () if lease is None else (m.AttemptProgress(lease.attempt, self._done),)
-        world.call_coordinator(m.HeartbeatRequest("sim", self.name, progress, self.session.ends_heard), self._heard)
+        request = m.HeartbeatRequest("sim", self.name, progress, self.session.ends_heard)
+        world.call_coordinator(request, self._heard)
 
     def _heard(self, answer: object) -> None:
         if isinstance(answer, m.HeartbeatReply):

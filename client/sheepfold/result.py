@@ -1,0 +1,38 @@
+"""What became of one contribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import sheepfold_wire.messages as m
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What became of one slot.
+
+    `version` is the one the gradient was computed at. `counted`: every shard has staged it; it may still lose
+    its slot to an equal of another worker. False if the lease was lost meanwhile; nothing is wrong then
+    either, and the next slot brings the newest weights. `loss` is the slot's weighted mean, if losses were
+    given.
+    """
+
+    step: int | None
+    version: int
+    counted: bool
+    loss: float | None
+    why: str = ""
+    fate: Callable[[], m.AttemptEnd | None] = field(default=lambda: None, repr=False, compare=False)
+    """Asks the session what it has heard."""
+
+    @property
+    def committed(self) -> bool | None:
+        """Whether it is part of a committed step; None while that is open, or was never heard of.
+
+        It becomes known some time after `run.step()`, with a later lease or heartbeat.
+        """
+        if not self.counted:
+            return False
+        end = self.fate()
+        return None if end is None else end.is_committed
