@@ -66,12 +66,12 @@ def is_gone(pid: int) -> bool:
 class Up:
     """A running `sheepfold up` of two shards."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *more: str) -> None:
         self.directory = directory
         command = [sys.executable, "-m", "sheepfold_server", "up", "--shards", "2", "--dir", str(directory)]
         self._errors = (directory.parent / "up.stderr").open("w+")
         self.process = subprocess.Popen(
-            [*command, "--port", "0", "--dashboard-port", "0"],
+            [*command, "--port", "0", "--dashboard-port", "0", *more],
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
@@ -211,6 +211,22 @@ def test_killed_part_stops_everything_and_says_what_is_lost(up: Up, role: str) -
     assert "are lost" in lines[0]
     assert "sheepfold up --shards 2" in lines[0]
     assert all(is_gone(pid) for pid in pids)
+
+
+def test_up_on_another_address_serves_all_of_it_there_and_ends_with_the_line_for_workers(
+    tmp_path: Path,
+) -> None:
+    """127.0.0.2 is this machine's too, on Linux, and no part may fall back to 127.0.0.1."""
+    up = Up(tmp_path / "state", "--listen", "127.0.0.2")
+    try:
+        facts = up.facts()
+        addresses = [part["address"] for part in (facts["coordinator"], facts["dashboard"], *facts["shards"])]
+        assert [address.split(":")[0] for address in addresses] == ["127.0.0.2"] * 4
+        assert up.process.stdout is not None
+        printed = [up.process.stdout.readline() for _ in range(6)]
+        assert printed[-1] == f"export SHEEPFOLD={up.address}\n"
+    finally:
+        up.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

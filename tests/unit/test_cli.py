@@ -17,6 +17,7 @@ from sheepfold_server.cli.address import host_port
 from sheepfold_server.cli.app import app
 from sheepfold_server.cli.demo.progress import Lines
 from sheepfold_server.cli.jobs import parse_assignment
+from sheepfold_server.cli.listen import listen_host
 from sheepfold_server.cli.status import all_jobs, one_job
 from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.job import Job, job_from_toml
@@ -331,3 +332,27 @@ def test_demo_refuses_a_folder_without_the_data(tmp_path: Path) -> None:
 def test_role_beyond_loopback_is_refused_unless_it_is_said_aloud(role: tuple[str, ...]) -> None:
     """There are neither TLS nor credentials yet."""
     assert "--insecure" in Outcome(*role, "--listen", "0.0.0.0:0").refusal()
+
+
+def test_up_beyond_loopback_is_refused_unless_it_is_said_aloud(tmp_path: Path) -> None:
+    assert "--insecure" in Outcome("up", "--dir", str(tmp_path), "--listen", "10.0.0.5").refusal()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0", "::", "[::]"])
+def test_up_on_every_address_is_refused_for_workers_could_not_be_sent_there(listen: str) -> None:
+    refusal = Outcome("up", "--listen", listen, "--insecure").refusal()
+    assert "give the address of this machine that workers reach" in refusal
+
+
+@pytest.mark.parametrize("listen", ["10.0.0.5:7070", "0", "10.0.0", "300.1.1.1", "a b", ""])
+def test_up_refuses_what_is_no_address_of_a_machine(listen: str) -> None:
+    assert "without a port" in Outcome("up", "--listen", listen, "--insecure").refusal()
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [("10.0.0.5", "10.0.0.5"), ("::1", "[::1]"), ("[fd00::5]", "[fd00::5]"), ("gpu-3.lab", "gpu-3.lab")],
+)
+def test_address_to_listen_on_is_a_number_or_a_name(given: str, host: str) -> None:
+    assert listen_host(given) == host

@@ -18,7 +18,14 @@ from sheepfold_server.shell.child import Child, Interrupted, announcer, ended, l
 from sheepfold_server.shell.logs import OneLine
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.state_dir import StateDir
-from sheepfold_server.shell.supervisor import Backoff, PartLost, Supervisor, UpConfig, shard_arguments
+from sheepfold_server.shell.supervisor import (
+    Backoff,
+    PartLost,
+    Supervisor,
+    UpConfig,
+    coordinator_arguments,
+    shard_arguments,
+)
 from sheepfold_server.shell.tether import tethered
 
 # --- the state directory ------------------------------------------------------------------------------
@@ -163,6 +170,21 @@ def test_shard_gets_everything_the_user_chose(tmp_path: Path) -> None:
     text = " ".join(shard_arguments(config, 2))
     for part in ("--index 2", "--shards 3", "--threads 2", "--device cuda:1", "--staging-bytes 4096"):
         assert part in text
+
+
+def test_address_to_listen_on_is_that_of_every_part(tmp_path: Path) -> None:
+    config = UpConfig(tmp_path, port=7171, host="10.0.0.5", is_insecure=True)
+    assert coordinator_arguments(config)[-3:] == ["--listen", "10.0.0.5:7171", "--insecure"]
+    assert " ".join(shard_arguments(config, 0)).count("--listen 10.0.0.5:0 --insecure") == 1
+    assert "--insecure" not in coordinator_arguments(UpConfig(tmp_path))
+
+
+def test_remedy_of_a_loss_starts_it_at_the_same_address(tmp_path: Path) -> None:
+    config = UpConfig(tmp_path, host="10.0.0.5", is_insecure=True)
+    supervisor = Supervisor(config, threading.Event(), print)
+    supervisor.coordinator._process = Dead(1)  # type: ignore[assignment]
+    with pytest.raises(PartLost, match=r"--dir .* --listen 10\.0\.0\.5 --insecure`"):
+        supervisor.check()
 
 
 class Dead:

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from sheepfold_server.cli.address import DEFAULT, host_port
+from sheepfold_server.cli.listen import Insecure, check_listen
 from sheepfold_server.shell.child import announcer
 from sheepfold_server.shell.logs import log_to_stderr
-from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.supervisor import STAGING_BYTES
 
 COORDINATOR_EPILOG = "Example: `sheepfold coordinator --shards 4 --listen 127.0.0.1:7070`"
@@ -26,22 +26,6 @@ Coordinator = Annotated[
 Shards = Annotated[int, typer.Option(min=1, max=64, help="Number of shards, the same for all roles.")]
 
 
-Insecure = Annotated[
-    bool,
-    typer.Option("--insecure", help="Serve another address than loopback in plain text, to whoever asks."),
-]
-LOOPBACK = ("127.", "localhost:", "[::1]:")
-
-
-def _check_listen(listen: str, insecure: bool) -> None:
-    """There are neither TLS nor credentials yet: only loopback, unless it is said aloud."""
-    if not insecure and not listen.startswith(LOOPBACK):
-        raise StartError(
-            f"--listen {listen}: traffic would be in plain text and open to everyone; listen on 127.0.0.1, "
-            "or add --insecure in a network you trust"
-        )
-
-
 def _listen(help_text: str) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(metavar="HOST:PORT", callback=host_port, help=help_text)
     return option
@@ -56,7 +40,7 @@ def coordinator(
     """Run the coordinator, which decides for all shards at once which gradients form a step."""
     from sheepfold_server.shell.coordinator_main import CoordinatorConfig, run_coordinator
 
-    _check_listen(listen, insecure)
+    check_listen(listen, insecure)
     log_to_stderr("coordinator")
     raise typer.Exit(run_coordinator(CoordinatorConfig(shards, listen), announcer(announce_fd)))
 
@@ -88,7 +72,7 @@ def shard(
 
     if index >= shards:
         raise typer.BadParameter(f"--index {index}: with --shards {shards} give 0 to {shards - 1}")
-    _check_listen(listen, insecure)
+    check_listen(listen, insecure)
     log_to_stderr(f"shard-{index}")
     config = ShardConfig(index, shards, listen, coordinator, advertise, device, threads, staging_bytes)
     raise typer.Exit(run_shard(config, announcer(announce_fd)))
@@ -105,6 +89,6 @@ def dashboard(
     """Run the dashboard: a page, JSON under /api/v1 and a reference of it under /docs."""
     from sheepfold_server.dashboard.serve import DashboardConfig, run_dashboard
 
-    _check_listen(listen, insecure)
+    check_listen(listen, insecure)
     log_to_stderr("dashboard")
     raise typer.Exit(run_dashboard(DashboardConfig(coordinator, listen), announcer(announce_fd)))

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from sheepfold_server.cli.listen import Insecure, check_listen, listen_host
 from sheepfold_server.cli.refusals import EXIT_FAILED, say
 from sheepfold_server.shell.child import Interrupted
-from sheepfold_server.shell.supervisor import PartLost, Supervisor, UpConfig
+from sheepfold_server.shell.supervisor import HOST, PartLost, Supervisor, UpConfig
 
 EPILOG = "Example: `sheepfold up --shards 2 --dir ./state`, then `sheepfold job create -f job.toml`."
 CHECK_SECONDS = 0.2
@@ -33,13 +34,26 @@ def up(
         int, typer.Option(min=1, max=1024, help="Threads per shard for the optimizer step.")
     ] = 1,
     device: Annotated[str, typer.Option(help="Device of all shards: cpu, cuda or cuda:N.")] = "cpu",
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            callback=listen_host,
+            help="Address of this machine to serve on, that workers on other machines reach.",
+        ),
+    ] = HOST,
+    insecure: Insecure = False,
 ) -> None:
-    """Run coordinator, shards and dashboard on this machine, on loopback, until ctrl-C.
+    """Run coordinator, shards and dashboard on this machine until ctrl-C, on loopback unless told otherwise.
 
     A dashboard that dies is started again. If the coordinator or a shard dies, all of it stops: exit code 1.
     """
+    check_listen(f"{listen}:{port}", insecure)
+    config = UpConfig(
+        directory, shards, port, dashboard_port, threads, device, host=listen, is_insecure=insecure
+    )
     stopped = stop_on_signals()
-    supervisor = Supervisor(UpConfig(directory, shards, port, dashboard_port, threads, device), stopped, say)
+    supervisor = Supervisor(config, stopped, say)
     try:
         with contextlib.suppress(Interrupted):
             supervisor.start()
@@ -63,13 +77,13 @@ def stop_on_signals() -> threading.Event:
 
 
 def describe(supervisor: Supervisor) -> str:
-    """What runs, where, and what to do next."""
+    """What runs and where; the last line is for the terminals of workers."""
     shards = ", ".join(shard.address for shard in supervisor.shards)
     return (
         f"coordinator  {supervisor.coordinator.address}\n"
         f"shards       {len(supervisor.shards)} ({shards})\n"
         f"dashboard    http://{supervisor.dashboard.address}\n"
         f"state        {supervisor.config.directory} (logs in {supervisor.directory.logs})\n"
-        f"workers      export SHEEPFOLD={supervisor.coordinator.address}\n"
-        "ctrl-C stops all of it"
+        "ctrl-C stops all of it; workers need this line:\n"
+        f"export SHEEPFOLD={supervisor.coordinator.address}"
     )

@@ -56,7 +56,7 @@ class CoordinatorServer:
         if port == 0:
             raise StartError(
                 f"the coordinator cannot listen on {listen}: the port is taken or the address is not of this "
-                "machine; give another with --listen HOST:PORT, or with `sheepfold up --port`"
+                "machine; give another with --listen HOST:PORT, or with `sheepfold up --listen` and `--port`"
             )
         self.address = f"{listen.rsplit(':', 1)[0]}:{port}"
         await self._server.start()

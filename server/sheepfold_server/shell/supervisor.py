@@ -1,4 +1,4 @@
-"""`sheepfold up`: a coordinator, its shards and a dashboard as child processes on loopback.
+"""`sheepfold up`: a coordinator, its shards and a dashboard as child processes on one address.
 
 A dashboard that dies is started again. A coordinator or shard that dies ends the job: what it held is gone.
 """
@@ -26,7 +26,10 @@ STAGING_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class UpConfig:
-    """What `sheepfold up` starts. A port of 0 takes a free one."""
+    """What `sheepfold up` starts. A port of 0 takes a free one.
+
+    `host` is listened on by all of them and told to workers; another one than loopback must be `is_insecure`.
+    """
 
     directory: Path
     shard_count: int = 2
@@ -35,6 +38,13 @@ class UpConfig:
     threads: int = 1
     device: str = "cpu"
     staging_bytes: int = STAGING_BYTES
+    host: str = HOST
+    is_insecure: bool = False
+
+    def listen(self, port: int = 0) -> list[str]:
+        """The arguments of a role that is to listen on `port`."""
+        insecure = ["--insecure"] if self.is_insecure else []
+        return ["--listen", f"{self.host}:{port}", *insecure]
 
 
 class PartLost(Exception):
@@ -90,7 +100,7 @@ class Supervisor:
 
     def _start_dashboard(self, port: int) -> None:
         self._dashboard_started_at = time.monotonic()
-        self.dashboard.start("--coordinator", self.coordinator.address, "--listen", f"{HOST}:{port}")
+        self.dashboard.start("--coordinator", self.coordinator.address, *self.config.listen(port))
 
     def check(self) -> None:
         """Notice what died since the last call; raises PartLost."""
@@ -105,6 +115,8 @@ class Supervisor:
             "the attached workers and open steps" if child is self.coordinator else "the weights and moments"
         )
         again = f"sheepfold up --shards {self.config.shard_count} --dir {self.config.directory}"
+        if self.config.host != HOST:
+            again += f" --listen {self.config.host}{' --insecure' if self.config.is_insecure else ''}"
         return (
             f"{ended(child.name, child.pid, code)}: {held} it held are lost, so the job cannot go on; "
             f"durable state is not built yet, start again with `{again}` (its log: {child.log})"
@@ -155,12 +167,12 @@ class Supervisor:
 
 
 def coordinator_arguments(config: UpConfig) -> list[str]:
-    return ["coordinator", "--shards", str(config.shard_count), "--listen", f"{HOST}:{config.port}"]
+    return ["coordinator", "--shards", str(config.shard_count), *config.listen(config.port)]
 
 
 def shard_arguments(config: UpConfig, index: int) -> list[str]:
     return [
-        *("shard", "--index", str(index), "--shards", str(config.shard_count), "--listen", f"{HOST}:0"),
+        *("shard", "--index", str(index), "--shards", str(config.shard_count), *config.listen()),
         *("--threads", str(config.threads), "--device", config.device),
         *("--staging-bytes", str(config.staging_bytes)),
     ]

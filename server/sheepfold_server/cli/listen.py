@@ -1,0 +1,47 @@
+"""Addresses that servers listen on: loopback, or another one said aloud."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import Annotated
+
+import typer
+
+from sheepfold_server.shell.start import StartError
+
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Serve another address than loopback in plain text, to whoever asks."),
+]
+LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z_-][A-Za-z0-9_.-]*")  # of numbers and dots alone: an address
+
+
+def check_listen(listen: str, insecure: bool) -> None:
+    """There are neither TLS nor credentials yet: only loopback, unless it is said aloud."""
+    if not insecure and not listen.startswith(LOOPBACK):
+        raise StartError(
+            f"--listen {listen}: traffic would be in plain text and open to everyone; listen on 127.0.0.1, "
+            "or add --insecure in a network you trust"
+        )
+
+
+def listen_host(text: str) -> str:
+    """The host of `sheepfold up --listen`, IPv6 in brackets. It is also what workers are told to go to."""
+    try:
+        found = ip_address(text.strip("[]"))
+    except ValueError:
+        if not _NAME.fullmatch(text):
+            raise StartError(
+                f"--listen {text}: give an address or a name of this machine without a port, e.g. 10.0.0.5; "
+                "ports are given with --port and --dashboard-port"
+            ) from None
+        return text
+    if found.is_unspecified:
+        raise StartError(
+            f"--listen {text}: workers are sent to the address that is listened on, and nobody can reach "
+            "this one; give the address of this machine that workers reach, e.g. 10.0.0.5"
+        )
+    return f"[{found}]" if found.version == 6 else str(found)
