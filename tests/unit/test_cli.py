@@ -23,7 +23,7 @@ from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.job import Job, job_from_toml
 
 COMMANDS = [
-    *([name] for name in ("demo", "up", "status", "coordinator", "shard", "dashboard")),
+    *([name] for name in ("demo", "up", "status", "doctor", "coordinator", "shard", "dashboard")),
     *(["job", name] for name in ("example", "check", "create", "show", "pause", "resume", "stop", "set")),
 ]
 
