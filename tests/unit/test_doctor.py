@@ -209,6 +209,22 @@ def test_grpc_server_that_is_not_ours_fails() -> None:
     assert "does not know this call" in found["gRPC"].text
 
 
+def test_server_without_a_job_is_healthy_and_its_shards_are_skipped() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    methods = {"ListJobs": grpc.unary_unary_rpc_method_handler(lambda request, context: b"")}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("sheepfold.v1.MonitorService", methods),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    found = examined(f"127.0.0.1:{port}")
+    server.stop(None).wait()
+    assert found["job"].status is Status.OK
+    assert "job create" in found["job"].text
+    assert found["shards"].text == "needs a job: it names its shards' addresses"
+    assert exit_code(found.values()) == 0
+
+
 def test_proxy_in_use_replaces_the_direct_checks() -> None:
     environ = {"SHEEPFOLD_USE_PROXY": "1", "http_proxy": f"http://127.0.0.1:{closed_port()}"}
     results = list(reach_checks(Endpoint("coordinator.invalid", 7070), environ))
