@@ -174,3 +174,10 @@ def insist(call: Callable[[], T], patience: Patience) -> T:
             raise Refused.by(error) from error
         patience.sleep(pause)
         pause = min(2 * pause, patience.pause_seconds_max)
+
+
+def for_script(error: Exception, after: float) -> Exception:
+    """What a script sees of a failure that came `after` so many seconds of trying."""
+    if isinstance(error, NotReady | TransportError):
+        return ServerUnavailable(after, str(error))
+    return Refused.by(error) if isinstance(error, SheepfoldError) else error

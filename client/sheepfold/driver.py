@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +15,8 @@ from contextlib import suppress
 from functools import partial
 
 import sheepfold_wire.messages as m
-from sheepfold.calls import Answer, Contribution, Terms, WorkerCalls
-from sheepfold.errors import JobEnded, Refused, ServerUnavailable
+from sheepfold.calls import Answer, Contribution, Terms, WorkerCalls, for_script
+from sheepfold.errors import JobEnded, Refused
 from sheepfold.events import (
     Attached,
     Call,
@@ -33,13 +35,15 @@ from sheepfold.events import (
     WaitUntil,
     Want,
 )
+from sheepfold.exits import EXIT_TRY_AGAIN
 from sheepfold.heartbeat import Heartbeat
 from sheepfold.session import Session
-from sheepfold.signals import leave_on_sigterm
+from sheepfold.signals import NOTICE_SECONDS, leave_on_sigterm
+from sheepfold.slot_clock import SlotClock
 from sheepfold.threads import CallThreads
 from sheepfold.transport import TransportError
 from sheepfold_wire.codecs import Buffer
-from sheepfold_wire.errors import NotReady, SheepfoldError
+from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.ids import AttemptId
 
 log = logging.getLogger("sheepfold")
@@ -55,7 +59,11 @@ class Driver:
     """
 
     def __init__(
-        self, calls: WorkerCalls, session: Session, clock: Callable[[], float] = time.monotonic
+        self,
+        calls: WorkerCalls,
+        session: Session,
+        clock: Callable[[], float] = time.monotonic,
+        notice_seconds: float = NOTICE_SECONDS,
     ) -> None:
         self._calls, self._session, self._clock = calls, session, clock
         self._lock = threading.RLock()
@@ -75,11 +83,12 @@ class Driver:
         self._last_said = ""
         self._is_closed = False
         self._began = clock()
-        self._limit_seconds: float | None = None
+        self._limit_seconds = math.inf
         self._heartbeat = Heartbeat(self.beat_once)
         self._pid = os.getpid()
         atexit.register(self.close, "the script ended")
-        leave_on_sigterm()
+        self._slot_clock = SlotClock(clock, notice_seconds)
+        leave_on_sigterm(self._slot_clock)
 
     # --- what the script asks for -------------------------------------------------------------------
 
@@ -94,29 +103,36 @@ class Driver:
 
     def next_lease(self) -> m.Lease:
         """The next lease, once the weights it wants are pulled; raises JobEnded when there is no more."""
+        if self._slot_clock.is_leaving:
+            sys.exit(EXIT_TRY_AGAIN)
         lease = self._reach(Want(Goal.LEASE)).lease
         assert lease is not None
+        if not lease.is_init:
+            self._slot_clock.begin()
         return lease
 
     def pull(self, version: int | None = None, limit_seconds: float | None = None) -> int:
         """Pull a version, by default the newest; returns which. `limit_seconds`: less patience than usual."""
-        self._limit_seconds = limit_seconds
+        self._limit_seconds = math.inf if limit_seconds is None else limit_seconds
         try:
             self._reach(Want(Goal.WEIGHTS, version))
         finally:
-            self._limit_seconds = None
+            self._limit_seconds = math.inf
         return self.version
 
     def push(self, contribution: Contribution) -> Ready | Ended:
         """Push a part to every shard; the answer says whether all staged it, or lease or job ended."""
-        self._contribution = contribution
+        self._contribution, outcome = contribution, None
         try:
-            return self.run_until(Offer())
+            outcome = self.run_until(Offer())
+            return outcome
         finally:
             self._contribution = None
+            self._slot_clock.end(isinstance(outcome, Ready) and outcome.is_counted)
 
     def release(self, reason: str) -> None:
         """Hand every lease back. A failure is no matter: a lease expires by itself."""
+        self._slot_clock.end(is_counted=False)
         with self._lock:
             self._session.handle(Want(Goal.NOTHING), self._clock())
         self._release_quietly((), reason)
@@ -213,11 +229,7 @@ class Driver:
             self._news.put(None)
 
     def _check_limit(self, now: float) -> None:
-        if (
-            self._outcome is None
-            and self._limit_seconds is not None
-            and now - self._began > self._limit_seconds
-        ):
+        if self._outcome is None and now - self._began > self._limit_seconds:
             self._outcome = Failed(TransportError("the newest weights did not come"))
             self._session.handle(Want(Goal.NOTHING), now)
 
@@ -225,12 +237,7 @@ class Driver:
         if isinstance(outcome, Ready | Ended):
             return outcome
         assert isinstance(outcome, Failed)
-        error = outcome.error
-        if isinstance(error, NotReady | TransportError):
-            raise ServerUnavailable(self._clock() - self._began, str(error)) from error
-        if isinstance(error, SheepfoldError):
-            raise Refused.by(error) from error
-        raise error
+        raise for_script(outcome.error, self._clock() - self._began) from outcome.error
 
     # --- events in, actions out ---------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from sheepfold.loading import Feed, SlotSampler, feed_of
 from sheepfold.packing import ModelTensors, Packer, down_codec, manifest_of, tensors_of
 from sheepfold.places import leave_on_rerun, remember
 from sheepfold.result import StepResult
+from sheepfold.signals import NOTICE_SECONDS
 from sheepfold.slot import Slot
 from sheepfold.transport import Transport
 from sheepfold.worker import Config, Joining, Worker, join
@@ -42,18 +43,27 @@ def attach(
     data_samples: int = 0,
     data_fingerprint: str = "",
     threads: int | None = None,
+    notice_seconds: float = NOTICE_SECONDS,
 ) -> Run:
     """Attach a model to a job: from now on its weights and buffers are those of the job's current version.
 
     `address`: the coordinator's, else $SHEEPFOLD, else this machine; or a Transport. `config` creates the job
     if it does not exist; without `job` and `config`, the only job of the server is meant. `data_samples`,
     `data_fingerprint`: of your data set, compared with the job's. `threads`: CPU threads of torch; the same
-    number on all workers is one condition for the same bits.
+    number on all workers is one condition for the same bits. `notice_seconds`: after SIGTERM a slot that will
+    be finished within that time is; any other is handed back at once.
     Raises Refused, ServerUnavailable, JobEnded; BadAddress and TransportMissing for the address.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    joining = Joining(job, address, config, data_samples=data_samples, data_fingerprint=data_fingerprint)
+    joining = Joining(
+        job,
+        address,
+        config,
+        data_samples=data_samples,
+        data_fingerprint=data_fingerprint,
+        notice_seconds=notice_seconds,
+    )
     return Run.of(tensors_of(model), joining)
 
 

@@ -17,7 +17,9 @@ from sheepfold.calls import Contribution, Patience, Terms, WorkerCalls, insist
 from sheepfold.driver import Driver
 from sheepfold.errors import Refused
 from sheepfold.events import Ended, Ready
+from sheepfold.exits import set_exit_codes
 from sheepfold.session import Session
+from sheepfold.signals import NOTICE_SECONDS
 from sheepfold.transport import Transport, connect
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.digest import combine_digests
@@ -41,6 +43,7 @@ class Joining:
     data_samples: int = 0
     data_fingerprint: str = ""
     device: str = "cpu"
+    notice_seconds: float = NOTICE_SECONDS
     patience: Patience = field(default_factory=Patience)
     jitter: Callable[[], float] = random.random
 
@@ -142,6 +145,7 @@ def join(joining: Joining) -> Worker:
 
     Raises BadAddress, TransportMissing, Refused, ServerUnavailable, JobEnded.
     """
+    set_exit_codes()
     given = joining.address
     used = connect(find_address(given)) if given is None or isinstance(given, str) else given
     try:
@@ -150,7 +154,7 @@ def join(joining: Joining) -> Worker:
         if joining.config is not None:
             _create(joining, calls)
         session = Session(joining.jitter, joining.patience.give_up_seconds)
-        driver = Driver(calls, session, joining.patience.clock)
+        driver = Driver(calls, session, joining.patience.clock, joining.notice_seconds)
     except BaseException:
         used.close()
         raise

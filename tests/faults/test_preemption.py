@@ -23,7 +23,7 @@ def test_worker_told_to_stop_hands_its_lease_back_and_another_finishes() -> None
             assert worker.stdout.readline() == "leased 0\n"
             worker.terminate()
             until(lambda: fold.fleet.status("small").counts.dropped == 1, "the lease is handed back")
-            assert worker.wait(20) == 143
+            assert worker.wait(20) == 75
         assert fold.fleet.status("small").workers == ()
         train(fold.address, job)
         counts = fold.fleet.status("small").counts

@@ -31,6 +31,8 @@ from sheepfold_wire.v1.monitor_pb2_grpc import MonitorServiceStub
 from sheepfold_wire.v1.shard_pb2_grpc import ShardServiceStub
 
 UNARY_SECONDS = 10.0
+LEAVING_SECONDS = 1.0
+"""A script that ends does not wait for a server that is away: its leases expire by themselves."""
 DIGEST_SECONDS = 120.0
 BULK_SECONDS = 60.0
 BULK_BYTES_PER_SECOND = 1e6
@@ -83,6 +85,8 @@ class GrpcTransport:
     def call(self, request: CoordinatorRequest) -> Any:
         stub, name = _METHODS[type(request)]
         seconds = UNARY_SECONDS + getattr(request, "wait_seconds", 0.0)
+        if isinstance(request, m.ReleaseRequest) and request.is_leaving:
+            seconds = LEAVING_SECONDS
         method = getattr(stub(self._channel(self._coordinator)), name)
         try:
             return from_proto(REPLIES[type(request)], method(to_proto(request), timeout=seconds))

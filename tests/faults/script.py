@@ -1,0 +1,44 @@
+"""A training script for tests that interrupt it. Arguments: address, job as JSON, what it does in a slot.
+
+fast   computes and pushes
+hold   prints `slot N` and waits for a line on standard input before each push
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+from tests.integration.harness import SmallNet, slot_loss, small_data
+
+import sheepfold
+from sheepfold_wire.job import job_from_json
+
+
+def main(address: str, job_json: str, doing: str = "fast") -> None:
+    x, y = small_data()
+    model = SmallNet()
+    print("begins", flush=True)
+    run = sheepfold.attach(model, address=address, config=job_from_json(job_json), threads=1)
+    print("attached", flush=True)
+    for number, slot in enumerate(run.slots()):
+        indices = torch.from_numpy(slot.indices.copy())
+        slot.backward(slot_loss(model, x[indices], y[indices]))
+        if doing == "hold":
+            print(f"slot {number}", flush=True)
+            sys.stdin.readline()
+        result = run.step()
+        print(f"step {result.step} {result.counted}", flush=True)
+    print(f"ended at {run.version}", flush=True)
+    run.close()
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        raise
