@@ -12,6 +12,7 @@ import numpy.typing as npt
 import sheepfold_wire.messages as m
 from sheepfold.errors import JobEnded, Refused
 from sheepfold.events import Ready
+from sheepfold.initial import check_shapes, sources
 from sheepfold.layout import PartLayout, part_layouts, presence_bitmap
 from sheepfold.transport import Transport
 from sheepfold.worker import Config, Joining, join
@@ -77,7 +78,7 @@ class Client:
         try:
             lease = self._worker.next_lease()
             while lease.is_init:
-                parts, present = self._packed(self._initial, Codec.FP32)
+                parts, present = self._packed(self._first_values(), Codec.FP32)
                 self._worker.push_init(parts, present)
                 lease = self._worker.next_lease()
         except JobEnded:
@@ -128,6 +129,15 @@ class Client:
         self.close()
 
     # --- arrays and parts ---------------------------------------------------------------------------
+
+    def _first_values(self) -> dict[str, Array]:
+        """Version 0: the arrays given, or those that `init.from` names."""
+        source = self._worker.source("np")
+        if source is None:
+            return dict(self._initial)
+        used = sources(self._initial, source.keys(), self._worker.job.init)
+        check_shapes(used, source, {name: array.shape for name, array in self._initial.items()})
+        return {**self._initial, **{name: np.asarray(source[theirs]) for name, theirs in used.items()}}
 
     def _statistic_names(self) -> Iterator[str]:
         return (self.manifest.tensors[index].name for index in self.manifest.statistics)

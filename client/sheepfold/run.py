@@ -17,6 +17,7 @@ import sheepfold_wire.messages as m
 from sheepfold.contract import contract
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
 from sheepfold.events import Ready
+from sheepfold.initial import check_shapes, sources
 from sheepfold.loading import Feed, SlotSampler, feed_of
 from sheepfold.packing import ModelTensors, Packer, down_codec, manifest_of, tensors_of
 from sheepfold.places import leave_on_rerun, remember
@@ -287,9 +288,29 @@ class Run:
     def _push_init(self) -> None:
         """This worker's weights become version 0; everyone then pulls them, as encoded by the server."""
         values = self._tensors.all
+        self._take_source()
         parts, present = self._packer.pack_weights(values), self._packer.presence(values)
         answer = self._worker.push_init(parts, present)
         log.info("job %s: initial weights uploaded%s", self.job, f", but {answer.why}" if answer.why else "")
+
+    @torch.no_grad()
+    def _take_source(self) -> None:
+        """Values from a file or another job, where `init.from` says so."""
+        source = self._worker.source("pt")
+        if source is None:
+            return
+        tensors = self._tensors.all
+        used = sources(tensors, source.keys(), self._worker.job.init)
+        check_shapes(used, source, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        for name, theirs in used.items():
+            tensors[name].copy_(torch.as_tensor(source[theirs]))
+        log.info(
+            "job %s: %d of %d tensors from %s",
+            self.job,
+            len(used),
+            len(tensors),
+            self._worker.job.init.source,
+        )
 
     def _load(self) -> None:
         parts = self._worker.take_weights()

@@ -90,6 +90,8 @@ class Session:
         self._lineage: str | None = None
         self._goal = Goal.NOTHING
         self._wanted_version: int | None = None
+        self._is_exact = False
+        """Whether the script asked for this very version, and no other will do."""
         self._progress = _Progress()
         self._calling: set[Call] = set()
         self._retries: dict[tuple[Call, int], _Retries] = {}
@@ -136,6 +138,7 @@ class Session:
 
     def _begin(self, goal: Goal, version: int | None) -> None:
         self._goal, self._wanted_version = goal, version
+        self._is_exact = version is not None
         self._begin_round()
         if goal is Goal.LEASE:
             self.lease = None
@@ -299,7 +302,7 @@ class Session:
                 self._back_off(event, now)
             case Remedy.DROP | Remedy.GIVE_BACK if self._goal is Goal.PUSH:
                 self._drop(str(error))
-            case Remedy.PULL_NEWEST if self._goal in (Goal.LEASE, Goal.WEIGHTS):
+            case Remedy.PULL_NEWEST if self._goal in (Goal.LEASE, Goal.WEIGHTS) and not self._is_exact:
                 self._version_gone()
             case Remedy.SEND_AGAIN | Remedy.WAIT:
                 self._try_again(event, error, now)

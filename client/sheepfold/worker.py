@@ -18,13 +18,14 @@ from sheepfold.driver import Driver
 from sheepfold.errors import Refused
 from sheepfold.events import Ended, Ready
 from sheepfold.exits import set_exit_codes
+from sheepfold.initial import read_file
 from sheepfold.session import Session
 from sheepfold.signals import NOTICE_SECONDS
-from sheepfold.transport import Transport, connect
+from sheepfold.transport import Borrowed, Transport, connect
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.digest import combine_digests
 from sheepfold_wire.errors import BadConfig, NotReady
-from sheepfold_wire.job import Job, parse_job
+from sheepfold_wire.job import FIRST_WORKER, Job, parse_job
 from sheepfold_wire.manifest import Manifest
 
 Config = Job | Mapping[str, Any]
@@ -58,6 +59,11 @@ class Worker:
         self.version_at_attach = terms.reply.version
         self.down = joining.down
         self._driver, self._transport, self._patience = driver, transport, joining.patience
+
+    @property
+    def name(self) -> str:
+        """As the server knows it."""
+        return self._driver.name
 
     @property
     def up(self) -> Codec:
@@ -110,7 +116,7 @@ class Worker:
 
     def chore(self, name: str, every: int) -> m.ChoreReply:
         """Whether this worker is to do it. Raises Refused, ServerUnavailable."""
-        request = m.ChoreRequest(self.job.name, self._driver.name, name, every)
+        request = m.ChoreRequest(self.job.name, self.name, name, every)
         reply: m.ChoreReply = insist(lambda: self._transport.call(request), self._patience)
         return reply
 
@@ -120,6 +126,22 @@ class Worker:
     def release(self, reason: str) -> None:
         """Hand the leases back at once, instead of letting them expire."""
         self._driver.release(reason)
+
+    def source(self, framework: str) -> dict[str, Any] | None:
+        """The tensors that version 0 is to be made of, by their names there; None: the worker's own.
+
+        As "np" arrays, or "pt" tensors from a file. Raises Refused, ServerUnavailable.
+        """
+        source = self.job.init.source
+        if source == FIRST_WORKER:
+            return None
+        if source.startswith("file:"):
+            return read_file(source.removeprefix("file:"), framework)
+        from sheepfold.numpy_client import Client
+
+        name, _, version = source.partition("@")
+        with Client(name, address=Borrowed(self._transport)) as reader:
+            return dict(reader.pull(None if version == "latest" else int(version)))
 
     def digest(self) -> tuple[int, str]:
         """(version, SHA-256 hex) of weights, moments and counters on all shards, all at one version."""

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from sheepfold_wire.batch import Batch
 from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.ids import is_job_name
-from sheepfold_wire.optimizer import Optimizer
+from sheepfold_wire.optimizer import DEFAULT_RULE, Optimizer
 from sheepfold_wire.rules import Patterns
 from sheepfold_wire.validation import Count, Positive, Section, sentences
 
@@ -239,6 +239,16 @@ def parse_job(values: dict[str, Any]) -> Job:
         return Job.model_validate(values)
     except ValidationError as error:
         raise BadConfig(sentences(error, Job)) from None
+
+
+def job_schema() -> dict[str, Any]:
+    """JSON Schema of the job file, which is also the chart's `job:` value and `sheepfold.Job(...)`."""
+    schema = {**Job.model_json_schema(by_alias=True), "title": "A sheepfold job"}
+    for table in schema["$defs"].values():
+        rule = table["properties"].get("rule", {})
+        if rule.get("const") not in (None, DEFAULT_RULE):  # without `rule` only the default's table is meant
+            table["required"] = [*table.get("required", []), "rule"]
+    return schema
 
 
 def job_from_json(text: str) -> Job:

@@ -16,6 +16,7 @@ from sheepfold_wire.rules import Layerwise, NotNegative, Patterns, Settings
 from sheepfold_wire.validation import Count, Positive, Section, sentences
 
 TABLE_STEPS_MAX = 200_000
+DEFAULT_RULE = "lamb"
 
 
 class LearningRate(Section):
@@ -89,11 +90,17 @@ class Group(Section):
 Parts = Positive | Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
 
 
+ClipNorm = Annotated[
+    Annotated[float, Field(gt=0, le=3e38, strict=False)] | None,
+    Field(json_schema_extra=lambda schema: schema["anyOf"].append({"const": "off"})),
+]
+
+
 class OptimizerKeys(Section):
     """What the job decides once for all rules, and the groups."""
 
     lr: LearningRate
-    clip_norm: Annotated[float, Field(gt=0, le=3e38, strict=False)] | None = None
+    clip_norm: ClipNorm = None
     clip_place: Literal["sum", "slot"] = "sum"
     """Clip the mean of all slots, or each slot by its own norm before the sum: another algorithm."""
     clip_form: Literal["apex", "torch", "deepspeed"] = "apex"
@@ -149,7 +156,8 @@ class SgdOptimizer(rules.Sgd, OptimizerKeys):
 
 
 def _rule_of(values: Any) -> str | None:
-    rule = values.get("rule", "lamb") if isinstance(values, dict) else getattr(values, "rule", "lamb")
+    is_table = isinstance(values, dict)
+    rule = values.get("rule", DEFAULT_RULE) if is_table else getattr(values, "rule", DEFAULT_RULE)
     return rule if isinstance(rule, str) else None
 
 

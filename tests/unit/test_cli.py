@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jsonschema
 import pytest
 import typer
 from tests.unit.monitored import STATUS
@@ -24,7 +27,8 @@ from sheepfold_wire.job import Job, job_from_toml
 
 COMMANDS = [
     *([name] for name in ("demo", "up", "status", "doctor", "coordinator", "shard", "dashboard")),
-    *(["job", name] for name in ("example", "check", "create", "show", "pause", "resume", "stop", "set")),
+    *(["job", name] for name in ("example", "check", "schema", "create", "show", "history", "freeze")),
+    *(["job", name] for name in ("pause", "resume", "stop", "set")),
 ]
 
 
@@ -113,6 +117,25 @@ def test_commented_values_of_the_example_are_the_defaults(job_file: Path) -> Non
     full = re.sub(rf"^({shown}) .*\n", "", full, flags=re.MULTILINE)
     job_file.write_text(full)
     assert job_from_toml(job_file) == _parsed(text, job_file)
+
+
+def test_the_schema_takes_what_the_parser_takes_and_refuses_what_it_refuses(job_file: Path) -> None:
+    schema = json.loads(Outcome("job", "schema").stdout)
+    check = jsonschema.Draft202012Validator(schema)
+    check.check_schema(schema)
+    example = tomllib.loads(job_file.read_text())
+    assert not list(check.iter_errors(example))
+    check.validate({**example, "optimizer": {**example["optimizer"], "clip_norm": "off"}})
+    resolved = json.loads(job_from_toml(job_file).to_json())
+    assert not list(check.iter_errors(resolved))
+    for section, key, value in (
+        ("batch", "samples", 0),
+        ("batch", "sampels", 8),
+        ("data", "mode", "tar"),
+        ("optimizer", "rule", "lion"),
+        ("init", "form", "file:x"),
+    ):
+        assert list(check.iter_errors({**example, section: {**example.get(section, {}), key: value}})), key
 
 
 def _parsed(text: str, path: Path) -> Job:

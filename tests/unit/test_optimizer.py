@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from torch import nn
 
 from sheepfold.errors import JobEnded, Refused
 from sheepfold.optimizer import RemoteOptimizer
+from sheepfold.packing import tensors_of
+from sheepfold.schedules import tabulated
 
 ONE_SLOT: dict[str, Any] = {"batch": {"samples": 8, "slot_samples": 8}}
 
@@ -243,4 +246,175 @@ def test_a_lost_lease_shows_in_the_result_and_raises_nothing() -> None:
     assert optimizer.result is not None
     assert not optimizer.result.counted
     assert optimizer.run.slot is not None
+    optimizer.run.close()
+
+
+# --- existing loops --------------------------------------------------------------------------------------
+
+
+def test_steps_within_no_sync_contribute_nothing_and_keep_the_gradient() -> None:
+    whole, pieces = linear(), linear()
+    one, two = started(whole), started(pieces)
+    backward(whole, one)
+    one.step()
+    assert two.run.slot is not None
+    first, last = two.run.slot.indices.reshape(2, 4)
+    with two.no_sync():
+        (loss_of(pieces, first) / 2).backward()  # type: ignore[no-untyped-call]
+        two.step()
+        two.zero_grad()
+    (loss_of(pieces, last) / 2).backward()  # type: ignore[no-untyped-call]
+    two.step()
+    assert two.run.version == 1
+    torch.testing.assert_close(pieces.weight, whole.weight)
+    for optimizer in (one, two):
+        optimizer.run.close()
+
+
+def test_a_loss_scaler_changes_nothing_but_the_scale_of_backward() -> None:
+    plain, scaled = linear(), linear()
+    one, two = started(plain), started(scaled)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for _ in range(3):
+        backward(plain, one)
+        one.step()
+        one.zero_grad()
+        assert two.run.slot is not None
+        scaler.scale(loss_of(scaled, two.run.slot.indices)).backward()
+        scaler.step(two)
+        scaler.update()
+        two.zero_grad()
+    assert torch.equal(plain.weight, scaled.weight)  # a power of two is exact
+    assert two.run.version == 3
+    for optimizer in (one, two):
+        optimizer.run.close()
+
+
+def test_a_slot_that_overflows_is_handed_back_and_the_scale_halved() -> None:
+    model, server = linear(), FakeServer(job_of(**ONE_SLOT))
+    optimizer = started(model, server)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    assert optimizer.run.slot is not None
+    first, indices = optimizer.run.slot.lease, optimizer.run.slot.indices
+    (scaler.scale(loss_of(model, indices)) * float("inf")).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 512.0
+    assert server.version == 0
+    again = optimizer.run.slot.lease
+    assert (again.step, again.slot, again.attempt != first.attempt) == (first.step, first.slot, True)
+    assert "overflowed" in server.named("ReleaseRequest")[-1].reason
+    optimizer.run.close()
+
+
+def test_gradients_that_were_unscaled_by_the_script_are_taken_as_they_are() -> None:
+    plain, scaled = linear(), linear()
+    one, two = started(plain), started(scaled)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    backward(plain, one)
+    one.step()
+    assert two.run.slot is not None
+    scaler.scale(loss_of(scaled, two.run.slot.indices)).backward()
+    scaler.unscale_(two)
+    scaler.step(two)
+    assert torch.equal(plain.weight, scaled.weight)
+    for optimizer in (one, two):
+        optimizer.run.close()
+
+
+def test_a_free_loop_must_say_how_many_samples_a_step_is_the_mean_of() -> None:
+    free = {"data": {"mode": "free"}}
+    server = FakeServer(job_of(**ONE_SLOT, **free))
+    with pytest.raises(Refused, match=r"RemoteOptimizer\(\.\.\., weight=\.\.\.\)") as caught:
+        started(linear(), server)
+    assert caught.value.field == "weight"
+    assert not server.named("LeaseRequest")
+    model = linear()
+    optimizer = RemoteOptimizer(model.named_parameters(), "toy", address=server.connect(), weight=8)
+    loss_of(model, torch.arange(8).numpy()).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    facts = server.pushed[-1].facts
+    assert facts is not None
+    assert (facts.samples, facts.weight) == (8, 8.0)
+    optimizer.run.close()
+
+
+def test_a_tabulated_schedule_is_the_scripts_own_and_named_by_no_warning() -> None:
+    def make(optimizer: torch.optim.Optimizer) -> Any:
+        return torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+
+    model = linear()
+    optimizer = started(model, optimizer={"lr": tabulated(make, peak=0.5, steps=3)})
+    scheduler = make(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            backward(model, optimizer)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+    optimizer.run.close()
+
+
+def test_the_names_of_a_compiled_model_are_those_of_the_model() -> None:
+    plain = nn.Sequential(nn.Linear(4, 1))
+    compiled = torch.compile(plain, backend="eager")
+    assert list(tensors_of(compiled).parameters) == list(tensors_of(plain).parameters)  # type: ignore[arg-type]
+    outer = nn.ModuleDict({"inner": compiled})  # type: ignore[dict-item]
+    assert list(tensors_of(outer).parameters) == ["inner.0.weight", "inner.0.bias"]
+
+
+def test_a_compiled_model_trains_as_the_model() -> None:
+    plain, inner = linear(), linear()
+    compiled: Any = torch.compile(inner, backend="aot_eager")
+    for model, parameters in ((plain, plain), (compiled, inner)):
+        optimizer = started(parameters)
+        while not optimizer.has_ended:
+            optimizer.zero_grad()
+            assert optimizer.run.slot is not None
+            loss_of(model, optimizer.run.slot.indices).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        optimizer.run.close()
+    torch.testing.assert_close(plain.weight, inner.weight)
+
+
+def test_parameters_that_live_in_bf16_train_in_fp32_on_the_server() -> None:
+    """bf16 weights come down, fp32 ones are kept: small updates add up that bf16 would lose."""
+    server = FakeServer(job_of(**ONE_SLOT, stop={"steps": 40}, optimizer={"lr": {"peak": 0.5}}))
+    model = nn.Linear(4, 1).bfloat16()
+    optimizer = started(model, server)
+    with torch.no_grad():
+        before = float(model.weight[0, 0])
+    while not optimizer.has_ended:
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, abs(before) * 2**-10)  # below half a unit of bf16
+        optimizer.step()
+    assert model.weight.dtype is torch.bfloat16
+    assert float(model.weight[0, 0].detach()) != before
+    optimizer.run.close()
+
+
+def test_a_model_that_averages_its_own_gradients_is_refused(tmp_path: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(linear())
+        with pytest.raises(Refused, match="wrapped in DistributedDataParallel"):
+            tensors_of(wrapped)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_autocast_and_plain_fp32_give_gradients_of_the_same_names_and_types() -> None:
+    model = linear()
+    optimizer = started(model)
+    assert optimizer.run.slot is not None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = loss_of(model, optimizer.run.slot.indices)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert model.weight.grad is not None
+    assert model.weight.grad.dtype is torch.float32
+    optimizer.step()
+    assert optimizer.run.version == 1
     optimizer.run.close()

@@ -68,6 +68,17 @@ class Transport(Protocol):
         """Ends every call under way."""
 
 
+class Borrowed:
+    """A transport for a second user, who does not close it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.call, self.push = transport.call, transport.push
+        self.pull, self.digest = transport.pull, transport.digest
+
+    def close(self) -> None:
+        """The owner's own."""
+
+
 class TransportMissing(Exception):
     """The transport that an address asks for is not installed."""
 

@@ -19,12 +19,16 @@ from sheepfold_server.cli.refusals import Group
 from sheepfold_wire import messages as m
 from sheepfold_wire.control import Control
 from sheepfold_wire.errors import BadConfig
-from sheepfold_wire.job import LIVE_KEYS, job_from_json, job_from_toml
+from sheepfold_wire.job import LIVE_KEYS, job_from_json, job_from_toml, job_schema
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Create, look at and steer jobs.")
 
 JobFile = Annotated[Path, typer.Option("--file", "-f", metavar="JOB.TOML", help="The job file.")]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.")]
+AtStep = Annotated[
+    int,
+    typer.Option(min=-1, metavar="N", help="First step it holds for; -1: the first that is not decided yet."),
+]
 
 
 @app.command(epilog="Example: `sheepfold job example > job.toml`")
@@ -54,6 +58,12 @@ def check(
     Console().print(*tables, sep="\n\n")
 
 
+@app.command(epilog="Example: `sheepfold job schema > job.schema.json`")
+def schema() -> None:
+    """Print the JSON Schema of a job file: every key, its type and what is allowed."""
+    typer.echo(json.dumps(job_schema(), indent=2))
+
+
 @app.command(epilog="Example: `sheepfold job create -f job.toml --wait 30`")
 def create(file: JobFile, address: Address = DEFAULT, wait: Wait = 0.0) -> None:
     """Create a job, or confirm that the same job exists; its model comes with the first worker."""
@@ -71,6 +81,38 @@ def show(name: JobName, address: Address = DEFAULT) -> None:
     with Control(address) as control:
         found = control.status(name)
     Console().print(job_table(job_from_json(found.config_json)))
+
+
+@app.command(epilog="Example: `sheepfold job history lenet`")
+def history(name: JobName, address: Address = DEFAULT) -> None:
+    """Print what was changed while the job ran: from which step, by whom, old and new value."""
+    with Control(address) as control:
+        changes = control.status(name).changes
+    if not changes:
+        typer.echo(f"job {name}: nothing was changed since it was created")
+    for change in changes:
+        typer.echo(f"step {change.from_step:,}  {change.author}: {change.text}")
+
+
+@app.command(epilog="Example: `sheepfold job freeze 'encoder.*' lenet --at-step 500`")
+def freeze(
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="Names of parameters; * and ? stand for any.")
+    ],
+    name: JobName,
+    at_step: AtStep = -1,
+    thaw: Annotated[bool, typer.Option("--thaw", help="Let them train again, by the same pattern.")] = False,
+    address: Address = DEFAULT,
+) -> None:
+    """Leave parameters as they are from a step on; the others train as before."""
+    with Control(address) as control:
+        frozen = list(job_from_json(control.status(name).config_json).frozen)
+        if thaw and pattern not in frozen:
+            raise BadConfig(f"{pattern!r} is not frozen; frozen are: {', '.join(frozen) or 'none'}")
+        changed = [p for p in frozen if p != pattern] + ([] if thaw else [pattern])
+        changes = json.dumps({"frozen": changed})
+        reply = control.change(m.ConfigChangeRequest(uuid.uuid4().hex, name, at_step, changes, author()))
+    typer.echo(f"job {name}: frozen from step {reply.from_step} on: {', '.join(changed) or 'nothing'}")
 
 
 @app.command(epilog="Example: `sheepfold job pause lenet`")
@@ -102,12 +144,7 @@ def _control(name: str, action: str, address: str) -> None:
 def set_values(
     assignment: Annotated[str, typer.Argument(metavar="KEY=VALUE", help=f"One of {', '.join(LIVE_KEYS)}.")],
     name: JobName,
-    at_step: Annotated[
-        int,
-        typer.Option(
-            min=-1, metavar="N", help="First step it holds for; -1: the first that is not decided yet."
-        ),
-    ] = -1,
+    at_step: AtStep = -1,
     address: Address = DEFAULT,
 ) -> None:
     """Change a live value of a running job from a step on."""
