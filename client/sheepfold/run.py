@@ -17,14 +17,14 @@ import sheepfold_wire.messages as m
 from sheepfold.contract import contract
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
 from sheepfold.events import Ready
-from sheepfold.initial import check_shapes, sources
 from sheepfold.loading import Feed, SlotSampler, feed_of
-from sheepfold.packing import ModelTensors, Packer, down_codec, manifest_of, tensors_of
+from sheepfold.packing import ModelTensors, down_codec, manifest_of, tensors_of
 from sheepfold.places import leave_on_rerun, remember
 from sheepfold.result import StepResult
 from sheepfold.signals import NOTICE_SECONDS
 from sheepfold.slot import Slot
 from sheepfold.transport import Transport
+from sheepfold.weights import ModelWeights
 from sheepfold.worker import Config, Joining, Worker, join
 
 log = logging.getLogger("sheepfold")
@@ -73,9 +73,7 @@ class Run:
 
     def __init__(self, worker: Worker, tensors: ModelTensors) -> None:
         self._worker = worker
-        self._tensors = tensors
-        self._packer = Packer(worker.manifest, worker.plan)
-        self._buffers_at_version: list[Tensor] = []
+        self._weights = ModelWeights(worker, tensors)
         self._slot: Slot | None = None
         self._feed: Feed | None = None
         self._sampler: SlotSampler | None = None
@@ -103,8 +101,8 @@ class Run:
             print(contract(worker), file=sys.stderr)
         if worker.version_at_attach >= 0:
             worker.pull()
-            self._load()
-        remember(self, self._tensors.parameters.values())
+            self._weights.load()
+        remember(self, self._weights.tensors.parameters.values())
         return self
 
     @property
@@ -205,15 +203,15 @@ class Run:
         try:
             lease = self._worker.next_lease()
             while lease.is_init:
-                self._push_init()
+                self._weights.push_first()
                 lease = self._worker.next_lease()
         except JobEnded as ended:
             self._end(ended.why)
             return None
-        self._load()
-        self._restore_buffers()
+        self._weights.load()
+        self._weights.restore_buffers()
         torch.manual_seed(lease.seed)
-        job, parameters = self._worker.job, self._tensors.parameters.values()
+        job, parameters = self._worker.job, self._weights.tensors.parameters.values()
         self._slot = Slot(lease, job, parameters, self._worker.note_progress, self._feed)
         return self._slot
 
@@ -224,8 +222,7 @@ class Run:
         mean over the slot. Raises Refused, ServerUnavailable.
         """
         result = self.contribute(weight, loss)
-        for parameter in self._tensors.parameters.values():
-            parameter.grad = None
+        self._weights.clear_gradients()
         return result
 
     def contribute(self, weight: float | None = None, loss: float | None = None) -> StepResult:
@@ -236,12 +233,9 @@ class Run:
                 "no slot is leased: call step() once for each slot of run.slots(), before the job ends"
             )
         outcome = slot.finish(weight, loss)
-        gradients = {name: parameter.grad for name, parameter in self._tensors.parameters.items()}
-        if outcome.weight > m.WEIGHT_MIN and all(gradient is None for gradient in gradients.values()):
+        if outcome.weight > m.WEIGHT_MIN and not self._weights.has_gradient:
             raise Refused("no parameter has a gradient: call slot.backward(loss) before run.step()")
-        values = {**gradients, **self._tensors.buffers}
-        parts = self._packer.pack(values, self._worker.up)
-        present = self._packer.presence(values)
+        parts, present = self._weights.contribution()
         facts = m.Facts(outcome.samples, outcome.weight, self.version, present, outcome.loss, slot.metrics())
         # A push broken off may be staged in part: never offer its attempt again with other bytes.
         self._slot = None
@@ -280,49 +274,17 @@ class Run:
             self._chores_over[name] = reply.next_version
         return reply.is_yours
 
+    def evaluated(self, metrics: Mapping[str, float], version: int | None = None) -> m.EvaluationReply:
+        """Tell the server what a version is worth, by default the model's: the stop rule and the best go by it.
+
+        Raises Refused, ServerUnavailable.
+        """
+        return self._worker.evaluated(metrics, self.version if version is None else version)
+
     def give_back(self, reason: str) -> None:
         """Hand the slot back at once, so that nobody waits for its lease to expire."""
         self._slot = None
         self._worker.release(reason)
-
-    def _push_init(self) -> None:
-        """This worker's weights become version 0; everyone then pulls them, as encoded by the server."""
-        values = self._tensors.all
-        self._take_source()
-        parts, present = self._packer.pack_weights(values), self._packer.presence(values)
-        answer = self._worker.push_init(parts, present)
-        log.info("job %s: initial weights uploaded%s", self.job, f", but {answer.why}" if answer.why else "")
-
-    @torch.no_grad()
-    def _take_source(self) -> None:
-        """Values from a file or another job, where `init.from` says so."""
-        source = self._worker.source("pt")
-        if source is None:
-            return
-        tensors = self._tensors.all
-        used = sources(tensors, source.keys(), self._worker.job.init)
-        check_shapes(used, source, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        for name, theirs in used.items():
-            tensors[name].copy_(torch.as_tensor(source[theirs]))
-        log.info(
-            "job %s: %d of %d tensors from %s",
-            self.job,
-            len(used),
-            len(tensors),
-            self._worker.job.init.source,
-        )
-
-    def _load(self) -> None:
-        parts = self._worker.take_weights()
-        if parts is not None:
-            self._packer.unpack(parts, self._worker.down, self._tensors.all)
-            self._buffers_at_version = [buffer.clone() for buffer in self._tensors.buffers.values()]
-        self._worker.confirm_weights()
-
-    def _restore_buffers(self) -> None:
-        """A slot begins with the version's statistics, not with those of the worker's slot before."""
-        for buffer, value in zip(self._tensors.buffers.values(), self._buffers_at_version, strict=True):
-            buffer.copy_(value)
 
     def _end(self, why: str) -> None:
         """The model takes the final weights along, if the shards are still there to give them."""
@@ -330,7 +292,7 @@ class Run:
         log.info("job %s has ended: %s", self.job, why)
         try:
             self._worker.pull(limit_seconds=FINAL_PULL_SECONDS)
-            self._load()
+            self._weights.load()
         except (Refused, ServerUnavailable, JobEnded) as error:
             log.warning("job %s: the final weights did not come, the model is older: %s", self.job, error)
 

@@ -120,6 +120,13 @@ class Worker:
         reply: m.ChoreReply = insist(lambda: self._transport.call(request), self._patience)
         return reply
 
+    def evaluated(self, metrics: Mapping[str, float], version: int) -> m.EvaluationReply:
+        """What a version is worth. Raises Refused, ServerUnavailable."""
+        told = tuple(m.Metric(name, float(value)) for name, value in metrics.items())
+        request = m.EvaluationRequest(self.job.name, version, told, self.name)
+        reply: m.EvaluationReply = insist(lambda: self._transport.call(request), self._patience)
+        return reply
+
     def note_progress(self) -> None:
         self._driver.note_progress()
 
