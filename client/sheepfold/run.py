@@ -275,7 +275,7 @@ class Run:
         return reply.is_yours
 
     def evaluated(self, metrics: Mapping[str, float], version: int | None = None) -> m.EvaluationReply:
-        """Tell the server what a version is worth, by default the model's: the stop rule and the best go by it.
+        """Tell the server what a version is worth, by default the model's; the stop rule goes by it.
 
         Raises Refused, ServerUnavailable.
         """
