@@ -74,6 +74,7 @@ class StepReport:
     bytes_out: int
     loss: float | None = None
     metrics: tuple[Metric, ...] = ()
+    lineage: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from sheepfold_server.dashboard.listen import CannotListen
+from sheepfold_server.dashboard.trackers.tracker import TrackerMissing
 from sheepfold_server.shell.start import StartError
 from sheepfold_wire.control import NoAnswer
 from sheepfold_wire.errors import SheepfoldError
@@ -15,7 +16,7 @@ from sheepfold_wire.errors import SheepfoldError
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 
-REFUSALS = (SheepfoldError, NoAnswer, StartError, CannotListen)
+REFUSALS = (SheepfoldError, NoAnswer, StartError, CannotListen, TrackerMissing)
 
 
 class Group(TyperGroup):

@@ -8,6 +8,7 @@ import typer
 
 from sheepfold_server.cli.address import DEFAULT, host_port
 from sheepfold_server.cli.listen import Insecure, check_listen
+from sheepfold_server.cli.trackers import Trackers
 from sheepfold_server.shell.child import announcer
 from sheepfold_server.shell.logs import log_to_stderr
 from sheepfold_server.shell.supervisor import STAGING_BYTES
@@ -83,6 +84,7 @@ def dashboard(
     listen: Annotated[
         str, _listen("Address to serve the page and the API on; port 0 takes a free one.")
     ] = "127.0.0.1:8070",
+    tracker: Trackers = [],  # noqa: B006
     insecure: Insecure = False,
     announce_fd: AnnounceFd = -1,
 ) -> None:
@@ -91,4 +93,5 @@ def dashboard(
 
     check_listen(listen, insecure)
     log_to_stderr("dashboard")
-    raise typer.Exit(run_dashboard(DashboardConfig(coordinator, listen), announcer(announce_fd)))
+    config = DashboardConfig(coordinator, listen, tuple(tracker))
+    raise typer.Exit(run_dashboard(config, announcer(announce_fd)))

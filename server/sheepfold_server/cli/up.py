@@ -12,6 +12,8 @@ import typer
 
 from sheepfold_server.cli.listen import Insecure, check_listen, listen_host
 from sheepfold_server.cli.refusals import EXIT_FAILED, say
+from sheepfold_server.cli.trackers import Trackers
+from sheepfold_server.dashboard.trackers.choose import tracker_of
 from sheepfold_server.shell.child import Interrupted
 from sheepfold_server.shell.supervisor import HOST, PartLost, Supervisor, UpConfig
 
@@ -43,14 +45,25 @@ def up(
         ),
     ] = HOST,
     insecure: Insecure = False,
+    tracker: Trackers = [],  # noqa: B006
 ) -> None:
     """Run coordinator, shards and dashboard on this machine until ctrl-C, on loopback unless told otherwise.
 
     A dashboard that dies is started again. If the coordinator or a shard dies, all of it stops: exit code 1.
     """
     check_listen(f"{listen}:{port}", insecure)
+    for text in tracker:
+        tracker_of(text)  # refused here in one line, and not in a log of the dashboard
     config = UpConfig(
-        directory, shards, port, dashboard_port, threads, device, host=listen, is_insecure=insecure
+        directory,
+        shards,
+        port,
+        dashboard_port,
+        threads,
+        device,
+        host=listen,
+        is_insecure=insecure,
+        trackers=tuple(tracker),
     )
     stopped = stop_on_signals()
     supervisor = Supervisor(config, stopped, say)

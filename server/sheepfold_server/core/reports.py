@@ -58,6 +58,7 @@ def step_report(state: JobState, step: OpenStep) -> m.StepReport:
         bytes_out=sum(report.bytes_out for report in applied),
         loss=sum(value * w for value, w in losses) / loss_weight if loss_weight > 0 else None,
         metrics=mean_metrics(facts),
+        lineage=state.lineage,
     )
 
 

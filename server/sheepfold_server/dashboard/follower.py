@@ -9,6 +9,7 @@ import time
 import grpc
 
 from sheepfold_server.dashboard.store import Store
+from sheepfold_server.dashboard.trackers.mirror import Mirror
 from sheepfold_wire.control import Control, NoAnswer
 from sheepfold_wire.errors import SheepfoldError
 
@@ -23,8 +24,8 @@ JOIN_SECONDS = 2.0
 class Follower:
     """One thread that polls, and one per job that watches its step reports."""
 
-    def __init__(self, store: Store, coordinator: str) -> None:
-        self._store = store
+    def __init__(self, store: Store, coordinator: str, mirror: Mirror | None = None) -> None:
+        self._store, self._mirror = store, mirror or Mirror(())
         self._control = Control(coordinator)
         self._closing = threading.Event()
         self._watchers: dict[str, Watcher] = {}
@@ -67,7 +68,7 @@ class Follower:
                 self._watchers.pop(gone).close()
             for name in names:
                 if name not in self._watchers:
-                    self._watchers[name] = Watcher(self._store, self._control, name)
+                    self._watchers[name] = Watcher(self._store, self._mirror, self._control, name)
         for name in self._watchers:
             self._store.set_status(self._control.status(name), time.monotonic())
 
@@ -75,8 +76,9 @@ class Follower:
 class Watcher:
     """Reads one job's step reports, and again from where it stood when the stream broke."""
 
-    def __init__(self, store: Store, control: Control, job: str) -> None:
-        self._store, self._control, self._job = store, control, job
+    def __init__(self, store: Store, mirror: Mirror, control: Control, job: str) -> None:
+        self._store, self._mirror = store, mirror
+        self._control, self._job = control, job
         self._closing = threading.Event()
         self._call: grpc.Call | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch-{job}", daemon=True)
@@ -94,6 +96,7 @@ class Watcher:
                 first = self._store.newest_version(self._job) + 1
                 for report in self._control.watch(self._job, first, self._set_call):
                     self._store.add(report)
+                    self._mirror.offer(report)
                     wait = BACKOFF_SECONDS_FIRST
             except (NoAnswer, SheepfoldError, ValueError) as error:
                 if not self._closing.is_set():

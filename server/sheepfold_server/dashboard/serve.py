@@ -14,6 +14,8 @@ from sheepfold_server.dashboard.app import create_app
 from sheepfold_server.dashboard.follower import Follower
 from sheepfold_server.dashboard.listen import CONNECTIONS_MAX, bind
 from sheepfold_server.dashboard.store import Store
+from sheepfold_server.dashboard.trackers.choose import tracker_of
+from sheepfold_server.dashboard.trackers.mirror import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class DashboardConfig:
 
     coordinator: str = "127.0.0.1:7070"
     listen: str = "127.0.0.1:8070"
+    trackers: tuple[str, ...] = ()
+    """As `--tracker` names them."""
 
 
 class _Server(uvicorn.Server):
@@ -41,12 +45,16 @@ class _Server(uvicorn.Server):
 
 
 def run_dashboard(config: DashboardConfig, on_ready: Callable[[str], None] = lambda address: None) -> int:
-    """Serve until SIGTERM or SIGINT; `on_ready` is told the address once it serves. Raises CannotListen."""
+    """Serve until SIGTERM or SIGINT; `on_ready` is told the address once it serves.
+
+    Raises CannotListen, TrackerMissing.
+    """
+    mirror = Mirror([tracker_of(text) for text in config.trackers])
     bound = bind(config.listen)
     host = config.listen.rpartition(":")[0]
     address = f"{host}:{bound.getsockname()[1]}"
     store = Store()
-    follower = Follower(store, config.coordinator)
+    follower = Follower(store, config.coordinator, mirror)
     follower.start()
     server = _Server(
         uvicorn.Config(
@@ -67,4 +75,5 @@ def run_dashboard(config: DashboardConfig, on_ready: Callable[[str], None] = lam
         server.run(sockets=[bound])
     finally:
         follower.close()
+        mirror.close()
     return 0

@@ -40,6 +40,7 @@ class UpConfig:
     staging_bytes: int = STAGING_BYTES
     host: str = HOST
     is_insecure: bool = False
+    trackers: tuple[str, ...] = ()
 
     def listen(self, port: int = 0) -> list[str]:
         """The arguments of a role that is to listen on `port`."""
@@ -100,7 +101,8 @@ class Supervisor:
 
     def _start_dashboard(self, port: int) -> None:
         self._dashboard_started_at = time.monotonic()
-        self.dashboard.start("--coordinator", self.coordinator.address, *self.config.listen(port))
+        trackers = [part for text in self.config.trackers for part in ("--tracker", text)]
+        self.dashboard.start("--coordinator", self.coordinator.address, *self.config.listen(port), *trackers)
 
     def check(self) -> None:
         """Notice what died since the last call; raises PartLost."""
