@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sheepfold.loading import SequentialFiles as SequentialFiles
     from sheepfold.numpy_client import Client as Client
     from sheepfold.optimizer import RemoteOptimizer as RemoteOptimizer
+    from sheepfold.reader import Reader as Reader
     from sheepfold.result import StepResult as StepResult
     from sheepfold.run import Run as Run
     from sheepfold.run import attach as attach
@@ -37,6 +38,7 @@ _HOMES = {
     "attach": "sheepfold.run",
     "Run": "sheepfold.run",
     "RemoteOptimizer": "sheepfold.optimizer",
+    "Reader": "sheepfold.reader",
     "StepResult": "sheepfold.result",
     "SequentialFiles": "sheepfold.loading",
     "data_fingerprint": "sheepfold.fingerprint",

@@ -15,7 +15,7 @@ from sheepfold.events import Ready
 from sheepfold.initial import check_shapes, sources
 from sheepfold.layout import PartLayout, part_layouts, presence_bitmap
 from sheepfold.transport import Transport
-from sheepfold.worker import Config, Joining, join
+from sheepfold.worker import Config, Joining, Worker, join
 from sheepfold_wire.codecs import Buffer, Codec, decode, encode
 from sheepfold_wire.manifest import Manifest, ManifestError, TensorSpec
 
@@ -55,6 +55,10 @@ class Client:
     @property
     def manifest(self) -> Manifest:
         return self._worker.manifest
+
+    @property
+    def worker(self) -> Worker:
+        return self._worker
 
     @property
     def job(self) -> str:

@@ -127,6 +127,18 @@ class Worker:
         reply: m.EvaluationReply = insist(lambda: self._transport.call(request), self._patience)
         return reply
 
+    def pin(self, name: str, seconds: float) -> m.PinReply:
+        """Keep the newest version served for so long; 0 ends the pin. Raises Refused, ServerUnavailable."""
+        request = m.PinRequest(self.job.name, name, seconds)
+        reply: m.PinReply = insist(lambda: self._transport.call(request), self._patience)
+        return reply
+
+    def status(self) -> m.JobStatus:
+        """Raises Refused, ServerUnavailable."""
+        request = m.StatusRequest(self.job.name)
+        reply: m.JobStatus = insist(lambda: self._transport.call(request), self._patience)
+        return reply
+
     def note_progress(self) -> None:
         self._driver.note_progress()
 

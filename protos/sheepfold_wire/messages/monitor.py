@@ -145,6 +145,8 @@ class JobStatus:
     steps_skipped: int = 0
     changes: tuple[Change, ...] = ()
     skipped_samples: tuple[SampleRange, ...] = ()
+    best_version: int = -1
+    best_value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,8 @@ def job_status(state: JobState) -> m.JobStatus:
         steps_skipped=state.steps_skipped,
         changes=tuple(state.changes),
         skipped_samples=skipped_samples(state),
+        best_version=state.evaluations.best_version,
+        best_value=state.evaluations.best_value,
     )
 
 
