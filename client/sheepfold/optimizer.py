@@ -68,6 +68,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self.weight = weight
         self._check_weight()
         self._is_accumulating = False
+        self.loss: float | Tensor | None = None
+        """The slot's mean loss, to be stated with the next `step()` that has no closure."""
         self.result: StepResult | None = None
         """What became of the last contribution."""
         self._owned = owned_by_server(self._run.worker.job)
@@ -115,15 +117,17 @@ class RemoteOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if self._is_accumulating:
+            run.worker.note_progress()
             return loss
         self._name_edits()
+        stated, self.loss = self.loss if loss is None else loss, None
         if run.slot is None:  # the last step() broke off after its push: this gradient is of no slot
             run.next_slot()
             return loss
         if self._is_unusable():
             run.give_back("its gradient overflowed at the worker's loss scale")
         else:
-            self.result = run.contribute(self.weight, None if loss is None else _number(loss))
+            self.result = run.contribute(self.weight, None if stated is None else _number(stated))
         run.next_slot()
         return loss
 
@@ -221,7 +225,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._take_over()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_origin", "weight", "result", "_owned", "_named_edits", "_is_accumulating")
+        kept = ("_origin", "weight", "loss", "result", "_owned", "_named_edits", "_is_accumulating")
         return {**super().__getstate__(), "_run": None, **{key: getattr(self, key) for key in kept}}
 
 

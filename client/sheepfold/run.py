@@ -193,6 +193,7 @@ class Run:
             yield batch
             if self._slot is not slot:
                 return
+            self._worker.note_progress()
 
     def next_slot(self) -> Slot | None:
         """The next slot, with its weights in the model; None once the job has ended."""

@@ -417,4 +417,51 @@ def test_autocast_and_plain_fp32_give_gradients_of_the_same_names_and_types() ->
     assert model.weight.grad.dtype is torch.float32
     optimizer.step()
     assert optimizer.run.version == 1
+
+
+def test_a_loss_given_beforehand_is_stated_with_one_step() -> None:
+    model = linear()
+    server = FakeServer(job_of(**ONE_SLOT))
+    optimizer = started(model, server)
+    for stated in (2.5, None):
+        optimizer.loss = stated
+        backward(model, optimizer)
+        optimizer.step()
+        facts = server.pushed[-1].facts
+        assert facts is not None
+        assert facts.loss == stated
+        assert optimizer.loss is None
+    optimizer.run.close()
+
+
+def progress_of(optimizer: RemoteOptimizer, server: FakeServer) -> int:
+    """What the next heartbeat says."""
+    optimizer.run.worker._driver.beat_once()
+    done: int = server.named("HeartbeatRequest")[-1].progress[0].done
+    return done
+
+
+def test_micro_batches_of_a_long_slot_keep_its_lease() -> None:
+    """Without this word a lease ends after 30 s, in the middle of an accumulation."""
+    model = linear()
+    server = FakeServer(job_of(**ONE_SLOT))
+    optimizer = started(model, server)
+    before = progress_of(optimizer, server)
+    with optimizer.no_sync():
+        backward(model, optimizer)
+        optimizer.step()
+    assert progress_of(optimizer, server) == before + 1
+    optimizer.run.close()
+
+
+def test_micro_batches_that_a_loop_asks_for_keep_its_lease() -> None:
+    model = linear()
+    server = FakeServer(job_of(**ONE_SLOT, data={"mode": "free"}))
+    optimizer = RemoteOptimizer(model.named_parameters(), "toy", address=server.connect(), weight=8)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(16, 3)), batch_size=2)
+    batches = optimizer.run.batches(loader)
+    next(batches)
+    before = progress_of(optimizer, server)
+    next(batches)
+    assert progress_of(optimizer, server) == before + 1
     optimizer.run.close()
