@@ -18,7 +18,10 @@ MAXIMA = {
     "arguments of a constructor": 7,
 }
 # (what, "path" or "path:Class.function") -> the size agreed on. An entry that is no longer needed fails too.
-EXCEPTIONS: dict[tuple[str, str], int] = {}
+EXCEPTIONS: dict[tuple[str, str], int] = {
+    # What `attach` takes, and `buffers` and `weight`: an optimizer is given neither a model nor slots.
+    ("arguments of a constructor", "client/sheepfold/optimizer.py:RemoteOptimizer.__init__"): 8,
+}
 
 NAMELESS_ROOMS = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
 # A path of one developer's machine. Written apart, so that this file does not match itself.
