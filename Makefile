@@ -62,6 +62,8 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt
 	$(call make_venv,$(VENV))
 	@echo "installing sheepfold[dev] into $(VENV) (about 1 minute)..." >&2
 	@$(PIP) install -qq -c constraints.txt -e '.[dev]'
+	@# Only timm asks for torchvision, and transformers imports what it finds: one that does not fit this torch must go.
+	@$(BIN)/python -c 'import torchvision' 2>/dev/null || $(PIP) uninstall -qq -y torchvision
 	@touch $@ $(VENV)/installed-all
 
 $(PROTOS_VENV)/grpcio-tools-$(GRPCIO_TOOLS):

@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "client" / "examples"
 LAST_LINES = {
     "plain_loop.py": r"version 40: accuracy 0\.9\d+",
     "existing_loop.py": r"version 40: loss 0\.\d+",
+    "hf_trainer.py": r"version 100: loss [01]\.\d+",
     "numpy_regression.py": r"version 30: accuracy 0\.[89]\d+",
 }
 
@@ -27,7 +28,7 @@ def test_every_example_is_checked() -> None:
 def test_example_runs_to_the_end_of_its_job(name: str) -> None:
     done = subprocess.run(
         [sys.executable, EXAMPLES / name],
-        env={**os.environ, "SHEEPFOLD": "local:?shards=2"},
+        env={**os.environ, "SHEEPFOLD": "local:?shards=2", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=100,

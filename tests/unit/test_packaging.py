@@ -87,7 +87,7 @@ def test_every_pin_is_exact_and_without_a_local_version() -> None:
     ("package", "extras"),
     [
         ("protos/sheepfold_wire", []),
-        ("client/sheepfold", ["torch"]),
+        ("client/sheepfold", ["torch", "hf", "lightning"]),
         ("server/sheepfold_server", ["server", "cli", "tensorboard", "wandb", "mlflow"]),
     ],
 )
