@@ -16,6 +16,7 @@ LAST_LINES = {
     "existing_loop.py": r"version 40: loss 0\.\d+",
     "hf_trainer.py": r"version 100: loss [01]\.\d+",
     "numpy_regression.py": r"version 30: accuracy 0\.[89]\d+",
+    "torchrun_worker.py": r"version 120: loss 0\.\d+",
 }
 
 
