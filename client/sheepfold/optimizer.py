@@ -69,7 +69,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._check_weight()
         self._is_accumulating = False
         self.loss: float | Tensor | None = None
-        """The slot's mean loss, to be stated with the next `step()` that has no closure."""
+        """The slot's mean loss, to be stated with the next `step()`; without it, the closure's is."""
         self.result: StepResult | None = None
         """What became of the last contribution."""
         self._owned = owned_by_server(self._run.worker.job)
@@ -120,7 +120,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
             run.worker.note_progress()
             return loss
         self._name_edits()
-        stated, self.loss = self.loss if loss is None else loss, None
+        stated, self.loss = loss if self.loss is None else self.loss, None
         if run.slot is None:  # the last step() broke off after its push: this gradient is of no slot
             run.next_slot()
             return loss

@@ -434,6 +434,17 @@ def test_a_loss_given_beforehand_is_stated_with_one_step() -> None:
     optimizer.run.close()
 
 
+def test_a_loss_given_beforehand_counts_before_the_closures() -> None:
+    """Lightning's closure returns the last micro-batch's loss, divided by their number."""
+    model = linear()
+    optimizer = started(model)
+    optimizer.loss = 2.5
+    assert optimizer.step(lambda: backward(model, optimizer)) != 2.5
+    assert optimizer.result is not None
+    assert optimizer.result.loss == 2.5
+    optimizer.run.close()
+
+
 def progress_of(optimizer: RemoteOptimizer, server: FakeServer) -> int:
     """What the next heartbeat says."""
     optimizer.run.worker._driver.beat_once()
