@@ -20,7 +20,7 @@ def main(program: str, step: str) -> None:
         return original(run, weight, loss)
 
     if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
-        sheepfold.Run.step = step_or_die  # type: ignore[method-assign]
+        sheepfold.Run.step = step_or_die  # type: ignore[method-assign,assignment]
     runpy.run_path(program, run_name="__main__")
 
 

@@ -12,9 +12,11 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "client" / "examples"
 LAST_LINES = {
+    "accelerate_loop.py": r"version 120: loss 0\.\d+",
     "plain_loop.py": r"version 40: accuracy 0\.9\d+",
     "existing_loop.py": r"version 40: loss 0\.\d+",
     "hf_trainer.py": r"version 100: loss [01]\.\d+",
+    "lightning_module.py": r"version 120: loss 0\.\d+",
     "numpy_regression.py": r"version 30: accuracy 0\.[89]\d+",
     "torchrun_worker.py": r"version 120: loss 0\.\d+",
 }

@@ -18,7 +18,7 @@ import sheepfold_wire.messages as m
 
 EXAMPLES = Path(__file__).parents[2] / "client" / "examples"
 DIES_ONCE = Path(__file__).with_name("dies_once.py")
-STEPS = {"hf_trainer": 100}
+STEPS = {"accelerate_loop": 120, "hf_trainer": 100, "lightning_module": 120}
 """`stop.steps` of each example's job."""
 SLOTS = 2
 """K in each of them."""
