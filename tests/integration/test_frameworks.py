@@ -70,7 +70,8 @@ def hold_until_two_workers_are_there(fold: RunningFold, *processes: subprocess.P
     """Starting takes seconds, and the whole job hardly more: it is paused until both have arrived."""
 
     def has_begun() -> bool:
-        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        for process in processes:
+            assert process.poll() is None, process.communicate()
         return version(fold) >= 0
 
     until(has_begun, "the job begins", START_SECONDS)
@@ -84,8 +85,11 @@ def test_when_one_of_two_workers_is_killed_half_way_the_other_ends_the_job(examp
     steps, program = STEPS[example], str(EXAMPLES / f"{example}.py")
     with running_fold(2) as fold, started(fold, program) as victim, started(fold, program) as survivor:
         hold_until_two_workers_are_there(fold, victim, survivor)
-        until(lambda: version(fold) >= steps // 2, "half of the job is done", START_SECONDS)
-        assert slots_committed(fold, victim) > 0
+        until(
+            lambda: version(fold) >= steps // 2 and slots_committed(fold, victim) > 0,
+            "half of the job is done",
+            START_SECONDS,
+        )
         victim.send_signal(signal.SIGKILL)
         assert victim.wait(10) == -signal.SIGKILL
         assert version(fold) < steps
