@@ -5,7 +5,7 @@
 Two workers in processes of their own, `run.batch_sampler` and 8 loader processes each. A slot of four
 micro-batches "computes" by sleeping, so that the figure does not depend on the machine's cores; loading a
 micro-batch sleeps for as long as the slot takes. The share is the wait over the time of all slots after the
-first steps, which nobody could load ahead. Beside it: the same with `num_workers = 0`, where every micro-batch
+first steps, which nobody could load ahead. Beside it: the same with `num_workers = 0`, where each micro-batch
 is waited for.
 """
 
