@@ -124,8 +124,7 @@ class Driver:
         """Push a part to every shard; the answer says whether all staged it, or lease or job ended."""
         self._contribution, outcome = contribution, None
         try:
-            outcome = self.run_until(Offer())
-            return outcome
+            return (outcome := self.run_until(Offer()))
         finally:
             self._contribution = None
             self._slot_clock.end(isinstance(outcome, Ready) and outcome.is_counted)

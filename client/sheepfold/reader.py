@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LATEST = "latest"
+LOOK_SECONDS = 0.2
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -67,10 +69,10 @@ class Reader:
             )
         return self._client.pull(self.pin(pin))
 
-    def pin(self, time: str | float) -> int:
+    def pin(self, duration: str | float) -> int:
         """Pin the newest version for so long; returns which it is."""
         self._is_pinned = True
-        return self._client.worker.pin(self._pin, seconds_of(time)).version
+        return self._client.worker.pin(self._pin, seconds_of(duration)).version
 
     def unpin(self) -> None:
         """End this reader's pin, if it has one."""
@@ -79,9 +81,20 @@ class Reader:
             self._client.worker.pin(self._pin, 0.0)
 
     def wait(self, version: int) -> dict[str, Array]:
-        """The weights of a version once it is made, or of the newest if that is newer by then."""
-        while (newest := self._client.worker.status().version) < version:
-            self._client.pull(newest + 1)
+        """The weights of a version once it is made, or of the newest if that is newer by then.
+
+        Waits as long as it takes; raises Refused if the job ends before.
+        """
+        while (status := self.status()).version < version:
+            if status.state == "ended":
+                raise Refused(
+                    f"job {self.job} has ended at version {status.version}, before version {version}",
+                    field="version",
+                    expected=status.version,
+                    got=version,
+                    remedy="wait for a version up to its last one",
+                )
+            time.sleep(LOOK_SECONDS)
         return self.pull()
 
     def status(self) -> m.JobStatus:
@@ -128,11 +141,13 @@ class Reader:
         self.close()
 
 
-def seconds_of(time: str | float) -> float:
+def seconds_of(duration: str | float) -> float:
     """Seconds of "30s", "10min", "2h", or of a number. Raises Refused."""
-    if isinstance(time, int | float) and not isinstance(time, bool):
-        return float(time)
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h)", str(time))
+    if isinstance(duration, int | float) and not isinstance(duration, bool):
+        return float(duration)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h)", str(duration))
     if found is None:
-        raise Refused(f"{time!r} is no time", field="pin", got=time, remedy='give "30s", "10min" or "2h"')
+        raise Refused(
+            f"{duration!r} is no time", field="pin", got=duration, remedy='give "30s", "10min" or "2h"'
+        )
     return float(found[1]) * _UNITS[found[2]]

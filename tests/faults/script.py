@@ -6,6 +6,7 @@ hold   prints `slot N` and waits for a line on standard input before each push
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def main(address: str, job_json: str, doing: str = "fast") -> None:
 
 
 if __name__ == "__main__":
+    # A shell's background job, which a test run may be, starts its children with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(*sys.argv[1:])
     except KeyboardInterrupt:

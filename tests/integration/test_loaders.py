@@ -20,7 +20,8 @@ from sheepfold_wire.control import Control
 from sheepfold_wire.job import Job
 
 PROGRAM = Path(__file__).with_name("loading_worker.py")
-pytestmark = pytest.mark.slow
+# Of a library that another test may have imported into this process; forking is what is tested here.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called")]
 SAMPLES = 96
 
 

@@ -120,6 +120,8 @@ def test_a_reader_waits_for_a_version_and_reads_after_the_end(fold: RunningFold)
     with Reader("small", address=fold.address) as reader:
         reader.wait(4)
         assert reader.version == 4
+        with pytest.raises(Refused, match="has ended at version 4, before version 5"):
+            reader.wait(5)
         with pytest.raises(Refused, match='give "latest" or the number'):
             reader.pull("newest")
         with pytest.raises(Refused, match="only the newest can"):

@@ -143,4 +143,5 @@ def test_samples_of_a_skipped_step_are_listed() -> None:
     desk.folded()
     desk.prepare(0, is_finite=False)
     desk.from_all(m.Applied("j", 0, ()))
-    assert desk.coordinator.status(desk.now).skipped_samples == (m.SampleRange(0, 4),)
+    status = desk.coordinator.status(desk.now)
+    assert (status.skipped_samples, status.samples_skipped) == ((m.SampleRange(0, 4),), 4)

@@ -407,3 +407,11 @@ def test_expected_slots_leave_the_last_place_of_the_window_to_the_lowest_slot() 
 
 def test_workers_that_do_not_load_ahead_are_told_no_stride() -> None:
     assert Desk().start().leased("a").stride == 0
+
+
+def test_an_asynchronous_worker_is_told_how_far_apart_its_samples_probably_are() -> None:
+    asynchronous = {"max_staleness": "unbounded"}
+    desk = Desk(job_of(1, asynchronous), part_slots=20).start("b", "c")
+    lease = ahead(desk, "b")
+    assert lease is not None
+    assert lease.stride == 12

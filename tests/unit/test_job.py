@@ -199,3 +199,24 @@ def test_a_job_is_a_frozen_value() -> None:
     with pytest.raises(ValueError, match="frozen"):
         job.name = "other"
     assert isinstance(job, Job)
+
+
+def test_a_job_of_a_notebook_a_file_and_a_charts_value_are_the_same(tmp_path: Path) -> None:
+    """`sheepfold.Job(...)` by keywords, job.toml, and the JSON that a chart passes on."""
+    init = {"from": "file:w0.safetensors", "fresh": ["head.*"]}
+    by_hand = Job(
+        name="lenet",
+        batch={"samples": 64, "slot_samples": 8},  # type: ignore[arg-type]
+        data={"samples": 1_000},  # type: ignore[arg-type]
+        optimizer={"lr": {"peak": 0.01}, "weight_decay": 0.1},  # type: ignore[arg-type]
+        init=init,  # type: ignore[arg-type]
+        stop={"steps": 10, "metric": "accuracy", "patience": 3},  # type: ignore[arg-type]
+    )
+    file = tmp_path / "job.toml"
+    file.write_text(
+        'name = "lenet"\n[batch]\nsamples = 64\nslot_samples = 8\n[data]\nsamples = 1_000\n'
+        "[optimizer]\nweight_decay = 0.1\nlr = { peak = 0.01 }\n"
+        '[init]\nfrom = "file:w0.safetensors"\nfresh = ["head.*"]\n'
+        '[stop]\nsteps = 10\nmetric = "accuracy"\npatience = 3\n'
+    )
+    assert job_from_toml(file) == by_hand == job_from_json(by_hand.to_json())

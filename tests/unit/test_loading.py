@@ -18,6 +18,8 @@ from sheepfold_wire.ids import AttemptId
 from sheepfold_wire.job import Job, parse_job
 from sheepfold_wire.samples import stream_indices
 
+# Of a library that another test may have imported into this process: DataLoaders fork here.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called")
 SAMPLES = 64
 
 

@@ -14,9 +14,11 @@ def count_samples(state: JobState, step: OpenStep) -> None:
     if step.is_full() and not step.decision.is_skip:
         state.samples_committed += sum(a.facts.samples for a in step.winners() if a.facts)
         return
+    if state.files is not None:  # the ledger counts: samples of a step given up are leased again
+        return
     if step.is_full():
         state.samples_skipped += sum(a.facts.samples for a in step.winners() if a.facts)
-    elif state.files is None:  # otherwise the ledger leases them again
+    else:
         state.samples_skipped += state.batch.samples(step.step)
     if state.job.data.mode == "indexed":
         number = step.step if step.sequence is None else step.sequence

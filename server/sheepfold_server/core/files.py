@@ -50,6 +50,7 @@ class FileLedger:
         self.committed: Counter[int] = Counter()
         """Samples by data epoch."""
         self.skipped: deque[Piece] = deque(maxlen=SKIPPED_KEPT)
+        self.samples_skipped = 0
 
     def lease(self, attempt: AttemptId, worker: str, samples: int) -> None:
         """The next samples of the file that the worker reads; of others when it is at its end."""
@@ -94,7 +95,7 @@ class FileLedger:
             samples = [(piece.epoch, piece.file, piece.first + index) for index in range(piece.count)]
             self._refusals.update(samples)
             if max(self._refusals[sample] for sample in samples) >= attempts_max:
-                self.skipped.append(piece)
+                self._skip(piece)
             else:
                 self._free.appendleft(piece)
 
@@ -102,9 +103,13 @@ class FileLedger:
         """Its step is committed, or skipped as a whole."""
         for piece in self._leased.pop(attempt, ()):
             if is_skip:
-                self.skipped.append(piece)
+                self._skip(piece)
             else:
                 self.committed[piece.epoch] += piece.count
+
+    def _skip(self, piece: Piece) -> None:
+        self.skipped.append(piece)
+        self.samples_skipped += piece.count
 
     def left(self, worker: str) -> None:
         """Nobody reads on in the worker's file: the rest of it is free."""

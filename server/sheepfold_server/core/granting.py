@@ -200,6 +200,8 @@ class Granting:
     def _stride(self, attempt: Attempt, start: int) -> int:
         """Samples from this lease's to those its worker probably gets next; 0 if it does not plan ahead."""
         worker = self._s.workers.get(attempt.worker)
+        if worker is not None and worker.plans_ahead and attempt.step is None:
+            return len(self._s.workers) * self._s.batch.slot_samples(attempt.slot)
         if worker is None or worker.expects is None:
             return 0
         return max(0, self._s.batch.slot_range(*worker.expects)[0] - start)

@@ -152,7 +152,7 @@ def job_status(state: JobState) -> m.JobStatus:
         steps_per_second=steps_per_second,
         samples_per_second=samples_per_second,
         samples_committed=state.samples_committed,
-        samples_skipped=state.samples_skipped,
+        samples_skipped=state.samples_skipped if state.files is None else state.files.samples_skipped,
         manifest_digest="" if state.geometry is None else state.geometry.manifest.digest,
         config_json=state.resolved_json,
         counts=state.attempts.counts(),

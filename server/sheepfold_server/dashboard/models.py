@@ -57,6 +57,13 @@ class SliceWithRange(Slice):
     trust_ratio_max: float = Field(description="largest trust ratio over the kept steps")
 
 
+class Metric(_Answer):
+    """A number that scripts logged beside the loss."""
+
+    name: str = Field(description="name that the script gave it")
+    value: float = Field(description="mean over the step's slots that have it, by weight")
+
+
 class Step(_Answer):
     """One committed or skipped step."""
 
@@ -78,6 +85,7 @@ class Step(_Answer):
     apply_seconds: Seconds = Field(description="seconds until all shards had applied the decision")
     bytes_in: int = Field(description="bytes of gradients received by all shards since the step before")
     bytes_out: int = Field(description="bytes of weights sent by all shards since the step before")
+    metrics: list[Metric] = Field(description="numbers that scripts logged, means by weight, by name")
 
 
 class StepDetail(Step):
@@ -123,6 +131,14 @@ class JobSummary(_Answer):
     stop_steps: int = Field(description="version at which the job ends")
 
 
+class Change(_Answer):
+    """Something that was changed while the job ran."""
+
+    from_step: int = Field(description="first step it holds for")
+    author: str = Field(description="who asked, as they said")
+    text: str = Field(description="what, with the old and the new value")
+
+
 class Job(JobSummary):
     """Everything about a job at this moment."""
 
@@ -135,6 +151,11 @@ class Job(JobSummary):
     samples_committed: int = Field(description="samples in applied steps")
     samples_skipped: int = Field(description="samples in skipped steps")
     steps_skipped: int = Field(description="steps that left weights and moments as they were")
+    best_version: int = Field(description="version that evaluations found best; -1 if none was evaluated")
+    best_value: float = Field(description="its value of the job's stop.metric; 0 if there is none")
+    changes: list[Change] = Field(
+        description="what was changed while the job ran, the newest 64, oldest first"
+    )
     counts: SlotCounts
 
 
