@@ -13,6 +13,7 @@ from sheepfold.errors import Refused, ServerUnavailable
 from sheepfold.events import Call, LeaseAnswer, Make, Pulled, Pushed, SessionEvent
 from sheepfold.session import LEASE_WAIT_SECONDS
 from sheepfold.transport import Transport, TransportError
+from sheepfold.waiting import Waiting
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import NotReady, ShapeMismatch, SheepfoldError
 from sheepfold_wire.frames import payload_digest
@@ -156,20 +157,20 @@ class Patience:
 
 def insist(call: Callable[[], T], patience: Patience) -> T:
     """Repeats an idempotent call while nobody answers; raises Refused or ServerUnavailable."""
-    began, pause = patience.clock(), patience.pause_seconds
-    has_said = False
+    began, pause, waiting = patience.clock(), patience.pause_seconds, Waiting()
     while True:
         try:
-            return call()
+            answer = call()
+            if told := waiting.is_over(patience.clock()):
+                log.warning("%s", told)
+            return answer
         except (TransportError, NotReady) as error:
             waited = patience.clock() - began
             if waited >= patience.give_up_seconds:
                 raise ServerUnavailable(waited, str(error)) from error
-            if waited >= SAY_SECONDS and not has_said:
-                has_said = True
-                log.warning(
-                    "%s; trying for %.0f s. Is `sheepfold up` running?", error, patience.give_up_seconds
-                )
+            text = f"{error}; trying for {patience.give_up_seconds:.0f} s. Is `sheepfold up` running?"
+            if waited >= SAY_SECONDS and (told := waiting.goes_on(text, patience.clock())):
+                log.warning("%s", told)
         except SheepfoldError as error:
             raise Refused.by(error) from error
         patience.sleep(pause)

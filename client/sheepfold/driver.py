@@ -36,7 +36,7 @@ from sheepfold.events import (
     Want,
 )
 from sheepfold.exits import EXIT_TRY_AGAIN
-from sheepfold.heartbeat import Heartbeat
+from sheepfold.heartbeat import JOIN_SECONDS, Heartbeat
 from sheepfold.session import Session
 from sheepfold.signals import NOTICE_SECONDS, leave_on_sigterm
 from sheepfold.slot_clock import SlotClock
@@ -151,11 +151,6 @@ class Driver:
         """A unit of work is done (a micro-batch, a pushed part): the next heartbeat renews the lease."""
         with self._lock:
             self._work_done += 1
-
-    @property
-    def name(self) -> str:
-        """The worker's, as the server knows it."""
-        return self._calls.opening.worker
 
     def outcome(self, attempt: AttemptId) -> m.AttemptEnd | None:
         """What became of one of the newest attempts; None while it is not known."""
@@ -348,3 +343,4 @@ class Driver:
         if self._session.attached is not None:
             self._release_quietly((), reason, is_leaving=True)
         self._calls.transport.close()
+        self._threads.close(JOIN_SECONDS)

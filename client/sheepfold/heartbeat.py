@@ -12,6 +12,10 @@ from sheepfold_wire.errors import SheepfoldError
 log = logging.getLogger("sheepfold")
 
 
+JOIN_SECONDS = 0.2
+"""For a heartbeat under way when it is stopped."""
+
+
 class Heartbeat:
     """Calls `beat` once per period until stopped. One that fails is no matter: the next call settles it."""
 
@@ -30,6 +34,8 @@ class Heartbeat:
 
     def stop(self) -> None:
         self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(JOIN_SECONDS)
 
     def _run(self, period_seconds: float) -> None:
         while not self._stop.wait(period_seconds):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
+import weakref
 from collections.abc import Callable
 
 Work = Callable[[], None]
@@ -20,9 +22,10 @@ class CallThreads:
 
     def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
         self._idle_seconds = idle_seconds
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
+        self._all: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._pending = 0
         """Pieces of work handed in and not finished."""
 
@@ -34,7 +37,21 @@ class CallThreads:
             self._threads += is_short
         self._work.put(work)
         if is_short:
-            threading.Thread(target=self._run, name="sheepfold-call", daemon=True).start()
+            thread = threading.Thread(target=self._run, name="sheepfold-call", daemon=True)
+            self._all.add(thread)
+            thread.start()
+
+    def close(self, seconds: float) -> None:
+        """End the threads that have nothing to do, and wait so long for the others.
+
+        A daemon thread that is left when Python exits can abort the whole process.
+        """
+        deadline = time.monotonic() + seconds
+        threads = [thread for thread in self._all if thread is not threading.current_thread()]
+        for _ in threads:
+            self._work.put(None)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
         while True:
@@ -46,6 +63,8 @@ class CallThreads:
                         continue  # work was handed in at this very moment and counts on this thread
                     self._threads -= 1
                     return
+            if work is None:
+                return
             try:
                 work()
             finally:

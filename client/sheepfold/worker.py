@@ -53,6 +53,7 @@ class Worker:
     """One attached worker or reader."""
 
     def __init__(self, driver: Driver, terms: Terms, joining: Joining, transport: Transport) -> None:
+        self._name = terms.reply.worker
         self.job = terms.job
         self.manifest = terms.manifest
         self.plan = terms.plan
@@ -63,7 +64,7 @@ class Worker:
     @property
     def name(self) -> str:
         """As the server knows it."""
-        return self._driver.name
+        return self._name
 
     @property
     def up(self) -> Codec:

@@ -10,6 +10,16 @@ from pathlib import Path
 
 import pytest
 
+LEFT_AT_EXIT = """
+import atexit, sys, threading
+def show():
+    print("threads:", *sorted(t.name for t in threading.enumerate()), file=sys.stderr)
+atexit.register(show)  # registered first: runs last
+import torch, sheepfold
+job = dict(name="j", batch=dict(samples=8, slot_samples=8), data=dict(mode="free"))
+job.update(optimizer=dict(lr=dict(peak=0.1)), stop=dict(steps=1))
+sheepfold.RemoteOptimizer(torch.nn.Linear(2, 2).named_parameters(), config=job)  # without weight=: refused
+"""
 EXAMPLES = Path(__file__).parents[2] / "client" / "examples"
 LAST_LINES = {
     "accelerate_loop.py": r"version 120: loss 0\.\d+",
@@ -39,3 +49,17 @@ def test_example_runs_to_the_end_of_its_job(name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(LAST_LINES[name], done.stdout.splitlines()[-1]), done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_script_that_is_refused_in_process_leaves_no_thread_behind_that_could_abort_it() -> None:
+    """The shards were just opening the job: a thread within torch, when Python exits, ends in SIGABRT."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_AT_EXIT],
+        env={**os.environ, "SHEEPFOLD": "local:?shards=2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 78, done.stderr
+    assert done.stderr.splitlines()[-1] == "threads: MainThread"

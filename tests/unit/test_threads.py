@@ -42,3 +42,22 @@ def test_threads_do_not_keep_python_from_ending() -> None:
     threads.submit(work)
     assert done.wait(10)
     assert kinds == [True]
+
+
+def test_closing_ends_idle_threads_and_does_not_wait_long_for_a_busy_one() -> None:
+    threads, begun, goes_on = CallThreads(), threading.Semaphore(0), threading.Event()
+
+    def busy() -> None:
+        begun.release()
+        goes_on.wait(30)
+
+    threads.submit(busy)
+    threads.submit(begun.release)
+    for _ in range(2):
+        assert begun.acquire(timeout=10)
+    alive = list(threads._all)
+    threads.close(seconds=0.5)
+    assert sum(thread.is_alive() for thread in alive) == 1
+    goes_on.set()
+    threads.close(seconds=10.0)
+    assert not any(thread.is_alive() for thread in alive)

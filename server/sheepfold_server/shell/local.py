@@ -6,6 +6,7 @@ that neither package imports the other. Links are queues with a thread each, as 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
@@ -175,6 +176,15 @@ _folds: dict[int, LocalFold] = {}
 _folds_lock = threading.Lock()
 
 
+def _close_folds() -> None:
+    """At the script's end: a kernel thread that outlives the interpreter may abort the process."""
+    with _folds_lock:
+        folds = list(_folds.values())
+        _folds.clear()
+    for fold in folds:
+        fold.close()
+
+
 def connect(address: object) -> LocalTransport:
     """The transport of `local:?shards=2`; the client has checked the address.
 
@@ -182,6 +192,8 @@ def connect(address: object) -> LocalTransport:
     """
     shards = int(parse_qs(str(address).partition("?")[2]).get("shards", ["1"])[0])
     with _folds_lock:
+        if not _folds:
+            atexit.register(_close_folds)
         if shards not in _folds:
             _folds[shards] = LocalFold(shards)
         return LocalTransport(_folds[shards])

@@ -46,6 +46,10 @@ class ShardConfig:
     staging_bytes: int = STAGING_BYTES
 
 
+OPENER_SECONDS = 5.0
+"""For a job that is being opened when the process ends; while one is compiled, no call of torch is left."""
+
+
 class ShardProcess:
     """All jobs of one shard, over one link to the coordinator. Opened by commands, asked by services."""
 
@@ -63,6 +67,7 @@ class ShardProcess:
         self._actors: dict[str, ShardActor] = {}
         self._lock = threading.Lock()
         self._opening = threading.Lock()
+        self._openers: list[threading.Thread] = []
         self.halted = ""
 
     def hello(self, address: str) -> m.Hello:
@@ -107,7 +112,9 @@ class ShardProcess:
             known.command(command)
         else:
             # Compiling takes a minute, and the link must be read meanwhile.
-            threading.Thread(target=self._open_new, args=(command,), name="open", daemon=True).start()
+            opener = threading.Thread(target=self._open_new, args=(command,), name="open", daemon=True)
+            self._openers = [*(thread for thread in self._openers if thread.is_alive()), opener]
+            opener.start()
 
     def _open_new(self, command: m.OpenJob) -> None:
         with self._opening:
@@ -197,4 +204,6 @@ class ShardProcess:
         self._on_halt(why)
 
     def close(self) -> None:
+        for opener in self._openers:  # left within a call of torch, it would abort the process at its exit
+            opener.join(OPENER_SECONDS)
         self._kernel.shutdown(wait=True, cancel_futures=True)
