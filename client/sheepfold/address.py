@@ -1,38 +1,48 @@
-"""Where the coordinator is: `host:port`, `sheepfold://host:port`, or `local:` for the same process."""
+"""Where the coordinator is: `sheepfold://host:port?ca=...&token=...`, or `local:` for the same process."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import parse_qsl
 
-VARIABLE = "SHEEPFOLD"
-PORT = 7070
-DEFAULT = f"127.0.0.1:{PORT}"
+from sheepfold_wire.connection import (
+    DEFAULT,
+    VARIABLE,
+    BadAddress,
+    Connection,
+    bad_address,
+    parse_connection,
+    read_options,
+)
+
 LOCAL_SHARDS_MAX = 64
 
-_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+)(:(?P<port>[0-9]{1,5}))?")
-_FORMS = "give host:port, sheepfold://host:port or local:?shards=2"
-_QUERY_KEYS: dict[str, tuple[str, ...]] = {"grpc": (), "local": ("shards",)}
-
-
-class BadAddress(ValueError):
-    """An address that names nothing; the text says what to give instead."""
+__all__ = ["DEFAULT", "VARIABLE", "Address", "BadAddress", "find_address", "parse_address"]
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`target` is host:port for gRPC, empty in process; `shards` is the number to start in process."""
+    """`connection` is for gRPC, None in process; `shards` is the number to start in process."""
 
     scheme: Literal["grpc", "local"]
-    target: str = ""
+    connection: Connection | None = None
     shards: int = 1
 
     def __str__(self) -> str:
-        return self.target if self.scheme == "grpc" else f"local:?shards={self.shards}"
+        """Without the token."""
+        return f"local:?shards={self.shards}" if self.connection is None else str(self.connection)
+
+    @property
+    def target(self) -> str:
+        """HOST:PORT, empty in process."""
+        return "" if self.connection is None else self.connection.target
+
+    @property
+    def network(self) -> str:
+        """From where shards are reached."""
+        return "" if self.connection is None else self.connection.network
 
 
 def find_address(given: str | None = None, environ: Mapping[str, str] = os.environ) -> Address:
@@ -47,42 +57,15 @@ def find_address(given: str | None = None, environ: Mapping[str, str] = os.envir
 def parse_address(text: str, source: str = "address") -> Address:
     """`source` names where the text came from. Raises BadAddress."""
     body, _, query = text.strip().partition("?")
-    is_local = body.startswith("local:")
-    options = _options("local" if is_local else "grpc", query, text, source)
-    if is_local:
-        if body != "local:":
-            raise BadAddress(f"{source}={text!r}: nothing may stand between 'local:' and '?'; {_FORMS}")
-        return Address("local", shards=_shards(options.get("shards", "1"), text, source))
-    return Address("grpc", _target(body, text, source))
-
-
-def _options(scheme: str, query: str, text: str, source: str) -> dict[str, str]:
-    try:
-        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)) if query else {}
-    except ValueError:
-        raise BadAddress(f"{source}={text!r}: {query!r} is no list of key=value; {_FORMS}") from None
-    known = _QUERY_KEYS[scheme]
-    for key in options:
-        if key not in known:
-            allowed = f"known here: {', '.join(known)}" if known else "none is known for this kind of address"
-            raise BadAddress(f"{source}={text!r}: unknown key {key!r}, {allowed}; remove it")
-    return options
+    if not body.startswith("local:"):
+        return Address("grpc", parse_connection(text, source))
+    options = read_options(query, ("shards",), text, source)
+    if body != "local:":
+        raise bad_address("nothing may stand between 'local:' and '?'; give local:?shards=2", text, source)
+    return Address("local", shards=_shards(options.get("shards", "1"), text, source))
 
 
 def _shards(value: str, text: str, source: str) -> int:
     if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= LOCAL_SHARDS_MAX:
-        raise BadAddress(f"{source}={text!r}: shards={value!r}, give a number from 1 to {LOCAL_SHARDS_MAX}")
+        raise bad_address(f"shards={value[:8]!r}, give a number from 1 to {LOCAL_SHARDS_MAX}", text, source)
     return int(value)
-
-
-def _target(body: str, text: str, source: str) -> str:
-    scheme, found, rest = body.partition("://")
-    if found and scheme != "sheepfold":
-        raise BadAddress(f"{source}={text!r}: scheme {scheme!r} is unknown; {_FORMS}")
-    match = _HOST_PORT.fullmatch((rest if found else body).removesuffix("/"))
-    if match is None:
-        raise BadAddress(f"{source}={text!r}: this is no host and port; {_FORMS}")
-    port = int(match["port"] or PORT)
-    if not 1 <= port <= 65_535:
-        raise BadAddress(f"{source}={text!r}: port {port}, give 1 to 65535")
-    return f"{match['host']}:{port}"

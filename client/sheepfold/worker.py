@@ -36,8 +36,8 @@ class Joining:
     """What a script says of itself. Without a manifest it is a reader: it pulls and never leases."""
 
     job: str | None = None
-    address: str | Transport | None = None
-    """A Transport serves as its own address."""
+    address: str | Transport | None = field(default=None, repr=False)
+    """A Transport serves as its own address. A string may hold a token."""
     config: Config | None = None
     manifest: Manifest | None = None
     down: Codec = Codec.FP32
@@ -189,10 +189,15 @@ def join(joining: Joining) -> Worker:
     """
     set_exit_codes()
     given = joining.address
-    used = connect(find_address(given)) if given is None or isinstance(given, str) else given
+    network = ""
+    if given is None or isinstance(given, str):
+        address = find_address(given)
+        used, network = connect(address), address.network
+    else:
+        used = given
     try:
         name = _job_name(joining, used)
-        calls = WorkerCalls(used, _opening(joining, name), joining.down)
+        calls = WorkerCalls(used, replace(_opening(joining, name), network=network), joining.down)
         if joining.config is not None:
             _create(joining, calls)
         session = Session(joining.jitter, joining.patience.give_up_seconds)

@@ -6,6 +6,8 @@ coordinator named; silence as NoAnswer, which says what to start.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,6 +15,8 @@ from typing import Any, Self, TypeVar
 import grpc
 
 import sheepfold_wire.messages as m
+from sheepfold_wire.access import Access
+from sheepfold_wire.connection import Connection
 from sheepfold_wire.convert import from_proto, to_proto
 from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.frames import MESSAGE_BYTES_MAX
@@ -21,6 +25,7 @@ from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc
 
 CALL_SECONDS = 5.0
 WATCH_SECONDS_MAX = 86_400.0
+RETRY_SECONDS = 0.1
 
 Reply = TypeVar("Reply")
 
@@ -38,14 +43,16 @@ class NoAnswer(Exception):
 
 
 class Control:
-    """One channel to a coordinator. Use as a context manager, or close it."""
+    """One channel to a coordinator, opened by the first call. Use as a context manager, or close it."""
 
-    def __init__(self, address: str, call_seconds: float = CALL_SECONDS) -> None:
-        self.address = address
+    def __init__(self, where: Connection | str, call_seconds: float = CALL_SECONDS) -> None:
+        """`where`: as in $SHEEPFOLD."""
+        self._access = Access(where)
+        self.address = self._access.target
         self._call_seconds = call_seconds
-        self._channel = grpc.insecure_channel(address, _OPTIONS)
-        self._coordinator = coordinator_pb2_grpc.CoordinatorServiceStub(self._channel)
-        self._monitor = monitor_pb2_grpc.MonitorServiceStub(self._channel)
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -56,25 +63,28 @@ class Control:
         self.close()
 
     def close(self) -> None:
-        self._channel.close()
+        with self._lock:
+            self._is_closed = True
+            if self._channel is not None:
+                self._channel.close()
 
     # --- calls ------------------------------------------------------------------------------------
 
     def jobs(self, wait_seconds: float = 0.0) -> tuple[str, ...]:
         """Names of all jobs; waits up to `wait_seconds` for the coordinator to come up."""
-        return self._call(self._monitor.ListJobs, m.ListJobsRequest(), m.ListJobsReply, wait_seconds).jobs
+        return self._call(_monitor, "ListJobs", m.ListJobsRequest(), m.ListJobsReply, wait_seconds).jobs
 
     def status(self, job: str) -> m.JobStatus:
-        return self._call(self._monitor.Status, m.StatusRequest(job), m.JobStatus)
+        return self._call(_monitor, "Status", m.StatusRequest(job), m.JobStatus)
 
     def create(self, request: m.CreateJobRequest, wait_seconds: float = 0.0) -> m.CreateJobReply:
-        return self._call(self._coordinator.CreateJob, request, m.CreateJobReply, wait_seconds)
+        return self._call(_coordinator, "CreateJob", request, m.CreateJobReply, wait_seconds)
 
     def control(self, request: m.ControlRequest) -> m.ControlReply:
-        return self._call(self._coordinator.Control, request, m.ControlReply)
+        return self._call(_coordinator, "Control", request, m.ControlReply)
 
     def change(self, request: m.ConfigChangeRequest) -> m.ConfigChangeReply:
-        return self._call(self._coordinator.ChangeConfig, request, m.ConfigChangeReply)
+        return self._call(_coordinator, "ChangeConfig", request, m.ConfigChangeReply)
 
     def watch(
         self, job: str, from_version: int, on_call: Callable[[grpc.Call], None]
@@ -83,7 +93,11 @@ class Control:
 
         `on_call` is given the call before the first report, so that another thread can cancel it.
         """
-        call = self._monitor.Watch(to_proto(m.WatchRequest(job, from_version)), timeout=WATCH_SECONDS_MAX)
+        call = _monitor(self._open()).Watch(
+            to_proto(m.WatchRequest(job, from_version)),
+            timeout=WATCH_SECONDS_MAX,
+            metadata=self._access.metadata,
+        )
         on_call(call)
         try:
             for report in call:
@@ -91,13 +105,47 @@ class Control:
         except grpc.RpcError as error:
             raise self._named(error) from None
 
-    def _call(self, method: Any, request: object, reply: type[Reply], wait_seconds: float = 0.0) -> Reply:
+    def _call(
+        self,
+        stub: Callable[[grpc.Channel], Any],
+        name: str,
+        request: object,
+        reply: type[Reply],
+        wait_seconds: float = 0.0,
+    ) -> Reply:
+        method = getattr(stub(self._open(wait_seconds)), name)
         timeout = max(self._call_seconds, wait_seconds)
         try:
-            answer = method(to_proto(request), timeout=timeout, wait_for_ready=wait_seconds > 0)
+            answer = method(
+                to_proto(request),
+                timeout=timeout,
+                wait_for_ready=wait_seconds > 0,
+                metadata=self._access.metadata,
+            )
         except grpc.RpcError as error:
             raise self._named(error) from None
         return from_proto(reply, answer)
+
+    def _open(self, wait_seconds: float = 0.0) -> grpc.Channel:
+        """The channel. With TLS somebody must answer first; raises NoAnswer, ServerUntrusted."""
+        deadline = time.monotonic() + wait_seconds
+        while self._channel is None:
+            try:
+                self._keep(self._access.channel(self.address, _OPTIONS))
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise self._no_answer(error.strerror or str(error)) from None
+                time.sleep(RETRY_SECONDS)
+        return self._channel
+
+    def _keep(self, channel: grpc.Channel) -> None:
+        with self._lock:
+            if self._channel is None and not self._is_closed:
+                self._channel = channel
+                return
+        channel.close()
+        if self._is_closed:
+            raise ValueError("this Control is closed")
 
     def _named(self, error: Any) -> SheepfoldError | NoAnswer:
         """The error the coordinator named, or who was expected at the address and what came instead."""
@@ -115,7 +163,14 @@ class Control:
             grpc.StatusCode.UNAVAILABLE: "nothing listens there",
             grpc.StatusCode.DEADLINE_EXCEEDED: "timed out",
         }
+        return self._no_answer(str(why.get(code, error.details())))
+
+    def _no_answer(self, why: str) -> NoAnswer:
         return NoAnswer(
-            f"no coordinator answers at {self.address} ({why.get(code, error.details())}); "
+            f"no coordinator answers at {self.address} ({why}); "
             "start one with `sheepfold up`, or name its address with --address or SHEEPFOLD"
         )
+
+
+_coordinator: Callable[[grpc.Channel], Any] = coordinator_pb2_grpc.CoordinatorServiceStub
+_monitor: Callable[[grpc.Channel], Any] = monitor_pb2_grpc.MonitorServiceStub

@@ -15,6 +15,8 @@
     ├── ChunkChecksumMismatch  DATA_LOSS            the same bytes again, at most 3 times
     ├── VersionGone            OUT_OF_RANGE         pull the newest version
     ├── JobUnknown             NOT_FOUND            never
+    ├── TokenRefused           UNAUTHENTICATED      never: take the whole address that `sheepfold up` prints
+    ├── ServerUntrusted        UNAUTHENTICATED      never; the caller's own finding, before it sends anything
     ├── Overloaded             RESOURCE_EXHAUSTED   wait, then the same bytes
     ├── NotReady               UNAVAILABLE          the same call again, with backoff
     └── InternalError          INTERNAL             a bug: once more at most
@@ -250,6 +252,20 @@ class JobUnknown(SheepfoldError):
 
     status = Status.NOT_FOUND
     reason = "JOB_UNKNOWN"
+
+
+class TokenRefused(SheepfoldError):
+    """The call carries no token, or not the one that the server was started with."""
+
+    status = Status.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class ServerUntrusted(SheepfoldError):
+    """The server did not prove that it is the one that the address names; nothing was sent to it."""
+
+    status = Status.UNAUTHENTICATED
+    reason = "SERVER_UNTRUSTED"
 
 
 class Overloaded(SheepfoldError):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 
 import sheepfold
 from sheepfold_server.shell.coordinator_main import CoordinatorConfig, CoordinatorServer
+from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.shard_main import ShardServer
 from sheepfold_server.shell.shard_process import ShardConfig
+from sheepfold_wire.connection import Connection
 from sheepfold_wire.job import Job, parse_job
 
 DEADLINE_SECONDS = 60.0
@@ -47,22 +50,28 @@ def event_loop() -> asyncio.AbstractEventLoop:
 class RunningFold:
     """Servers of this process; `address` is the coordinator's."""
 
-    def __init__(self, shards: int, staging_bytes: int = 1 << 30) -> None:
+    def __init__(self, shards: int, staging_bytes: int = 1 << 30, security: Security | None = None) -> None:
+        self.security = Security() if security is None else security
         started: Future[CoordinatorServer] = Future()
         self._stopped = asyncio.Event()
         self._served = asyncio.run_coroutine_threadsafe(self._serve(shards, started), event_loop())
         self._coordinator = started.result(DEADLINE_SECONDS)
         self.fleet = self._coordinator.fleet
         self.address = self._coordinator.address
-        self.shards = [
-            ShardServer(ShardConfig(i, shards, "127.0.0.1:0", self.address, staging_bytes=staging_bytes))
-            for i in range(shards)
-        ]
+        self.connection = Connection(self.address, self.security.ca, self.security.token)
+        config = ShardConfig(
+            shard=0,
+            shard_count=shards,
+            coordinator=self.connection,
+            staging_bytes=staging_bytes,
+            security=self.security,
+        )
+        self.shards = [ShardServer(replace(config, shard=i)) for i in range(shards)]
         for shard in self.shards:
             shard.start()
 
     async def _serve(self, shards: int, started: Future[CoordinatorServer]) -> None:
-        server = CoordinatorServer(CoordinatorConfig(shards, "127.0.0.1:0"))
+        server = CoordinatorServer(CoordinatorConfig(shards, "127.0.0.1:0", self.security))
         await server.start()
         started.set_result(server)
         await server.serve(self._stopped)
@@ -75,8 +84,10 @@ class RunningFold:
 
 
 @contextmanager
-def running_fold(shards: int, staging_bytes: int = 1 << 30) -> Iterator[RunningFold]:
-    fold = RunningFold(shards, staging_bytes)
+def running_fold(
+    shards: int, staging_bytes: int = 1 << 30, security: Security | None = None
+) -> Iterator[RunningFold]:
+    fold = RunningFold(shards, staging_bytes, security)
     try:
         yield fold
     finally:

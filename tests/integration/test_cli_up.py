@@ -213,11 +213,11 @@ def test_killed_part_stops_everything_and_says_what_is_lost(up: Up, role: str) -
     assert all(is_gone(pid) for pid in pids)
 
 
-def test_up_on_another_address_serves_all_of_it_there_and_ends_with_the_line_for_workers(
+def test_insecure_up_serves_all_of_it_at_its_address_and_ends_with_the_line_for_workers(
     tmp_path: Path,
 ) -> None:
     """127.0.0.2 is this machine's too, on Linux, and no part may fall back to 127.0.0.1."""
-    up = Up(tmp_path / "state", "--listen", "127.0.0.2")
+    up = Up(tmp_path / "state", "--listen", "127.0.0.2", "--insecure")
     try:
         facts = up.facts()
         addresses = [part["address"] for part in (facts["coordinator"], facts["dashboard"], *facts["shards"])]

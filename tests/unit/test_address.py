@@ -5,19 +5,25 @@ from __future__ import annotations
 import pytest
 
 from sheepfold.address import Address, BadAddress, find_address, parse_address
+from sheepfold_wire.connection import Connection, masked
+
+
+def grpc(target: str, network: str = "") -> Address:
+    return Address("grpc", Connection(target, network=network))
 
 
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        ("host:1234", Address("grpc", "host:1234")),
-        ("sheepfold://host.example:1234", Address("grpc", "host.example:1234")),
-        ("sheepfold://host/", Address("grpc", "host:7070")),
-        ("10.0.0.7", Address("grpc", "10.0.0.7:7070")),
-        ("[::1]:80", Address("grpc", "[::1]:80")),
+        ("host:1234", grpc("host:1234")),
+        ("sheepfold://host.example:1234", grpc("host.example:1234")),
+        ("sheepfold://host/", grpc("host:7070")),
+        ("10.0.0.7", grpc("10.0.0.7:7070")),
+        ("[::1]:80", grpc("[::1]:80")),
         ("local:", Address("local", shards=1)),
         ("local:?shards=2", Address("local", shards=2)),
-        ("  host:1 ", Address("grpc", "host:1")),
+        ("host:1?network=external", grpc("host:1", network="external")),
+        ("  host:1 ", grpc("host:1")),
     ],
 )
 def test_addresses_are_read_and_written_alike(text: str, address: Address) -> None:
@@ -35,7 +41,7 @@ def test_argument_goes_before_variable_before_default() -> None:
     ("text", "said"),
     [
         ("http://host:1", "scheme 'http'"),
-        ("sheepfold://host:1?token=secret", "unknown key 'token'"),
+        ("sheepfold://host:1?tokne=secret", "unknown key 'tokne'"),
         ("local:?shrads=2", "unknown key 'shrads', known here: shards"),
         ("local:?shards=0", "give a number from 1 to 64"),
         ("local:?shards=two", "give a number from 1 to 64"),
@@ -51,5 +57,5 @@ def test_argument_goes_before_variable_before_default() -> None:
 def test_bad_address_is_one_sentence_naming_the_text_and_the_remedy(text: str, said: str) -> None:
     with pytest.raises(BadAddress, match=said) as caught:
         parse_address(text, "$SHEEPFOLD")
-    assert str(caught.value).startswith(f"$SHEEPFOLD={text!r}: ")
+    assert str(caught.value).startswith(f"$SHEEPFOLD={masked(text)!r}: ")
     assert "\n" not in str(caught.value)

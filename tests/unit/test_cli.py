@@ -16,12 +16,13 @@ import typer
 from tests.unit.monitored import STATUS
 from typer.testing import CliRunner
 
-from sheepfold_server.cli.address import host_port
+from sheepfold_server.cli.address import connection, host_port
 from sheepfold_server.cli.app import app
 from sheepfold_server.cli.demo.progress import Lines
 from sheepfold_server.cli.jobs import parse_assignment
 from sheepfold_server.cli.listen import listen_host
 from sheepfold_server.cli.status import all_jobs, one_job
+from sheepfold_wire.connection import Connection
 from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.job import Job, job_from_toml
 
@@ -237,15 +238,32 @@ def test_sealed_key_is_refused_with_the_live_ones() -> None:
 
 @pytest.mark.parametrize("text", ["10.0.0.1:7070", "sheepfold://10.0.0.1:7070", " 10.0.0.1:7070 "])
 def test_address_may_be_written_as_workers_write_it(text: str) -> None:
-    assert host_port(text) == "10.0.0.1:7070"
+    assert connection(text) == Connection("10.0.0.1:7070")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "host:", "host:99999", "http://host:1", "local:?shards=2", "a b:1"]
+    "text", ["", "host", "host:", "host:99999", "http://host:1", "sheepfold://host:1", "a b:1"]
 )
-def test_bad_address_is_refused(text: str) -> None:
+def test_bad_address_to_listen_on_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="HOST:PORT"):
         host_port(text)
+
+
+@pytest.mark.parametrize("text", ["", "host:", "http://host:1", "local:?shards=2", "a b:1"])
+def test_bad_address_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="HOST:PORT"):
+        connection(text)
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["job", "show", "lenet"], ["job", "stop", "lenet"]], ids=" ".join
+)
+def test_token_of_a_refused_address_is_not_printed(command: list[str]) -> None:
+    for address in ("10.0.0.5:1?token=", "10.0.0.5:1?tokne=", "10.0.0.5:1&token="):
+        outcome = Outcome(*command, "--address", f"{address}a-secret-that-nobody-may-see")
+        assert outcome.code == 2
+        assert "***" in outcome.stderr
+        assert "a-secret" not in outcome.stdout + outcome.stderr
 
 
 @pytest.mark.parametrize(
@@ -353,13 +371,9 @@ def test_demo_refuses_a_folder_without_the_data(tmp_path: Path) -> None:
     ids=lambda role: role[0],
 )
 def test_role_beyond_loopback_is_refused_unless_it_is_said_aloud(role: tuple[str, ...]) -> None:
-    """There are neither TLS nor credentials yet."""
-    assert "--insecure" in Outcome(*role, "--listen", "0.0.0.0:0").refusal()
-
-
-def test_up_beyond_loopback_is_refused_unless_it_is_said_aloud(tmp_path: Path) -> None:
-    assert "--insecure" in Outcome("up", "--dir", str(tmp_path), "--listen", "10.0.0.5").refusal()
-    assert list(tmp_path.iterdir()) == []
+    """Loopback is a number or localhost: 127.example.com is a name like any other."""
+    for listen in ("0.0.0.0:0", "127.example.com:0"):
+        assert "--insecure" in Outcome(*role, "--listen", listen).refusal()
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0", "::", "[::]"])

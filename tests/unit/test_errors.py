@@ -22,7 +22,14 @@ NEVER_FROM_GRPC = {
     Status.OUT_OF_RANGE,
     Status.DATA_LOSS,
 }
-SHARED_WITH_GRPC = {"Overloaded", "NotReady", "InternalError", "SheepfoldError"}
+SHARED_WITH_GRPC = {
+    "TokenRefused",
+    "ServerUntrusted",
+    "Overloaded",
+    "NotReady",
+    "InternalError",
+    "SheepfoldError",
+}
 """Their status may also come from the network; the reason beside our domain tells them apart."""
 
 KINDS = all_errors()

@@ -37,7 +37,7 @@ def test_second_holder_of_a_directory_is_refused_with_the_first_ones_pid(tmp_pat
     with pytest.raises(StartError, match=rf"pid {os.getpid()}; stop that one or give another --dir"):
         second.take()
     second.release()
-    first.write_up({})
+    first.write_up({}, "127.0.0.1:7070")
     assert (tmp_path / "up.json").exists()
     first.release()
 
@@ -45,7 +45,7 @@ def test_second_holder_of_a_directory_is_refused_with_the_first_ones_pid(tmp_pat
 def test_refused_holder_leaves_the_first_ones_file_alone(tmp_path: Path) -> None:
     first, second = StateDir(tmp_path), StateDir(tmp_path)
     first.take()
-    first.write_up({"coordinator": {"pid": 1}})
+    first.write_up({"coordinator": {"pid": 1}}, "127.0.0.1:7070")
     with pytest.raises(StartError):
         second.take()
     second.release()
@@ -177,6 +177,23 @@ def test_address_to_listen_on_is_that_of_every_part(tmp_path: Path) -> None:
     assert coordinator_arguments(config)[-3:] == ["--listen", "10.0.0.5:7171", "--insecure"]
     assert " ".join(shard_arguments(config, 0)).count("--listen 10.0.0.5:0 --insecure") == 1
     assert "--insecure" not in coordinator_arguments(UpConfig(tmp_path))
+
+
+def test_secured_roles_get_files_and_never_the_token_itself(tmp_path: Path) -> None:
+    config = UpConfig(tmp_path, host="10.0.0.5", is_secured=True)
+    tls = tmp_path / "tls"
+    files = f"--tls-cert {tls}/server.pem --tls-key {tls}/server.key --tls-ca {tls}/ca.pem"
+    for arguments, port in ((coordinator_arguments(config), 7070), (shard_arguments(config, 0), 0)):
+        given = f"--listen 10.0.0.5:{port} {files} --token-file {tls}/token"
+        assert given in " ".join(arguments)
+    assert config.dashboard_listen(0)[:2] == ["--listen", "127.0.0.1:0"]
+
+
+def test_remedy_of_a_loss_of_secured_parts_is_secured_too(tmp_path: Path) -> None:
+    supervisor = Supervisor(UpConfig(tmp_path, is_secured=True), threading.Event(), print)
+    supervisor.coordinator._process = Dead(1)  # type: ignore[assignment]
+    with pytest.raises(PartLost, match=r"--dir .* --listen 127\.0\.0\.1`"):
+        supervisor.check()
 
 
 def test_remedy_of_a_loss_starts_it_at_the_same_address(tmp_path: Path) -> None:

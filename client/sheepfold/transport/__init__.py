@@ -85,10 +85,10 @@ class TransportMissing(Exception):
 
 def connect(address: Address) -> Transport:
     """The transport for an address; opens no connection yet. Raises TransportMissing."""
-    if address.scheme == "grpc":
+    if address.connection is not None:
         from sheepfold.transport.grpc import GrpcTransport
 
-        return GrpcTransport(address.target)
+        return GrpcTransport(address.connection)
     return _from_entry_point(address)
 
 

@@ -13,7 +13,9 @@ import grpc.experimental
 
 import sheepfold_wire.messages as m
 from sheepfold.transport import REPLIES, CoordinatorRequest, TransportError
+from sheepfold_wire.access import Access
 from sheepfold_wire.codecs import Buffer
+from sheepfold_wire.connection import Connection
 from sheepfold_wire.convert import from_proto, to_proto
 from sheepfold_wire.errors import BadFrame, PreconditionError
 from sheepfold_wire.frames import (
@@ -75,8 +77,10 @@ def channel_options(environ: Mapping[str, str] = os.environ) -> list[tuple[str, 
 class GrpcTransport:
     """Calls to one coordinator and to the shards it names; one channel for each address, kept."""
 
-    def __init__(self, coordinator: str, environ: Mapping[str, str] = os.environ) -> None:
-        self._coordinator = coordinator
+    def __init__(self, where: Connection | str, environ: Mapping[str, str] = os.environ) -> None:
+        """`where`: as in $SHEEPFOLD."""
+        self._access = Access(where)
+        self._coordinator = self._access.target
         self._options = channel_options(environ)
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
@@ -89,9 +93,10 @@ class GrpcTransport:
             seconds = LEAVING_SECONDS
         method = getattr(stub(self._channel(self._coordinator)), name)
         try:
-            return from_proto(REPLIES[type(request)], method(to_proto(request), timeout=seconds))
+            reply = method(to_proto(request), timeout=seconds, metadata=self._access.metadata)
         except grpc.RpcError as error:
             raise translated(error, f"{name} at {self._coordinator}") from None
+        return from_proto(REPLIES[type(request)], reply)
 
     def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
         method: Any = self._channel(address.address).stream_unary(
@@ -99,7 +104,7 @@ class GrpcTransport:
         )
         frames: Iterator[bytes] = chain((push_header_frame(header),), chunk_frames(payload))
         try:  # gRPC asks for no further frame once the shard has answered
-            reply = method(frames, timeout=bulk_seconds(len(payload)))
+            reply = method(frames, timeout=bulk_seconds(len(payload)), metadata=self._access.metadata)
         except grpc.RpcError as error:
             raise translated(error, f"Push to shard {address.shard} at {address.address}") from None
         return from_proto(m.PushReply, reply)
@@ -110,7 +115,8 @@ class GrpcTransport:
         )
         known = self._pull_bytes.get(address.address)
         seconds = PULL_SECONDS_UNKNOWN if known is None else bulk_seconds(known)
-        frames = method(to_proto(request), timeout=seconds + request.wait_seconds)
+        timeout = seconds + request.wait_seconds
+        frames = method(to_proto(request), timeout=timeout, metadata=self._access.metadata)
         try:
             header = _header(next(frames, b""))
             self._pull_bytes[address.address] = header.payload_bytes
@@ -123,7 +129,8 @@ class GrpcTransport:
     def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
         stub: Any = ShardServiceStub(self._channel(address.address))
         try:
-            reply = stub.Digest(to_proto(m.DigestRequest(job)), timeout=DIGEST_SECONDS)
+            request = to_proto(m.DigestRequest(job))
+            reply = stub.Digest(request, timeout=DIGEST_SECONDS, metadata=self._access.metadata)
         except grpc.RpcError as error:
             raise translated(error, f"Digest of shard {address.shard} at {address.address}") from None
         return from_proto(m.DigestReply, reply)
@@ -136,9 +143,16 @@ class GrpcTransport:
 
     def _channel(self, target: str) -> grpc.Channel:
         with self._lock:
-            if target not in self._channels:
-                self._channels[target] = grpc.insecure_channel(target, self._options)
-            return self._channels[target]
+            known = self._channels.get(target)
+        if known is not None:
+            return known
+        try:  # outside the lock: with TLS, the first look at the certificates takes an answer
+            opened = self._access.channel(target, self._options)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise TransportError(f"TLS with {self._coordinator}: {why}") from None
+        with self._lock:
+            return self._channels.setdefault(target, opened)
 
 
 def bulk_seconds(payload_bytes: int) -> float:

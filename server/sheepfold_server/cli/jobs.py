@@ -133,7 +133,7 @@ def stop(name: JobName, address: Address = DEFAULT) -> None:
     _control(name, "stop", address)
 
 
-def _control(name: str, action: str, address: str) -> None:
+def _control(name: str, action: str, address: Address) -> None:
     with Control(address) as control:
         reply = control.control(m.ControlRequest(name, action, author()))
     is_ending = action == "stop" and reply.state != "ended"

@@ -1,9 +1,10 @@
-"""Addresses that servers listen on: loopback, or another one said aloud."""
+"""Where servers listen, and with what security."""
 
 from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,18 +15,22 @@ Insecure = Annotated[
     bool,
     typer.Option("--insecure", help="Serve another address than loopback in plain text, to whoever asks."),
 ]
-LOOPBACK = ("127.", "localhost:", "[::1]:")
+TlsCert = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Serve by TLS with this certificate, PEM; with --tls-key.")
+]
+TlsKey = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Private key of --tls-cert, PEM without a password.")
+]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Certificate that signs those of coordinator and shards, one, PEM."),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Ask every call for the token in this file, the same for all roles."),
+]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z_-][A-Za-z0-9_.-]*")  # of numbers and dots alone: an address
-
-
-def check_listen(listen: str, insecure: bool) -> None:
-    """There are neither TLS nor credentials yet: only loopback, unless it is said aloud."""
-    if not insecure and not listen.startswith(LOOPBACK):
-        raise StartError(
-            f"--listen {listen}: traffic would be in plain text and open to everyone; listen on 127.0.0.1, "
-            "or add --insecure in a network you trust"
-        )
 
 
 def listen_host(text: str) -> str:

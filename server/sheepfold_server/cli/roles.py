@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from sheepfold_server.cli.address import DEFAULT, host_port
-from sheepfold_server.cli.listen import Insecure, check_listen
+from sheepfold_server.cli.address import DEFAULT, METAVAR, connection, host_port
+from sheepfold_server.cli.listen import Insecure, TlsCa, TlsCert, TlsKey, TokenFile
 from sheepfold_server.cli.trackers import Trackers
 from sheepfold_server.shell.child import announcer
 from sheepfold_server.shell.logs import log_to_stderr
+from sheepfold_server.shell.security import (
+    Security,
+    SecurityFiles,
+    check_listen,
+    read_ca,
+    read_security,
+    read_token,
+)
 from sheepfold_server.shell.supervisor import STAGING_BYTES
+from sheepfold_wire.connection import VARIABLE, Connection
 
 COORDINATOR_EPILOG = "Example: `sheepfold coordinator --shards 4 --listen 127.0.0.1:7070`"
 SHARD_EPILOG = "Example: `sheepfold shard --index 0 --shards 4 --coordinator 127.0.0.1:7070`"
@@ -19,10 +29,8 @@ DASHBOARD_EPILOG = "Example: `sheepfold dashboard --coordinator 127.0.0.1:7070 -
 
 AnnounceFd = Annotated[int, typer.Option("--announce-fd", hidden=True)]
 Coordinator = Annotated[
-    str,
-    typer.Option(
-        metavar="HOST:PORT", envvar="SHEEPFOLD", callback=host_port, help="Address of the coordinator."
-    ),
+    Connection,
+    typer.Option(metavar=METAVAR, envvar=VARIABLE, parser=connection, help="Address of the coordinator."),
 ]
 Shards = Annotated[int, typer.Option(min=1, max=64, help="Number of shards, the same for all roles.")]
 
@@ -34,16 +42,21 @@ def _listen(help_text: str) -> typer.models.OptionInfo:
 
 def coordinator(
     shards: Shards,
-    listen: Annotated[str, _listen("Address to serve on; port 0 takes a free one.")] = DEFAULT,
+    listen: Annotated[str, _listen("Address to serve on; port 0 takes a free one.")] = str(DEFAULT),
     insecure: Insecure = False,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
+    token_file: TokenFile = None,
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run the coordinator, which decides for all shards at once which gradients form a step."""
     from sheepfold_server.shell.coordinator_main import CoordinatorConfig, run_coordinator
 
-    check_listen(listen, insecure)
+    security = read_security(SecurityFiles(tls_cert, tls_key, tls_ca, token_file))
+    check_listen(listen, insecure, security)
     log_to_stderr("coordinator")
-    raise typer.Exit(run_coordinator(CoordinatorConfig(shards, listen), announcer(announce_fd)))
+    raise typer.Exit(run_coordinator(CoordinatorConfig(shards, listen, security), announcer(announce_fd)))
 
 
 def shard(
@@ -57,6 +70,12 @@ def shard(
             metavar="HOST:PORT", help="Address workers reach it at, where that is not the one it listens on."
         ),
     ] = "",
+    external: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Address that workers with network=external in theirs reach it at."
+        ),
+    ] = "",
     device: Annotated[
         str, typer.Option(help="Device that holds weights and moments: cpu, cuda or cuda:N.")
     ] = "cpu",
@@ -65,6 +84,10 @@ def shard(
         int, typer.Option(min=4096, metavar="BYTES", help="Memory for gradients that wait to be folded.")
     ] = STAGING_BYTES,
     insecure: Insecure = False,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
+    token_file: TokenFile = None,
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run one shard, which holds a part of the weights and moments and applies each step to it."""
@@ -73,9 +96,22 @@ def shard(
 
     if index >= shards:
         raise typer.BadParameter(f"--index {index}: with --shards {shards} give 0 to {shards - 1}")
-    check_listen(listen, insecure)
+    security = read_security(SecurityFiles(tls_cert, tls_key, tls_ca, token_file))
+    security = replace(security, token=security.token or coordinator.token)
+    check_listen(listen, insecure, security)
     log_to_stderr(f"shard-{index}")
-    config = ShardConfig(index, shards, listen, coordinator, advertise, device, threads, staging_bytes)
+    config = ShardConfig(
+        shard=index,
+        shard_count=shards,
+        listen=listen,
+        coordinator=replace(coordinator, ca=security.ca or coordinator.ca, token=security.token),
+        advertise=advertise,
+        device=device,
+        threads=threads,
+        staging_bytes=staging_bytes,
+        external=host_port(external) if external else "",
+        security=security,
+    )
     raise typer.Exit(run_shard(config, announcer(announce_fd)))
 
 
@@ -86,12 +122,16 @@ def dashboard(
     ] = "127.0.0.1:8070",
     tracker: Trackers = [],  # noqa: B006
     insecure: Insecure = False,
+    tls_ca: TlsCa = None,
+    token_file: TokenFile = None,
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run the dashboard: a page, JSON under /api/v1 and a reference of it under /docs."""
     from sheepfold_server.dashboard.serve import DashboardConfig, run_dashboard
 
-    check_listen(listen, insecure)
+    check_listen(listen, insecure, Security())
     log_to_stderr("dashboard")
-    config = DashboardConfig(coordinator, listen, tuple(tracker))
+    ca = coordinator.ca if tls_ca is None else read_ca(tls_ca)
+    token = coordinator.token if token_file is None else read_token(token_file)
+    config = DashboardConfig(replace(coordinator, ca=ca, token=token), listen, tuple(tracker))
     raise typer.Exit(run_dashboard(config, announcer(announce_fd)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from sheepfold_server.cli.listen import Insecure, check_listen, listen_host
+from sheepfold_server.cli.listen import Insecure, listen_host
 from sheepfold_server.cli.refusals import EXIT_FAILED, say
 from sheepfold_server.cli.trackers import Trackers
 from sheepfold_server.dashboard.trackers.choose import tracker_of
@@ -37,32 +38,35 @@ def up(
     ] = 1,
     device: Annotated[str, typer.Option(help="Device of all shards: cpu, cuda or cuda:N.")] = "cpu",
     listen: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="ADDRESS",
-            callback=listen_host,
-            help="Address of this machine to serve on, that workers on other machines reach.",
+            callback=lambda text: text if text is None else listen_host(text),
+            help="Address of this machine that workers on others reach, to serve on by TLS and with a token.",
         ),
-    ] = HOST,
+    ] = None,
     insecure: Insecure = False,
     tracker: Trackers = [],  # noqa: B006
 ) -> None:
     """Run coordinator, shards and dashboard on this machine until ctrl-C, on loopback unless told otherwise.
 
+    With --listen, certificates and a token are made in the state directory and kept there for the next time;
+    the dashboard, which asks for neither, stays on loopback.
+
     A dashboard that dies is started again. If the coordinator or a shard dies, all of it stops: exit code 1.
     """
-    check_listen(f"{listen}:{port}", insecure)
     for text in tracker:
         tracker_of(text)  # refused here in one line, and not in a log of the dashboard
     config = UpConfig(
-        directory,
-        shards,
-        port,
-        dashboard_port,
-        threads,
-        device,
-        host=listen,
+        directory=directory,
+        shard_count=shards,
+        port=port,
+        dashboard_port=dashboard_port,
+        threads=threads,
+        device=device,
+        host=listen or HOST,
         is_insecure=insecure,
+        is_secured=listen is not None and not insecure,
         trackers=tuple(tracker),
     )
     stopped = stop_on_signals()
@@ -92,11 +96,15 @@ def stop_on_signals() -> threading.Event:
 def describe(supervisor: Supervisor) -> str:
     """What runs and where; the last line is for the terminals of workers."""
     shards = ", ".join(shard.address for shard in supervisor.shards)
+    line = supervisor.connection.secret
+    told = (
+        f" (kept in {supervisor.directory.connection}; it is a secret)" if supervisor.connection.token else ""
+    )
     return (
         f"coordinator  {supervisor.coordinator.address}\n"
         f"shards       {len(supervisor.shards)} ({shards})\n"
         f"dashboard    http://{supervisor.dashboard.address}\n"
         f"state        {supervisor.config.directory} (logs in {supervisor.directory.logs})\n"
-        "ctrl-C stops all of it; workers need this line:\n"
-        f"export SHEEPFOLD={supervisor.coordinator.address}"
+        f"ctrl-C stops all of it; workers need this line{told}:\n"
+        f"export SHEEPFOLD={shlex.quote(line)}"
     )

@@ -10,6 +10,7 @@ import grpc
 
 from sheepfold_server.dashboard.store import Store
 from sheepfold_server.dashboard.trackers.mirror import Mirror
+from sheepfold_wire.connection import Connection
 from sheepfold_wire.control import Control, NoAnswer
 from sheepfold_wire.errors import SheepfoldError
 
@@ -24,7 +25,7 @@ JOIN_SECONDS = 2.0
 class Follower:
     """One thread that polls, and one per job that watches its step reports."""
 
-    def __init__(self, store: Store, coordinator: str, mirror: Mirror | None = None) -> None:
+    def __init__(self, store: Store, coordinator: Connection | str, mirror: Mirror | None = None) -> None:
         self._store, self._mirror = store, mirror or Mirror(())
         self._control = Control(coordinator)
         self._closing = threading.Event()

@@ -16,6 +16,7 @@ from sheepfold_server.dashboard.listen import CONNECTIONS_MAX, bind
 from sheepfold_server.dashboard.store import Store
 from sheepfold_server.dashboard.trackers.choose import tracker_of
 from sheepfold_server.dashboard.trackers.mirror import Mirror
+from sheepfold_wire.connection import DEFAULT, Connection
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ GRACE_SECONDS = 3
 class DashboardConfig:
     """What the dashboard process is started with."""
 
-    coordinator: str = "127.0.0.1:7070"
+    coordinator: Connection | str = DEFAULT
     listen: str = "127.0.0.1:8070"
     trackers: tuple[str, ...] = ()
     """As `--tracker` names them."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,7 +14,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from sheepfold_server.shell.coordinator_actor import Fleet
 from sheepfold_server.shell.coordinator_service import CoordinatorService, MonitorService
 from sheepfold_server.shell.options import server_options
+from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.start import StartError
+from sheepfold_server.shell.token_check import AioTokenCheck
 from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class CoordinatorConfig:
 
     shard_count: int
     listen: str = "127.0.0.1:7070"
+    security: Security = field(default_factory=Security)
 
 
 class CoordinatorServer:
@@ -39,7 +42,9 @@ class CoordinatorServer:
         self.fleet = Fleet(config.shard_count)
         self.address = ""
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=server_options())
+        token = config.security.token
+        checks = [AioTokenCheck(token)] if token else []
+        self._server = grpc.aio.server(interceptors=checks, options=server_options())
 
     async def start(self) -> None:
         """Listen; raises StartError."""
@@ -49,10 +54,7 @@ class CoordinatorServer:
         monitor_pb2_grpc.add_MonitorServiceServicer_to_server(MonitorService(self.fleet), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         listen = self.config.listen
-        try:
-            port = self._server.add_insecure_port(listen)
-        except RuntimeError:
-            port = 0
+        port = self.config.security.add_port(self._server, listen)
         if port == 0:
             raise StartError(
                 f"the coordinator cannot listen on {listen}: the port is taken or the address is not of this "

@@ -12,7 +12,9 @@ import grpc
 import sheepfold_wire.messages as m
 from sheepfold_server.shell.batches import batches
 from sheepfold_server.shell.options import channel_options
+from sheepfold_wire.access import Access
 from sheepfold_wire.convert import command_from_proto, reports_to_proto
+from sheepfold_wire.errors import ServerUntrusted
 from sheepfold_wire.v1 import coordinator_pb2_grpc, shard_pb2
 
 log = logging.getLogger(__name__)
@@ -26,13 +28,13 @@ class Link:
 
     def __init__(
         self,
-        coordinator: str,
+        access: Access,
         hello: Callable[[], m.Hello],
         on_command: Callable[[m.ShardCommand], None],
         on_failure: Callable[[str], None],
     ) -> None:
         """`on_failure`: a command cannot be carried out, or the coordinator refuses this shard for good."""
-        self._coordinator, self._hello = coordinator, hello
+        self._access, self._hello = access, hello
         self._on_command, self._on_failure = on_command, on_failure
         self._reports: queue.SimpleQueue[m.ShardReport | None] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -56,32 +58,44 @@ class Link:
     def _run(self) -> None:
         was_up = True
         while not self._closing.is_set():
-            with grpc.insecure_channel(self._coordinator, channel_options()) as channel:
-                stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
-                try:
-                    self._talk(stub)
-                except grpc.RpcError as error:
-                    if _is_final(error):
-                        self._on_failure(
-                            f"the coordinator at {self._coordinator} refuses it: {_details(error)}"
-                        )
-                        return
-                    if was_up and not self._closing.is_set():
-                        log.warning(
-                            "no link to the coordinator at %s: %s", self._coordinator, _details(error)
-                        )
-                except Exception as error:
-                    log.exception("a command of the coordinator could not be carried out")
-                    self._on_failure(f"a command could not be carried out: {error!r}")
-                    return
+            try:
+                lost = self._hold()
+            except Exception as error:
+                log.exception("a command of the coordinator could not be carried out")
+                self._on_failure(f"a command could not be carried out: {error!r}")
+                return
+            if lost is None:
+                return
+            if lost and was_up and not self._closing.is_set():
+                log.warning("no link to the coordinator at %s: %s", self._access.target, lost)
             was_up, self.is_up = self.is_up, False
             self._closing.wait(RECONNECT_SECONDS)
+
+    def _hold(self) -> str | None:
+        """Until the link is lost: why, empty if the coordinator ended it. None: it is refused for good."""
+        try:
+            channel = self._access.channel(self._access.target, channel_options())
+        except ServerUntrusted as error:
+            self._on_failure(f"it does not trust the coordinator: {error}")
+            return None
+        except OSError as error:
+            return error.strerror or str(error)
+        with channel:
+            try:
+                self._talk(coordinator_pb2_grpc.CoordinatorServiceStub(channel))
+            except grpc.RpcError as error:
+                if not _is_final(error):
+                    return _details(error)
+                target = self._access.target
+                self._on_failure(f"the coordinator at {target} refuses it: {_details(error)}")
+                return None
+        return ""
 
     def _talk(self, stub: coordinator_pb2_grpc.CoordinatorServiceStub) -> None:
         reports: queue.SimpleQueue[m.ShardReport | None] = queue.SimpleQueue()
         reports.put(self._hello())
         self._reports = reports
-        call = stub.Link(_stream(reports))
+        call = stub.Link(_stream(reports), metadata=self._access.metadata)
         self._call = call
         try:
             for message in call:
@@ -117,6 +131,7 @@ def _is_final(error: grpc.RpcError) -> bool:
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.ABORTED,
+        grpc.StatusCode.UNAUTHENTICATED,
     )
 
 

@@ -18,6 +18,8 @@ from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
 from sheepfold_server.shell.shard_service import SERVICE, ShardService
 from sheepfold_server.shell.start import StartError
+from sheepfold_server.shell.token_check import TokenCheck
+from sheepfold_wire.access import Access
 
 log = logging.getLogger(__name__)
 
@@ -36,23 +38,25 @@ class ShardServer:
         torch.set_num_threads(config.threads)
         self.process = ShardProcess(config, self._send, self._on_halt)
         self._health = health.HealthServicer(experimental_non_blocking=True)
+        token = config.security.token
         self._server = grpc.server(
-            ThreadPoolExecutor(CALLS_MAX, "call"), options=server_options(), maximum_concurrent_rpcs=CALLS_MAX
+            ThreadPoolExecutor(CALLS_MAX, "call"),
+            interceptors=[TokenCheck(token)] if token else [],
+            options=server_options(),
+            maximum_concurrent_rpcs=CALLS_MAX,
         )
         self._server.add_generic_rpc_handlers((ShardService(self.process).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        try:
-            port = self._server.add_insecure_port(config.listen)
-        except RuntimeError:
-            port = 0
+        port = config.security.add_port(self._server, config.listen)
         if port == 0:
             raise StartError(
                 f"shard {config.shard} cannot listen on {config.listen}: the port is taken or the address is "
                 "not of this machine; give another with --listen HOST:PORT"
             )
         self.address = f"{config.listen.rsplit(':', 1)[0]}:{port}"
+        hello = self.process.hello
         self._link = Link(
-            config.coordinator, lambda: self.process.hello(self.address), self._command, self.process.halt
+            Access(config.coordinator), lambda: hello(self.address), self._command, self.process.halt
         )
 
     def _send(self, report: m.ShardReport) -> None:

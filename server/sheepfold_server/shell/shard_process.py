@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,9 +18,11 @@ from sheepfold_server.optim.kernel import Kernel
 from sheepfold_server.optim.layout import ShardLayout
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.kernels import KernelError, KernelFolder, job_programs, numeric_fingerprint
+from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.shard_actor import ShardActor
 from sheepfold_server.storage.null import NullStorage
 from sheepfold_wire.codecs import Codec
+from sheepfold_wire.connection import DEFAULT, Connection
 from sheepfold_wire.errors import JobUnknown, NotReady
 from sheepfold_wire.job import Job, job_from_json
 from sheepfold_wire.manifest import Manifest
@@ -38,12 +40,15 @@ class ShardConfig:
     shard: int
     shard_count: int
     listen: str = "127.0.0.1:0"
-    coordinator: str = "127.0.0.1:7070"
+    coordinator: Connection | str = DEFAULT
     advertise: str = ""
     """Address workers reach it at; empty: the one it listens on."""
     device: str = "cpu"
     threads: int = 1
     staging_bytes: int = STAGING_BYTES
+    external: str = ""
+    """Address that workers with network=external reach it at; empty: the same as the others."""
+    security: Security = field(default_factory=Security)
 
 
 OPENER_SECONDS = 5.0
@@ -83,6 +88,7 @@ class ShardProcess:
             staging_bytes=c.staging_bytes,
             kernels=kernels,
             kernel_note=note,
+            external_address=c.external,
         )
 
     def command(self, command: m.ShardCommand) -> None:

@@ -12,11 +12,15 @@ from sheepfold_server.shell.start import StartError
 
 
 class StateDir:
-    """Held by one process at a time. `up.json` says what runs; `logs/` has one file per role."""
+    """Held by one process at a time. `up.json` says what runs; `logs/` has one file per role.
+
+    `connection` holds what workers need in $SHEEPFOLD, for its owner alone; `SHEEPFOLD=file:PATH` names it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.logs = path / "logs"
+        self.connection = path / "connection"
         self._up_file = path / "up.json"
         self._lock_fd = -1
 
@@ -43,8 +47,9 @@ class StateDir:
         os.write(fd, f"{os.getpid()}\n".encode())
         self._lock_fd = fd
 
-    def write_up(self, processes: dict[str, Any]) -> None:
-        """Replace `up.json` whole, so that a reader never sees half of it."""
+    def write_up(self, processes: dict[str, Any], connection: str) -> None:
+        """Replace both files whole, so that a reader never sees half of one."""
+        write_secret(self.connection, f"{connection}\n".encode("ascii"))
         fresh = self._up_file.with_suffix(".json.new")
         fresh.write_text(json.dumps(processes, indent=2) + "\n", "utf-8")
         fresh.replace(self._up_file)
@@ -53,5 +58,15 @@ class StateDir:
         """Nothing runs here any more. The lock file stays: removing it would let two holders in."""
         if self._lock_fd >= 0:
             self._up_file.unlink(missing_ok=True)
+            self.connection.unlink(missing_ok=True)
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+
+def write_secret(file: Path, content: bytes) -> None:
+    """Whole or not at all, and never readable by others."""
+    fresh = file.with_name(f".{file.name}.new")
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as opened:
+        opened.write(content)
+    fresh.replace(file)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sheepfold_server.shell.child import Child, ended
+from sheepfold_server.shell.security import SecurityFiles, read_ca, read_token
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.state_dir import StateDir
+from sheepfold_wire.connection import Connection
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 8.0
@@ -28,7 +30,8 @@ STAGING_BYTES = 1 << 30
 class UpConfig:
     """What `sheepfold up` starts. A port of 0 takes a free one.
 
-    `host` is listened on by all of them and told to workers; another one than loopback must be `is_insecure`.
+    `host` is listened on and told to workers. Another one than loopback must be `is_secured`, by TLS and a
+    token; the dashboard, which has neither, then stays on loopback. Or it must be `is_insecure`.
     """
 
     directory: Path
@@ -40,12 +43,30 @@ class UpConfig:
     staging_bytes: int = STAGING_BYTES
     host: str = HOST
     is_insecure: bool = False
+    is_secured: bool = False
     trackers: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> SecurityFiles:
+        """Where certificates and token are, if it is secured."""
+        return SecurityFiles.in_folder(self.directory / "tls")
+
     def listen(self, port: int = 0) -> list[str]:
-        """The arguments of a role that is to listen on `port`."""
-        insecure = ["--insecure"] if self.is_insecure else []
-        return ["--listen", f"{self.host}:{port}", *insecure]
+        """The arguments of a gRPC role that is to listen on `port`."""
+        arguments = ["--listen", f"{self.host}:{port}"]
+        if self.is_secured:
+            given = {"--tls-cert": self.files.certificate, "--tls-key": self.files.key}
+            return arguments + [str(word) for pair in given.items() for word in pair] + self.callers()
+        return [*arguments, "--insecure"] if self.is_insecure else arguments
+
+    def dashboard_listen(self, port: int) -> list[str]:
+        if self.is_secured:
+            return ["--listen", f"{HOST}:{port}", *self.callers()]
+        return self.listen(port)
+
+    def callers(self) -> list[str]:
+        """The arguments of a role that calls another."""
+        return ["--tls-ca", str(self.files.ca), "--token-file", str(self.files.token)]
 
 
 class PartLost(Exception):
@@ -78,6 +99,8 @@ class Supervisor:
             self._child(f"shard {i}", *shard_arguments(config, i)) for i in range(config.shard_count)
         ]
         self.dashboard = self._child("dashboard", "dashboard")
+        self.connection = Connection("")
+        """For workers; known once it is started."""
         self._backoff = Backoff()
         self._dashboard_started_at = 0.0
         self._restart_dashboard_at: float | None = None
@@ -90,6 +113,7 @@ class Supervisor:
         if not 1 <= self.config.shard_count <= 64:
             raise StartError(f"--shards {self.config.shard_count}: give 1 to 64")
         self.directory.take()
+        self._make_security()
         self.coordinator.start()
         self.coordinator.await_address(self._stopped)
         for shard in self.shards:
@@ -97,12 +121,28 @@ class Supervisor:
         self._start_dashboard(self.config.dashboard_port)
         for child in (*self.shards, self.dashboard):
             child.await_address(self._stopped)
-        self.directory.write_up(self.facts())
+        self.connection = self._connection()
+        self.directory.write_up(self.facts(), self.connection.secret)
+
+    def _make_security(self) -> None:
+        if self.config.is_secured:
+            from sheepfold_server.shell.certificates import make_security  # on loopback nobody waits for it
+
+            make_security(self.config.directory / "tls", self.config.host)
+
+    def _connection(self) -> Connection:
+        files, address = self.config.files, self.coordinator.address
+        if not self.config.is_secured:
+            return Connection(address)
+        assert files.ca is not None  # as they were made
+        assert files.token is not None
+        return Connection(address, read_ca(files.ca), read_token(files.token))
 
     def _start_dashboard(self, port: int) -> None:
         self._dashboard_started_at = time.monotonic()
         trackers = [part for text in self.config.trackers for part in ("--tracker", text)]
-        self.dashboard.start("--coordinator", self.coordinator.address, *self.config.listen(port), *trackers)
+        listen = self.config.dashboard_listen(port)
+        self.dashboard.start("--coordinator", self.coordinator.address, *listen, *trackers)
 
     def check(self) -> None:
         """Notice what died since the last call; raises PartLost."""
@@ -117,7 +157,7 @@ class Supervisor:
             "the attached workers and open steps" if child is self.coordinator else "the weights and moments"
         )
         again = f"sheepfold up --shards {self.config.shard_count} --dir {self.config.directory}"
-        if self.config.host != HOST:
+        if self.config.is_secured or self.config.host != HOST:
             again += f" --listen {self.config.host}{' --insecure' if self.config.is_insecure else ''}"
         return (
             f"{ended(child.name, child.pid, code)}: {held} it held are lost, so the job cannot go on; "
@@ -143,7 +183,7 @@ class Supervisor:
         with contextlib.suppress(StartError):  # it ended again; the next check sees that
             self.dashboard.await_address(self._stopped)
             self._say(f"dashboard restarted, pid {self.dashboard.pid}")
-            self.directory.write_up(self.facts())
+            self.directory.write_up(self.facts(), self.connection.secret)
 
     def stop(self) -> None:
         """Ask all to finish, the coordinator last; kill what has not ended in time."""
