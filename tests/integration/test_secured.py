@@ -20,6 +20,7 @@ from tests.integration.test_cli_up import Up, eventually, sheepfold
 
 import sheepfold as client
 import sheepfold_wire.messages as m
+from sheepfold.doctor.examine import examine
 from sheepfold.errors import Refused
 from sheepfold.transport import TransportError
 from sheepfold.transport.grpc import GrpcTransport
@@ -231,6 +232,43 @@ def test_control_waits_for_a_coordinator_to_come_up_and_then_names_the_address()
         silent = Connection(f"127.0.0.1:{taken.getsockname()[1]}", "0" * 64)
     with Control(silent) as control, pytest.raises(NoAnswer, match=silent.target):
         control.jobs(wait_seconds=0.2)
+
+
+def test_worker_from_outside_is_sent_to_the_external_address_of_a_shard() -> None:
+    """Nobody listens at the other one, so that a worker of the cluster's own network could not train."""
+    with running_fold(1) as fold, Control(fold.connection) as control:
+        process, link = fold.shards[0].process, fold.shards[0]._link
+        control.create(m.CreateJobRequest("", small_job().to_json()), wait_seconds=10.0)
+        eventually(lambda: control.status("small").shards[0].is_connected, "the first link")
+        process.config = replace(process.config, advertise="127.0.0.1:1", external=fold.shards[0].address)
+        assert link._call is not None
+        link._call.cancel()
+        eventually(lambda: control.status("small").shards[0].address == "127.0.0.1:1", "the next Hello")
+        train(f"{fold.address}?network=external", small_job())
+        doctor = examined(f"{fold.address}?network=external")
+        assert doctor["shard 0 weights"].startswith("ok: version 4")
+        assert examined(fold.address)["shard 0 TCP"].startswith("FAILED: nothing listens at 127.0.0.1:1")
+
+
+# --- doctor ---------------------------------------------------------------------------------------------
+
+
+def examined(address: str) -> dict[str, str]:
+    return {result.name: result.line[18:] for result in examine(address, None, {})}
+
+
+def test_doctor_tells_version_certificate_and_token(fold: RunningFold) -> None:
+    found = examined(fold.connection.secret)
+    assert "ok: TLSv1.3, certificate sha256:" in found["TLS"]
+    assert "expires in 729 days" in found["TLS"]
+    assert found["token"] == "ok: the server takes it"
+    assert fold.security.token not in "".join(found.values())
+
+
+def test_doctor_tells_a_wrong_ca_a_wrong_token_and_plain_text_apart(fold: RunningFold) -> None:
+    assert "FAILED" in examined(replace(fold.connection, ca="0" * 64).secret)["TLS"]
+    assert "FAILED: the token is not" in examined(replace(fold.connection, token=OTHER_TOKEN).secret)["token"]
+    assert "speaks TLS, and the address asks for plain text" in examined(fold.address)["gRPC"]
 
 
 # --- sheepfold up ---------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
 @contextmanager
 def running_up(machine: Machine, directory: Path) -> Iterator[str]:
     """What `sheepfold up --listen` prints, to its last line."""
-    options = ["--listen", SERVER, "--insecure", "--port", "0", "--dashboard-port", "0", "--dir", directory]
+    options = ["--listen", SERVER, "--port", "0", "--dashboard-port", "0", "--dir", directory]
     with (directory.parent / "up.stderr").open("w+") as errors:
         process = subprocess.Popen(
             machine.command(sys.executable, "-m", "sheepfold_server", "up", *options),
@@ -134,12 +134,13 @@ def worker(machines: tuple[Machine, Machine]) -> Machine:
 
 @pytest.fixture(scope="module")
 def address(machines: tuple[Machine, Machine], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address in the line to paste."""
+    """What stands in the line to paste: place, CA and token, all that the other machine is given."""
     with running_up(machines[0], tmp_path_factory.mktemp("up") / "state") as printed:
         last = printed.splitlines()[-1]
-        assert re.fullmatch(rf"export SHEEPFOLD={re.escape(SERVER)}:\d+", last), printed
-        assert "127.0.0.1" not in printed
-        yield last.removeprefix("export SHEEPFOLD=")
+        value = rf"sheepfold://{re.escape(SERVER)}:\d+\?ca=sha256:[0-9a-f]{{64}}&token=[\w-]{{43}}"
+        assert re.fullmatch(f"export SHEEPFOLD='{value}'", last), printed
+        assert [line.split()[0] for line in printed.splitlines() if "127.0.0.1" in line] == ["dashboard"]
+        yield last.removeprefix("export SHEEPFOLD='").removesuffix("'")
 
 
 @contextmanager
@@ -173,13 +174,25 @@ def test_worker_on_another_machine_trains_with_the_line_that_up_prints(worker: M
 def test_doctor_on_another_machine_finds_the_server_only_where_it_is(worker: Machine, address: str) -> None:
     found = worker.sheepfold("doctor", address=address)
     assert found.returncode == 0, found.stdout
-    assert re.search(rf"^TCP +ok: {re.escape(address)} takes connections", found.stdout, re.MULTILINE)
+    assert re.search(rf"^TCP +ok: {re.escape(SERVER)}:\d+ takes connections", found.stdout, re.MULTILINE)
+    assert re.search(r"^TLS +ok: TLSv1\.3, .* expires in 7\d\d days$", found.stdout, re.MULTILINE)
+    assert re.search(r"^token +ok: the server takes it$", found.stdout, re.MULTILINE)
     here = worker.sheepfold("doctor", address=address.replace(SERVER, "127.0.0.1"))
     assert here.returncode == 1
     assert re.search(r"^TCP +FAILED: .* name the machine where it runs", here.stdout, re.MULTILINE)
     nobody = worker.sheepfold("doctor", address="10.78.0.1:7070")
     assert nobody.returncode == 1
     assert re.search(r"^TCP +FAILED: no way leads to 10\.78\.0\.1:7070", nobody.stdout, re.MULTILINE)
+
+
+def test_machine_that_was_not_given_the_whole_line_is_refused(worker: Machine, address: str) -> None:
+    done = worker.run(sys.executable, EXAMPLE, address=address + "x")
+    assert done.returncode != 0
+    assert "Refused: the token is not that of this server" in done.stderr
+    assert address.rpartition("token=")[2] not in done.stdout + done.stderr
+    plain = worker.sheepfold("doctor", address=address.removeprefix("sheepfold://").partition("?")[0])
+    assert plain.returncode == 1
+    assert re.search(r"^gRPC +FAILED: .* speaks TLS, .* quotes included$", plain.stdout, re.MULTILINE)
 
 
 def test_doctor_tells_lost_full_packets_from_a_dead_shard(

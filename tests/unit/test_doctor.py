@@ -33,12 +33,16 @@ from sheepfold.doctor.machine import (
 )
 from sheepfold.doctor.reach import Endpoint
 from sheepfold.doctor.results import CheckResult, Status, exit_code, failed, ok, size, skipped, warning
-from sheepfold.doctor.servers import reach_checks
+from sheepfold.doctor.security import check_tls, judge_tls
+from sheepfold.doctor.servers import CHECKS, reach_checks
 from sheepfold.doctor.shards import Weights, check_request, check_weights, judge_sample, shard_checks
+from sheepfold_wire.access import Access
+from sheepfold_wire.connection import Connection
 from sheepfold_wire.convert import to_proto
-from sheepfold_wire.errors import JobUnknown
+from sheepfold_wire.errors import JobUnknown, ServerUntrusted
 from sheepfold_wire.frames import CHUNK_BYTES, chunk_frame, pull_end_frame, pull_header_frame
 from sheepfold_wire.status import DETAILS_KEY, to_details
+from sheepfold_wire.tls import ServerTls
 
 REQUEST = m.PullRequest("toy", 0, 1, "", "", "fp32", None, 1.0)
 
@@ -108,9 +112,7 @@ def test_size_is_written_for_people(count: int, text: str) -> None:
 def test_bad_address_fails_and_skips_every_check_of_servers() -> None:
     found = examined("coordinator:port:7")
     assert found["address"].status is Status.FAILED
-    assert [found[name].line.split(maxsplit=1)[1] for name in ("DNS", "TCP", "gRPC", "job", "shards")] == [
-        "skipped: needs address"
-    ] * 5
+    assert [found[name].line.split(maxsplit=1)[1] for name in CHECKS] == ["skipped: needs address"] * 7
     assert found["versions"].status is Status.OK
 
 
@@ -134,7 +136,7 @@ def test_name_that_nobody_knows_fails_in_bounded_time() -> None:
     assert "no-such-host.invalid" in found["DNS"].text
     assert "10.0.0.5" in found["DNS"].remedy
     assert found["TCP"].text == "needs DNS"
-    assert found["gRPC"].text == "needs TCP"
+    assert found["TLS"].text == "needs TCP"
 
 
 def test_name_of_an_impossible_form_fails_as_an_unknown_one() -> None:
@@ -157,11 +159,7 @@ def test_closed_port_fails_with_what_to_start() -> None:
     assert found["TCP"].status is Status.FAILED
     assert f"nothing listens at 127.0.0.1:{port}" in found["TCP"].text
     assert "sheepfold up" in found["TCP"].remedy
-    assert [found[name].text for name in ("gRPC", "job", "shards")] == [
-        "needs TCP",
-        "needs gRPC",
-        "needs job",
-    ]
+    assert [found[name].text for name in CHECKS[2:]] == [f"needs {name}" for name in CHECKS[1:-1]]
 
 
 def test_server_that_takes_no_connection_times_out() -> None:
@@ -196,7 +194,7 @@ def test_server_that_speaks_no_grpc_fails_with_what_to_compare() -> None:
     assert found["TCP"].status is Status.OK
     assert found["gRPC"].status is Status.FAILED
     assert f"Compare {address} with the last line that `sheepfold up` prints" in found["gRPC"].remedy
-    assert found["job"].text == "needs gRPC"
+    assert found["token"].text == "needs gRPC"
 
 
 def test_grpc_server_that_is_not_ours_fails() -> None:
@@ -238,8 +236,8 @@ def test_proxy_in_use_replaces_the_direct_checks() -> None:
 @pytest.mark.parametrize(
     ("endpoint", "error", "remedy"),
     [
-        (Endpoint("10.0.0.5", 7070), ConnectionRefusedError(), "sheepfold up --listen 10.0.0.5 --insecure"),
-        (Endpoint("127.0.0.1", 7070), ConnectionRefusedError(), "export SHEEPFOLD=HOST:7070"),
+        (Endpoint("10.0.0.5", 7070), ConnectionRefusedError(), "sheepfold up --listen 10.0.0.5` there"),
+        (Endpoint("127.0.0.1", 7070), ConnectionRefusedError(), "export SHEEPFOLD="),
         (
             Endpoint("127.0.0.1", 4001, "shard 1"),
             ConnectionRefusedError(),
@@ -281,6 +279,40 @@ def test_endpoint_reads_and_writes_ipv6_in_brackets() -> None:
     assert not Endpoint("fe80::1%eth0", 7070).is_here
     with pytest.raises(ValueError, match="HOST:PORT"):
         Endpoint.of("7070")
+
+
+# --- certificates and the token -------------------------------------------------------------------------
+
+
+def test_certificate_is_told_with_its_last_days() -> None:
+    seen = ServerTls(b"", "TLSv1.3", "ab" * 32, expires_at=100 * 86_400.0)
+    fine = judge_tls(seen, now=2.5 * 86_400)
+    assert (fine.status, fine.text) == (
+        Status.OK,
+        f"TLSv1.3, certificate sha256:{'ab' * 32} expires in 97 days",
+    )
+    short = judge_tls(seen, now=90 * 86_400)
+    assert short.status is Status.WARNING
+    assert "Start `sheepfold up` again" in short.remedy
+
+
+def test_plain_text_is_no_matter_on_loopback_and_a_warning_elsewhere() -> None:
+    assert check_tls(Connection("127.0.0.1:7070")).status is Status.OK
+    assert check_tls(Connection("10.0.0.5:7070")).status is Status.WARNING
+
+
+def test_port_that_speaks_no_tls_fails_where_the_address_asks_for_it() -> None:
+    with listening(answer_http) as address:
+        result = check_tls(Connection(address, "0" * 64))
+    assert result.status is Status.FAILED
+    assert "speaks no TLS" in result.text
+
+
+def test_plain_shard_elsewhere_is_not_shown_the_token() -> None:
+    """Its coordinator is reached on loopback, where plain text is allowed."""
+    access = Access(Connection("127.0.0.1:1", token="a-token-of-twenty-letters"))
+    with pytest.raises(ServerUntrusted, match=r"10\.0\.0\.5:4001 in plain text"):
+        ShardCalls("10.0.0.5:4001", {}, access)
 
 
 # --- shards ---------------------------------------------------------------------------------------------
@@ -551,6 +583,6 @@ def test_program_prints_a_line_for_each_check_and_fails_if_one_did(
 ) -> None:
     assert main(["--address", f"127.0.0.1:{closed_port()}"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 14
     assert sum(" FAILED: " in line for line in lines) == 1
     assert main(["--address", "local:"]) == 0

@@ -1,4 +1,4 @@
-"""`python -m sheepfold.doctor [--address HOST:PORT] [--job NAME]`: needs the client alone."""
+"""`python -m sheepfold.doctor [--address ADDRESS] [--job NAME]`: needs the client alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Check the way from this machine to coordinator and shards, and what workers need here. "
         "Exit code 1 if a check FAILED.",
     )
-    parser.add_argument("--address", "-a", metavar="HOST:PORT", help="default: $SHEEPFOLD, 127.0.0.1:7070")
+    parser.add_argument("--address", "-a", metavar="ADDRESS", help="default: $SHEEPFOLD, 127.0.0.1:7070")
     parser.add_argument("--job", metavar="NAME", help="default: the job with the most weights")
     options = parser.parse_args(arguments)
     results = []

@@ -13,6 +13,7 @@ import grpc
 import sheepfold_wire.messages as m
 from sheepfold.calls import Terms
 from sheepfold.transport.grpc import channel_options, translated
+from sheepfold_wire.access import Access
 from sheepfold_wire.convert import to_proto
 from sheepfold_wire.errors import BadFrame, JobUnknown
 from sheepfold_wire.frames import Chunk, read_pull_frame
@@ -42,9 +43,11 @@ class Sample:
 class ShardCalls:
     """One channel to a shard, with a worker's options. Raises what `translated` makes of failures."""
 
-    def __init__(self, address: str, environ: Mapping[str, str]) -> None:
-        self.address = address
-        self._channel = grpc.insecure_channel(address, channel_options(environ))
+    def __init__(self, address: str, environ: Mapping[str, str], access: Access | None = None) -> None:
+        """`access`: its coordinator's; None is plain text. Raises OSError, ServerUntrusted."""
+        used = Access(address) if access is None else access
+        self.address, self._metadata = address, used.metadata
+        self._channel = used.channel(address, channel_options(environ))
         self._pull: Any = self._channel.unary_stream(
             "/sheepfold.v1.ShardService/Pull", shard_pb2.PullRequest.SerializeToString, None
         )
@@ -62,7 +65,7 @@ class ShardCalls:
         request = m.PullRequest("", 0, 0, "x" * padding_bytes, "", "fp32", None, 0.0)
         began = time.perf_counter()
         try:
-            next(self._pull(to_proto(request), timeout=CALL_SECONDS_MAX), None)
+            next(self._pull(to_proto(request), timeout=CALL_SECONDS_MAX, metadata=self._metadata), None)
         except grpc.RpcError as error:
             answer = translated(error, f"the call to {self.address}")
             if not isinstance(answer, JobUnknown):
@@ -72,7 +75,7 @@ class ShardCalls:
     def sample(self, request: m.PullRequest) -> Sample:
         """Pull, and stop after some seconds or megabytes."""
         timeout = request.wait_seconds + 2 * SAMPLE_SECONDS_MAX
-        frames = self._pull(to_proto(request), timeout=timeout)
+        frames = self._pull(to_proto(request), timeout=timeout, metadata=self._metadata)
         try:
             header = read_pull_frame(next(frames, b""))
             if not isinstance(header, m.PullHeader):

@@ -103,10 +103,10 @@ def _who_should_listen(endpoint: Endpoint) -> str:
     if endpoint.is_here:
         return (
             "Run `sheepfold up` on this machine, or name the machine where it runs: "
-            "`export SHEEPFOLD=HOST:7070`"
+            "`export SHEEPFOLD=...`, the last line that it prints"
         )
     return (
-        f"Run `sheepfold up --listen {endpoint.host} --insecure` there (without --listen only that machine "
+        f"Run `sheepfold up --listen {endpoint.host}` there (without --listen only that machine "
         "itself can connect), and compare the port with the last line that it prints"
     )
 

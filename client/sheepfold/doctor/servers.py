@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import sheepfold_wire.messages as m
 from sheepfold.address import DEFAULT, VARIABLE, BadAddress, find_address
@@ -15,11 +16,22 @@ from sheepfold.calls import Terms
 from sheepfold.doctor import network, reach
 from sheepfold.doctor.machine import proxy_in_use
 from sheepfold.doctor.reach import Endpoint
-from sheepfold.doctor.results import CheckResult, failed, milliseconds, ok, skipped
+from sheepfold.doctor.results import CheckResult, Status, failed, milliseconds, ok, skipped
+from sheepfold.doctor.security import (
+    WHOLE_LINE,
+    check_tls,
+    is_secured,
+    token_accepted,
+    token_refused,
+)
 from sheepfold.doctor.shards import Weights, shard_checks
 from sheepfold.transport import TransportError
 from sheepfold.transport.grpc import GrpcTransport
-from sheepfold_wire.errors import JobUnknown, NotReady, SheepfoldError
+from sheepfold_wire.access import Access
+from sheepfold_wire.connection import Connection
+from sheepfold_wire.errors import JobUnknown, NotReady, SheepfoldError, TokenRefused
+
+CHECKS = ("DNS", "TCP", "TLS", "gRPC", "token", "job", "shards")
 
 Checks = Generator[CheckResult, None, bool]
 """Results as they come; returns whether what follows can be checked."""
@@ -27,24 +39,35 @@ Checks = Generator[CheckResult, None, bool]
 
 def server_checks(given: str | None, job: str | None, environ: Mapping[str, str]) -> Iterator[CheckResult]:
     """`given`: an address, else the environment's; `job`: a name, else one of those there are."""
-    checks = ["DNS", "TCP", "gRPC", "job", "shards"]
     try:
         address = find_address(given, environ)
     except BadAddress as error:
         yield failed("address", str(error), f"Write it as HOST:PORT, e.g. `export {VARIABLE}=10.0.0.5:7070`")
-        yield from (skipped(check, "address") for check in checks)
+        yield from (skipped(check, "address") for check in CHECKS)
         return
     source = "--address" if given is not None else f"${VARIABLE}" if environ.get(VARIABLE) else "the default"
     yield ok("address", f"{address}, from {source}")
-    if address.scheme != "grpc":
-        yield from (skipped(check, "a server: local: has it within the script") for check in checks)
+    if address.connection is None:
+        yield from (skipped(check, "a server: local: has it within the script") for check in CHECKS)
         return
     endpoint = Endpoint.of(address.target)
     if not (yield from reach_checks(endpoint, environ)):
-        yield from (skipped(check, needed) for check, needed in zip(checks[2:], checks[1:], strict=False))
+        yield from _skipped_after("TCP")
         return
-    with closing(GrpcTransport(address.target, environ)) as transport:
-        yield from _coordinator_checks(transport, endpoint, job, environ)
+    tls = check_tls(address.connection)
+    yield tls
+    if tls.status is Status.FAILED:
+        yield from _skipped_after("TLS")
+        return
+    with closing(GrpcTransport(address.connection, environ)) as transport:
+        yield from _coordinator_checks(transport, address.connection, job, environ)
+
+
+def _skipped_after(last: str) -> Iterator[CheckResult]:
+    """The checks after `last`, each for want of the one before it."""
+    position = CHECKS.index(last)
+    for needed, check in zip(CHECKS[position:], CHECKS[position + 1 :], strict=False):
+        yield skipped(check, needed)
 
 
 def reach_checks(endpoint: Endpoint, environ: Mapping[str, str]) -> Checks:
@@ -71,17 +94,22 @@ def reach_checks(endpoint: Endpoint, environ: Mapping[str, str]) -> Checks:
 
 
 def _coordinator_checks(
-    transport: GrpcTransport, endpoint: Endpoint, job: str | None, environ: Mapping[str, str]
+    transport: GrpcTransport, connection: Connection, job: str | None, environ: Mapping[str, str]
 ) -> Iterator[CheckResult]:
     try:
         jobs, seconds = _list_jobs(transport)
+    except TokenRefused as error:
+        yield ok("gRPC", "it answers")
+        yield token_refused(error)
+        yield from _skipped_after("token")
+        return
     except (TransportError, SheepfoldError) as error:
-        yield failed("gRPC", str(error), _no_coordinator(endpoint, proxy_in_use(environ)))
-        yield skipped("job", "gRPC")
-        yield skipped("shards", "job")
+        yield failed("gRPC", str(error), _no_coordinator(connection, proxy_in_use(environ)))
+        yield from _skipped_after("gRPC")
         return
     first, second = (milliseconds(each) for each in seconds)
     yield ok("gRPC", f"ListJobs answered in {second} ({first} with a new connection)")
+    yield token_accepted(connection)
     if job is None and not jobs:
         yield ok(
             "job", "there is none yet; `sheepfold job create -f job.toml` or a worker's config creates one"
@@ -98,9 +126,11 @@ def _coordinator_checks(
     yield ok(
         "job", f"{status.job} is {status.state} at version {status.version}, {len(status.shards)} shards"
     )
-    weights = _weights(transport, status.job)
+    weights = _weights(transport, status.job, connection.network)
+    access = Access(connection)
     for shard in status.shards:
-        yield from shard_checks(shard, weights, environ, reach_checks)
+        told = replace(shard, address=weights.address(shard.shard, shard.address))
+        yield from shard_checks(told, weights, environ, reach_checks, access)
 
 
 def _list_jobs(transport: GrpcTransport) -> tuple[tuple[str, ...], tuple[float, float]]:
@@ -118,12 +148,13 @@ def _chosen(transport: GrpcTransport, names: list[str]) -> m.JobStatus:
     return max(found, key=lambda s: (s.version >= 0, sum(shard.parameters for shard in s.shards)))
 
 
-def _weights(transport: GrpcTransport, job: str) -> Weights:
+def _weights(transport: GrpcTransport, job: str, network: str) -> Weights:
     """What a reader must know to pull, or why there is nothing to pull."""
     host = socket.gethostname()
     worker = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
-        reply: m.AttachReply = transport.call(m.AttachRequest(job, worker, host, os.getpid(), "", True))
+        request = m.AttachRequest(job, worker, host, os.getpid(), "", True, network=network)
+        reply: m.AttachReply = transport.call(request)
         with suppress(TransportError, SheepfoldError):  # else it is forgotten after a while
             transport.call(m.ReleaseRequest(job, worker, (), True, "the doctor has seen enough"))
         if reply.version >= 0:
@@ -135,10 +166,13 @@ def _weights(transport: GrpcTransport, job: str) -> Weights:
     return Weights(None, f"weights, and job {job} has none yet")
 
 
-def _no_coordinator(endpoint: Endpoint, proxy: str) -> str:
+def _no_coordinator(connection: Connection, proxy: str) -> str:
+    target = connection.target
     if proxy:
-        return f"Unset SHEEPFOLD_USE_PROXY, or have the proxy in {proxy} let HTTP/2 pass to {endpoint}"
+        return f"Unset SHEEPFOLD_USE_PROXY, or have the proxy in {proxy} let HTTP/2 pass to {target}"
+    if is_secured(connection):
+        return f"A server there speaks TLS, and the address asks for plain text. {WHOLE_LINE}"
     return (
-        f"Compare {endpoint} with the last line that `sheepfold up` prints there (the coordinator's default "
+        f"Compare {target} with the last line that `sheepfold up` prints there (the coordinator's default "
         f"is {DEFAULT}; the dashboard and the shards have other ports), and the versions of sheepfold"
     )

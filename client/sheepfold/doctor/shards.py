@@ -11,6 +11,7 @@ from sheepfold.doctor.calls import PADDING_BYTES, Sample, ShardCalls, pull_reque
 from sheepfold.doctor.reach import Endpoint
 from sheepfold.doctor.results import CheckResult, Status, failed, milliseconds, ok, size, skipped, warning
 from sheepfold.transport import TransportError
+from sheepfold_wire.access import Access
 from sheepfold_wire.errors import SheepfoldError
 
 BYTES_PER_SECOND_MIN = 10e6
@@ -27,9 +28,18 @@ class Weights:
     terms: Terms | None
     needed: str = ""
 
+    def address(self, shard: int, otherwise: str) -> str:
+        """Where a worker in this network is sent; `otherwise` as long as nobody is told."""
+        known = () if self.terms is None else self.terms.reply.shards
+        return next((each.address for each in known if each.shard == shard), otherwise)
+
 
 def shard_checks(
-    shard: m.ShardStatus, weights: Weights, environ: Mapping[str, str], reach: Reach
+    shard: m.ShardStatus,
+    weights: Weights,
+    environ: Mapping[str, str],
+    reach: Reach,
+    access: Access | None = None,
 ) -> Iterator[CheckResult]:
     label = f"shard {shard.shard}"
     names = [f"{label} {what}" for what in ("DNS", "TCP", "request", "weights")]
@@ -51,7 +61,13 @@ def shard_checks(
         yield skipped(names[2], names[1])
         yield skipped(names[3], names[2])
         return
-    with ShardCalls(shard.address, environ) as calls:
+    try:
+        opened = ShardCalls(shard.address, environ, access)
+    except (OSError, SheepfoldError) as error:
+        yield failed(names[2], str(error), "Serve coordinator and shards alike: with TLS, or without a token")
+        yield skipped(names[3], names[2])
+        return
+    with opened as calls:
         answer = check_request(names[2], calls)
         yield answer
         if answer.status is Status.FAILED:

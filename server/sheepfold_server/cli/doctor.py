@@ -21,7 +21,7 @@ def doctor(
         typer.Option(
             "--address",
             "-a",
-            metavar="HOST:PORT",
+            metavar="ADDRESS",
             help="Address of the coordinator; left out: $SHEEPFOLD, else 127.0.0.1:7070.",
         ),
     ] = None,
