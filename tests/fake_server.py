@@ -76,6 +76,7 @@ class FakeServer:
         """Raised by the next calls of that name: push, pull, or the class of a request."""
         self.ended = ""
         self.oldest = 0
+        self.loss_scale = 0.0
         self.pushed: list[Attempt] = []
         self.layouts: list[PartLayout] = []
         self._plan: Plan | None = None
@@ -192,7 +193,9 @@ class FakeServer:
         if slot is None:
             return None
         start, seed = step * job.batch.samples + slot * size, slot_seed(job.seed, step, slot)
-        return m.Lease(attempt, False, self.version, start, size, seed, 30.0, step, slot)
+        return m.Lease(
+            attempt, False, self.version, start, size, seed, 30.0, step, slot, loss_scale=self.loss_scale
+        )
 
     def _release(self, request: m.ReleaseRequest) -> m.ReleaseReply:
         given = [a for a in self._live.values() if a.worker == request.worker]

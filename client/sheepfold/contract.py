@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from sheepfold.worker import Worker
-from sheepfold_wire.job import Job
+from sheepfold_wire.job import Job, LossScale
 from sheepfold_wire.optimizer import OptimizerKeys, tensor_settings
 
 DURABILITY = "none: survives any worker; the loss of a shard or the coordinator ends the job"
@@ -25,6 +25,7 @@ def contract(worker: Worker) -> str:
         f"  wire: gradients up {worker.up.value}, weights down {worker.down.value}",
         *_wrapped(f"  server owns: learning rate ({_rate(job)}), clip ({_clip(job)}), {_settings(job)}"),
         *(line for group in _groups(worker) for line in _wrapped(group)),
+        *([] if job.loss_scale is None else [f"  {_loss_scale(job.loss_scale)}"]),
         f"  batch: {batch.samples:,} samples, K = {slots(job)} slots, weighed by {batch.weight}",
         f"  data: {_data(job)}",
         f"  statistics (model buffers): {_statistics(worker)}",
@@ -32,6 +33,11 @@ def contract(worker: Worker) -> str:
         f"  ends: at version {job.stop.steps:,}",
     ]
     return "\n".join(lines)
+
+
+def _loss_scale(scale: LossScale) -> str:
+    rule = f"halved by an overflow, doubled by {scale.growth_steps:,} applied steps"
+    return f"loss scale: the server's, from {scale.initial:g} on, {rule}"
 
 
 def slots(job: Job) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sheepfold.errors import JobEnded, Refused
+from sheepfold.grad_scaler import GradScaler
 from sheepfold.packing import tensors_named
 from sheepfold.result import StepResult
 from sheepfold.run import Run
@@ -34,7 +35,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
     Where the lease does not say what the mean is over (`data.mode = "free"`, `batch.weight = "tokens"`), give
     `weight`, the samples or tokens behind each `step()`, or set `optimizer.weight` before one. A
     torch.amp.GradScaler may scale the loss: gradients are unscaled here, and a slot that overflows is handed
-    back. A copy or a pickle of it holds no connection: it serves to be looked at, and cannot step.
+    back; in a job with a loss scale take `optimizer.grad_scaler()` in its place. A copy or a pickle of it
+    holds no connection: it serves to be looked at, and cannot step.
     """
 
     _step_supports_amp_scaling = True
@@ -68,6 +70,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self.weight = weight
         self._check_weight()
         self._is_accumulating = False
+        self._has_servers_scaler = False
         self.loss: float | Tensor | None = None
         """The slot's mean loss, to be stated with the next `step()`; without it, the closure's is."""
         self.result: StepResult | None = None
@@ -144,15 +147,26 @@ class RemoteOptimizer(torch.optim.Optimizer):
         finally:
             self._is_accumulating = False
 
+    def grad_scaler(self) -> GradScaler:
+        """A GradScaler at the job's loss scale, for `scaler.scale(loss).backward()`; Refused without one."""
+        scaler = GradScaler(self)
+        self._has_servers_scaler = True
+        return scaler
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As usual; nothing within `no_sync()`."""
         if not self._is_accumulating:
             super().zero_grad(set_to_none)
 
     def _is_unusable(self) -> bool:
-        """Take back a GradScaler's scale; whether what is left is not finite."""
+        """Take back a GradScaler's scale; whether it overflowed, and the server need not know.
+
+        At the server's own scale it must: what is pushed then is refused, and halves the scale.
+        """
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        if found_inf is not None and bool(found_inf):
+        if found_inf is not None and not self._has_servers_scaler:
+            self._name_local_scaler()
+        if found_inf is not None and bool(found_inf) and not self._has_servers_scaler:
             return True
         if scale is not None:
             for group in self.param_groups:
@@ -188,6 +202,17 @@ class RemoteOptimizer(torch.optim.Optimizer):
         """Show the server's values where schedulers and loggers look for them."""
         for group in self.param_groups:
             group.update(self._owned)
+
+    def _name_local_scaler(self) -> None:
+        """Say, once, that the loss scale of this worker is not the job's."""
+        scale = self.run.worker.job.loss_scale
+        if scale is not None and "loss scale" not in self._named_edits:
+            self._named_edits.add("loss scale")
+            warnings.warn(
+                f"a GradScaler of this worker scales the loss, but the job owns the loss scale (from "
+                f"{scale.initial:g} on): use optimizer.grad_scaler() in its place",
+                stacklevel=4,
+            )
 
     def _name_edits(self) -> None:
         """Say, once for each key, that a local value has no effect."""

@@ -21,6 +21,7 @@ from sheepfold.errors import Refused
 from sheepfold.layout import Move, PartLayout, part_layouts, presence_bitmap
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import ShapeMismatch
+from sheepfold_wire.job import Job
 from sheepfold_wire.manifest import (
     PARAMETER_DTYPES,
     STATISTIC_DTYPES,
@@ -135,6 +136,17 @@ def _check(name: str, tensor: Tensor, kind: Kind) -> None:
     allowed = PARAMETER_DTYPES if kind == "parameter" else STATISTIC_DTYPES
     if _dtype_name(tensor) not in allowed:
         raise Refused(f"{name} is {_dtype_name(tensor)}: a {kind} is one of {', '.join(sorted(allowed))}")
+
+
+def check_loss_scale(tensors: ModelTensors, job: Job) -> None:
+    """Raises Refused for parameters whose gradients could not be divided by the scale without loss."""
+    halves = [name for name, tensor in tensors.parameters.items() if tensor.dtype is torch.float16]
+    if job.loss_scale is not None and halves:
+        raise Refused(
+            f"{halves[0]} is float16, and the job has a loss scale (from {job.loss_scale.initial:g} on): "
+            "divided by it, small gradients would be 0",
+            remedy="keep parameters in float32 and compute in float16 by torch.autocast",
+        )
 
 
 def down_codec(tensors: ModelTensors) -> Codec:

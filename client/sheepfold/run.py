@@ -18,7 +18,7 @@ from sheepfold.contract import contract
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
 from sheepfold.events import Ready
 from sheepfold.loading import Feed, SlotSampler, feed_of
-from sheepfold.packing import ModelTensors, down_codec, manifest_of, tensors_of
+from sheepfold.packing import ModelTensors, check_loss_scale, down_codec, manifest_of, tensors_of
 from sheepfold.places import leave_on_rerun, remember
 from sheepfold.result import StepResult
 from sheepfold.signals import NOTICE_SECONDS
@@ -89,6 +89,7 @@ class Run:
         manifest, down = manifest_of(tensors), down_codec(tensors)
         worker = join(replace(joining, manifest=manifest, down=down, device=tensors.device))
         try:
+            check_loss_scale(tensors, worker.job)
             return cls(worker, tensors)._begun()
         except BaseException:
             worker.close()

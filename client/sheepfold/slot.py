@@ -32,8 +32,9 @@ class Outcome:
 class Slot:
     """A lease, and the gradients computed for it so far.
 
-    `.grad` holds the sum over micro-batches, each in units of the first one's weight, until `finish` makes it
-    their weighted mean: a slot of one micro-batch has exactly the gradient of a plain `loss.backward()`.
+    `.grad` holds the sum over micro-batches, each in units of the first one's weight, times the job's loss
+    scale if it has one. `finish` makes it their weighted mean: a slot of one micro-batch has exactly the
+    gradient of a plain `loss.backward()`.
     """
 
     def __init__(
@@ -66,6 +67,11 @@ class Slot:
     @property
     def samples(self) -> int:
         return self.lease.sample_count
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor on the loss that the server asks for, which `backward` applies; 1 if the job has none."""
+        return self.lease.loss_scale or 1.0
 
     @property
     def sequence(self) -> int | None:
@@ -130,7 +136,8 @@ class Slot:
             self._first_weight = given
         self._total += given
         part = given / self._first_weight
-        torch.autograd.backward(loss if part == 1 else loss * part)
+        factor = part * self.loss_scale
+        torch.autograd.backward(loss if factor == 1 else loss * factor)
         share = loss.detach() * part
         self._loss = share if self._loss is None else self._loss + share
 
@@ -156,12 +163,13 @@ class Slot:
             raise Refused("slot.backward() has weighed this slot: call step() without weight and loss")
         if self._total == 0:
             return Outcome(self.samples, m.WEIGHT_MIN, None)
-        scale = self._first_weight / self._total
-        if scale != 1:
+        share = self._first_weight / self._total
+        factor = share / self.loss_scale
+        if factor != 1:
             for parameter in self._parameters:
                 if parameter.grad is not None:
-                    parameter.grad.mul_(scale)
-        mean = None if self._loss is None else float(self._loss) * scale
+                    parameter.grad.mul_(factor)
+        mean = None if self._loss is None else float(self._loss) * share
         return Outcome(*self._weighed(self._total if self._is_weighed else None), mean)
 
     def _weighed(self, weight: float | None) -> tuple[int, float]:

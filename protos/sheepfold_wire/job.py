@@ -167,6 +167,16 @@ class Serve(Section):
     """Versions that pins may keep at a time; each costs a shard its encoded copies of the model."""
 
 
+class LossScale(Section):
+    """For workers that compute in fp16. One scale for all of them, the server's: it comes with each lease.
+
+    A slot that overflows skips its step and halves the scale; `growth_steps` applied steps double it.
+    """
+
+    initial: Annotated[float, Field(ge=1, le=2**24, strict=False)] = 65_536.0
+    growth_steps: Positive = 2_000
+
+
 class Statistics(Section):
     """What becomes of model buffers that batches update (BatchNorm): `mean` by weight, integers by max."""
 
@@ -186,6 +196,8 @@ class Job(Section):
     numerics: Numerics = Numerics()
     placement: Placement = Placement()
     statistics: Statistics = Statistics()
+    loss_scale: LossScale | None = None
+    """Left out: gradients come as they are; a worker's own GradScaler may have scaled its loss."""
     init: Init = Init()  # type: ignore[call-arg]
     serve: Serve = Serve()
     frozen: Annotated[Patterns, Field(strict=False)] = ()
@@ -207,6 +219,11 @@ class Job(Section):
                     f"batch.stage[{number}].lr.warmup_steps = {stage.lr.warmup_steps} is more than the "
                     f"stage's steps = {stage.steps}"
                 )
+        if self.loss_scale is not None and self.batch.is_asynchronous:
+            raise ValueError(
+                "loss_scale in an asynchronous job: no step belongs to one scale there; leave it out, "
+                "and let each worker scale by a GradScaler of its own"
+            )
         rates = [self.optimizer.lr, *(stage.lr for stage in self.batch.stage if stage.lr is not None)]
         if not self.data.samples and any(lr.warmup_epochs is not None for lr in rates):
             raise ValueError("optimizer.lr.warmup_epochs are passes over the data: give data.samples")

@@ -32,6 +32,7 @@ MARKS = (
     "refold",
     "restart",
     "shards differ in version",
+    "skip by loss scale",
     "skip by non-finite sum",
     "skip by refusals",
     "stale answer dropped",
@@ -48,6 +49,12 @@ _OF_PUSH = {
     "NON_FINITE": "non-finite refused",
 }
 _OF_END = {"superseded": "attempt superseded", "expired": "attempt expired"}
+
+
+def _kind_of_skip(command: m.Commit, has_overflowed: bool) -> str:
+    if has_overflowed:
+        return "skip by loss scale"
+    return "skip by non-finite sum" if command.map_digest else "skip by refusals"
 
 
 class Marks(Counter[str]):
@@ -104,7 +111,8 @@ class Marks(Counter[str]):
             case m.Commit():
                 self._hit_if_repeated("commit sent again", (shard, "commit", command.step))
                 if command.is_skip:
-                    self.hit("skip by non-finite sum" if command.map_digest else "skip by refusals")
+                    step = coordinator._state.steps.get(command.step)
+                    self.hit(_kind_of_skip(command, step is not None and step.overflowed))
             case m.Totals():
                 self.hit("norms exchanged")
 

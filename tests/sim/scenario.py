@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from sheepfold_server.core.state import Geometry
@@ -46,6 +46,8 @@ class Setting:
     refused: str
     splits: bool = True
     """Whether a tensor is cut over the shards."""
+    has_loss_scale: bool = False
+    """Gradients depend on the scale, and some slots overflow at a large one."""
 
     @property
     def is_reproducible(self) -> bool:
@@ -54,6 +56,10 @@ class Setting:
     def is_nan(self, sample_start: int) -> bool:
         """Whether every attempt at these samples is non-finite."""
         return self.trouble == "nan" and sample_start == SAMPLES_PER_SLOT * (self.slots + self.slots // 2)
+
+    def is_too_large(self, sample_start: int, loss_scale: float) -> bool:
+        """Whether every attempt at these samples overflows at that scale."""
+        return loss_scale > 2.0 and sample_start // SAMPLES_PER_SLOT % 5 == 2
 
     def overflows(self, step: int) -> bool:
         return self.trouble == "overflow" and step == 1
@@ -116,6 +122,7 @@ def job_of(setting: Setting) -> Job:
                 "straggler_factor": 2.0,
                 "refused": setting.refused,
             },
+            **({"loss_scale": {"initial": 8.0, "growth_steps": 2}} if setting.has_loss_scale else {}),
             "placement": {"split_above_bytes": SPLIT_ABOVE_BYTES[setting.splits]},
         }
     )
@@ -135,11 +142,10 @@ def draw(seed: int) -> Scenario:
     refused = "skip" if trouble == "nan" else chance.choice(("skip", "pause"))
     steps = chance.randint(8, 12) if slots == 1 else max(3, 12 // slots)
     weight, splits = chance.choice(("samples", "tokens")), chance.random() < 0.75
-    setting = Setting(mode, slots, steps, trouble, weight, refused, splits)
     shards, window = chance.randint(1, 3), chance.randint(2, 8)
-    return Scenario(
+    drawn = Scenario(
         seed=seed,
-        setting=setting,
+        setting=Setting(mode, slots, steps, trouble, weight, refused, splits),
         shards=shards,
         part_slots=tuple(window + chance.choice((0, 0, 3)) for _ in range(shards)),
         workers=chance.randint(1, 5),
@@ -148,6 +154,13 @@ def draw(seed: int) -> Scenario:
         fault_seconds=chance.uniform(2.0, 15.0),
         plans_ahead=chance.random() < 0.5,
     )
+    return _with_loss_scale(drawn) if mode != "async" and chance.random() < 0.2 else drawn
+
+
+def _with_loss_scale(drawn: Scenario) -> Scenario:
+    """Without gradients that are broken by chance: there they would be taken for an overflow."""
+    setting, faults = replace(drawn.setting, has_loss_scale=True), replace(drawn.faults, nan=0.0)
+    return replace(drawn, setting=setting, faults=faults)
 
 
 def _draw_faults(chance: random.Random) -> Faults:

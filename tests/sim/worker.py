@@ -224,12 +224,13 @@ class SimWorker:
     def _gradient(self, lease: m.Lease, weights: int) -> Contribution:
         """The same for equal samples, version and weights, whoever computes it; non-finite now and then."""
         setting, sequence = self.world.scenario.setting, lease.sample_start // SAMPLES_PER_SLOT
-        gradient = hash((sequence, lease.seed, weights))
+        gradient = hash((sequence, lease.seed, weights, lease.loss_scale))
         weight = (
             float(SAMPLES_PER_SLOT * (1 + sequence % 3)) if setting.weight == "tokens" else SAMPLES_PER_SLOT
         )
         facts = m.Facts(lease.sample_count, weight, self.session.version, bytes([7 if sequence % 4 else 5]))
-        is_finite = not setting.is_nan(lease.sample_start) and not self.world.breaks(sequence)
+        is_broken = setting.is_nan(lease.sample_start) or self.world.breaks(sequence)
+        is_finite = not (is_broken or setting.is_too_large(lease.sample_start, lease.loss_scale))
         return Contribution(lease.attempt, gradient, is_finite, facts, sequence)
 
     # --- heartbeat ----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from sheepfold_server.cli.listen import listen_host
 from sheepfold_server.cli.status import all_jobs, one_job
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.errors import BadConfig
-from sheepfold_wire.job import Job, job_from_toml
+from sheepfold_wire.job import Job, LossScale, job_from_toml
 
 COMMANDS = [
     *([name] for name in ("demo", "up", "status", "doctor", "coordinator", "shard", "dashboard")),
@@ -113,11 +113,14 @@ def test_commented_values_of_the_example_are_the_defaults(job_file: Path) -> Non
     """Uncommenting a line must change nothing; what is left out by default has no value to show."""
     text = job_file.read_text()
     stages = text[text.index("# [[batch.stage]]") : text.index("[data]")]
-    full = re.sub(r"^# (\w+ = )", r"\1", text.replace(stages, ""), flags=re.MULTILINE)
+    scale = text[text.index("# [loss_scale]") : text.index("[init]")]
+    full = re.sub(r"^# (\w+ = )", r"\1", text.replace(stages, "").replace(scale, ""), flags=re.MULTILINE)
     shown = "metric|patience|clip_norm|phi|ratio_bounds|warmup_epochs|base_batch"
     full = re.sub(rf"^({shown}) .*\n", "", full, flags=re.MULTILINE)
     job_file.write_text(full)
     assert job_from_toml(job_file) == _parsed(text, job_file)
+    with_scale = _parsed(text.replace(scale, re.sub(r"^# ", "", scale, flags=re.MULTILINE)), job_file)
+    assert with_scale.loss_scale == LossScale()
 
 
 def test_the_schema_takes_what_the_parser_takes_and_refuses_what_it_refuses(job_file: Path) -> None:

@@ -18,6 +18,7 @@ from sheepfold.errors import JobEnded, Refused
 from sheepfold.optimizer import RemoteOptimizer
 from sheepfold.packing import tensors_of
 from sheepfold.schedules import tabulated
+from sheepfold_wire.errors import NonFinite
 
 ONE_SLOT: dict[str, Any] = {"batch": {"samples": 8, "slot_samples": 8}}
 
@@ -304,6 +305,68 @@ def test_a_slot_that_overflows_is_handed_back_and_the_scale_halved() -> None:
     again = optimizer.run.slot.lease
     assert (again.step, again.slot, again.attempt != first.attempt) == (first.step, first.slot, True)
     assert "overflowed" in server.named("ReleaseRequest")[-1].reason
+    optimizer.run.close()
+
+
+def test_the_servers_scaler_takes_the_scale_of_each_slot_and_keeps_it() -> None:
+    plain, scaled, server = linear(), linear(), FakeServer(job_of(**ONE_SLOT, loss_scale={}))
+    server.loss_scale = 256.0
+    one, two = started(plain), started(scaled, server)
+    scaler = two.grad_scaler()
+    for _ in range(3):
+        assert scaler.get_scale() == server.loss_scale
+        backward(plain, one)
+        one.step()
+        one.zero_grad()
+        assert two.run.slot is not None
+        scaler.scale(loss_of(scaled, two.run.slot.indices)).backward()
+        server.loss_scale *= 2
+        scaler.step(two)
+        scaler.update()
+        two.zero_grad()
+    assert torch.equal(plain.weight, scaled.weight)
+    for optimizer in (one, two):
+        optimizer.run.close()
+
+
+@pytest.mark.parametrize("unscales", [False, True])
+def test_an_overflow_at_the_servers_scale_is_pushed_so_that_the_server_knows(unscales: bool) -> None:
+    model, server = linear(), FakeServer(job_of(**ONE_SLOT, loss_scale={}))
+    server.loss_scale = 256.0
+    optimizer = started(model, server)
+    scaler = optimizer.grad_scaler()
+    assert optimizer.run.slot is not None
+    (scaler.scale(loss_of(model, optimizer.run.slot.indices)) * float("inf")).backward()
+    if unscales:
+        scaler.unscale_(optimizer)
+    server.failures["push"].append(NonFinite("4 elements of tensor weight are NaN or infinite"))
+    scaler.step(optimizer)
+    scaler.update()
+    assert optimizer.result is not None
+    assert not optimizer.result.counted
+    assert not server.named("ReleaseRequest")
+    optimizer.run.close()
+
+
+def test_a_scaler_of_the_workers_own_is_named_once_where_the_job_owns_the_scale() -> None:
+    model, server = linear(), FakeServer(job_of(**ONE_SLOT, loss_scale={}))
+    optimizer, scaler = started(model, server), torch.amp.GradScaler("cpu", init_scale=64.0)
+    for count in (1, 0):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert optimizer.run.slot is not None
+            scaler.scale(loss_of(model, optimizer.run.slot.indices)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        assert ["use optimizer.grad_scaler()" in str(each.message) for each in caught] == [True] * count
+    optimizer.run.close()
+
+
+def test_a_job_without_a_loss_scale_has_no_scaler_to_give() -> None:
+    optimizer = started(linear())
+    with pytest.raises(Refused, match=r"job toy has no loss scale.*\[loss_scale\]"):
+        optimizer.grad_scaler()
     optimizer.run.close()
 
 

@@ -248,6 +248,30 @@ def test_a_gradient_that_is_not_finite_does_not_count_and_the_loop_goes_on() -> 
         assert run.next_slot() is not None
 
 
+def test_backward_runs_at_the_servers_loss_scale_and_what_is_pushed_does_not_show_it() -> None:
+    server, model, plain = FakeServer(job_of(loss_scale={})), linear(), linear()
+    server.loss_scale = 4096.0
+    with joined(server, model) as run:
+        slot = run.next_slot()
+        assert slot is not None
+        loss_of(plain, slot.indices).backward()  # type: ignore[no-untyped-call]
+        slot.backward(loss_of(model, slot.indices))
+        assert plain.weight.grad is not None
+        assert model.weight.grad is not None
+        assert torch.equal(model.weight.grad, plain.weight.grad * 4096)  # a power of two is exact
+        result = run.contribute()
+        assert torch.equal(model.weight.grad, plain.weight.grad)
+        assert result.loss == pytest.approx(loss_of(plain, slot.indices).item())
+        assert "loss scale: the server's, from 65536 on" in contract(run.worker)
+
+
+def test_float16_parameters_are_refused_where_their_gradients_are_divided_by_a_scale() -> None:
+    server = FakeServer(job_of(loss_scale={}))
+    with pytest.raises(Refused, match=r"weight is float16, and the job has a loss scale.*float32"):
+        joined(server, linear().half())
+    assert not server.named("LeaseRequest")
+
+
 def test_a_slot_that_is_left_is_handed_back() -> None:
     server, model = FakeServer(job_of()), linear()
     with joined(server, model) as run:

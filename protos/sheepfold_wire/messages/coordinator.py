@@ -119,6 +119,7 @@ class Lease:
     sequence: int = 0
     stride: int = 0
     files: tuple[FileRange, ...] = ()
+    loss_scale: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

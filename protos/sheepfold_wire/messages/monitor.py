@@ -75,6 +75,7 @@ class StepReport:
     loss: float | None = None
     metrics: tuple[Metric, ...] = ()
     lineage: str = ""
+    loss_scale: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

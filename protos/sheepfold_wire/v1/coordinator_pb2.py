@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sheepfold_wire.v1 import shard_pb2 as sheepfold__wire_dot_v1_dot_shard__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sheepfold_wire/v1/coordinator.proto\x12\x0csheepfold.v1\x1a\x1dsheepfold_wire/v1/shard.proto\"R\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\x12\x15\n\rmanifest_json\x18\x03 \x01(\t\"-\n\x0e\x43reateJobReply\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06is_new\x18\x02 \x01(\x08\"\xc2\x01\n\rAttachRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x03\x12\x15\n\rmanifest_json\x18\x05 \x01(\t\x12\x11\n\tis_reader\x18\x06 \x01(\x08\x12\x14\n\x0c\x64\x61ta_samples\x18\x07 \x01(\x03\x12\x18\n\x10\x64\x61ta_fingerprint\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12\x0f\n\x07network\x18\n \x01(\t\"C\n\x0cShardAddress\x12\r\n\x05shard\x18\x01 \x01(\x03\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x03\"\xcd\x01\n\x0b\x41ttachReply\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x03\x12\x0f\n\x07lineage\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x15\n\rmanifest_json\x18\x06 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x07 \x01(\t\x12*\n\x06shards\x18\x08 \x03(\x0b\x32\x1a.sheepfold.v1.ShardAddress\x12\x19\n\x11heartbeat_seconds\x18\t \x01(\x01\"l\n\nAttemptEnd\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0cis_committed\x18\x03 \x01(\x08\x12\x0e\n\x06number\x18\x04 \x01(\x03\"7\n\tFileRange\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"\x94\x01\n\x0cLeaseRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12(\n\x07holding\x18\x03 \x03(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x12\x12\n\nends_heard\x18\x05 \x01(\x03\x12\x13\n\x0bplans_ahead\x18\x06 \x01(\x08\"\xab\x02\n\x05Lease\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x0f\n\x07is_init\x18\x02 \x01(\x08\x12\x14\n\x0c\x62\x61se_version\x18\x03 \x01(\x03\x12\x14\n\x0csample_start\x18\x04 \x01(\x03\x12\x14\n\x0csample_count\x18\x05 \x01(\x03\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12\x15\n\rlease_seconds\x18\x07 \x01(\x01\x12\x11\n\x04step\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04slot\x18\t \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x08sequence\x18\n \x01(\x03\x12\x0e\n\x06stride\x18\x0b \x01(\x03\x12&\n\x05\x66iles\x18\x0c \x03(\x0b\x32\x17.sheepfold.v1.FileRangeB\x07\n\x05_stepB\x07\n\x05_slot\"\x85\x01\n\nLeaseReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\"\n\x05lease\x18\x04 \x01(\x0b\x32\x13.sheepfold.v1.Lease\x12&\n\x04\x65nds\x18\x05 \x03(\x0b\x32\x18.sheepfold.v1.AttemptEnd\"I\n\x0f\x41ttemptProgress\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\"t\n\x10HeartbeatRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12/\n\x08progress\x18\x03 \x03(\x0b\x32\x1d.sheepfold.v1.AttemptProgress\x12\x12\n\nends_heard\x18\x04 \x01(\x03\"X\n\x0eHeartbeatReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12&\n\x04\x65nds\x18\x03 \x03(\x0b\x32\x18.sheepfold.v1.AttemptEnd\"|\n\x0eReleaseRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12)\n\x08\x61ttempts\x18\x03 \x03(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x12\n\nis_leaving\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\" \n\x0cReleaseReply\x12\x10\n\x08released\x18\x01 \x01(\x03\"o\n\x13\x43onfigChangeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x11\n\tfrom_step\x18\x03 \x01(\x03\x12\x14\n\x0c\x63hanges_json\x18\x04 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x05 \x01(\t\"&\n\x11\x43onfigChangeReply\x12\x11\n\tfrom_step\x18\x01 \x01(\x03\"=\n\x0e\x43ontrolRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\"\x1d\n\x0c\x43ontrolReply\x12\r\n\x05state\x18\x01 \x01(\t\"H\n\x0c\x43horeRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x65very\x18\x04 \x01(\x03\"V\n\nChoreReply\x12\x10\n\x08is_yours\x18\x01 \x01(\x08\x12\x0f\n\x07is_over\x18\x02 \x01(\x08\x12\x14\n\x0cnext_version\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\"h\n\x11\x45valuationRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12%\n\x07metrics\x18\x03 \x03(\x0b\x32\x14.sheepfold.v1.Metric\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\"L\n\x0f\x45valuationReply\x12\x0f\n\x07is_best\x18\x01 \x01(\x08\x12\x14\n\x0c\x62\x65st_version\x18\x02 \x01(\x03\x12\x12\n\nsince_best\x18\x03 \x01(\x03\"7\n\nPinRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0b\n\x03pin\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"\x1b\n\x08PinReply\x12\x0f\n\x07version\x18\x01 \x01(\x03\x32\x9b\x06\n\x12\x43oordinatorService\x12I\n\tCreateJob\x12\x1e.sheepfold.v1.CreateJobRequest\x1a\x1c.sheepfold.v1.CreateJobReply\x12@\n\x06\x41ttach\x12\x1b.sheepfold.v1.AttachRequest\x1a\x19.sheepfold.v1.AttachReply\x12\x41\n\tTakeLease\x12\x1a.sheepfold.v1.LeaseRequest\x1a\x18.sheepfold.v1.LeaseReply\x12I\n\tHeartbeat\x12\x1e.sheepfold.v1.HeartbeatRequest\x1a\x1c.sheepfold.v1.HeartbeatReply\x12\x43\n\x07Release\x12\x1c.sheepfold.v1.ReleaseRequest\x1a\x1a.sheepfold.v1.ReleaseReply\x12R\n\x0c\x43hangeConfig\x12!.sheepfold.v1.ConfigChangeRequest\x1a\x1f.sheepfold.v1.ConfigChangeReply\x12\x43\n\x07\x43ontrol\x12\x1c.sheepfold.v1.ControlRequest\x1a\x1a.sheepfold.v1.ControlReply\x12\x41\n\tTakeChore\x12\x1a.sheepfold.v1.ChoreRequest\x1a\x18.sheepfold.v1.ChoreReply\x12K\n\tEvaluated\x12\x1f.sheepfold.v1.EvaluationRequest\x1a\x1d.sheepfold.v1.EvaluationReply\x12\x37\n\x03Pin\x12\x18.sheepfold.v1.PinRequest\x1a\x16.sheepfold.v1.PinReply\x12\x43\n\x04Link\x12\x1a.sheepfold.v1.ShardReports\x1a\x1b.sheepfold.v1.ShardCommands(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sheepfold_wire/v1/coordinator.proto\x12\x0csheepfold.v1\x1a\x1dsheepfold_wire/v1/shard.proto\"R\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\x12\x15\n\rmanifest_json\x18\x03 \x01(\t\"-\n\x0e\x43reateJobReply\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06is_new\x18\x02 \x01(\x08\"\xc2\x01\n\rAttachRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x03\x12\x15\n\rmanifest_json\x18\x05 \x01(\t\x12\x11\n\tis_reader\x18\x06 \x01(\x08\x12\x14\n\x0c\x64\x61ta_samples\x18\x07 \x01(\x03\x12\x18\n\x10\x64\x61ta_fingerprint\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12\x0f\n\x07network\x18\n \x01(\t\"C\n\x0cShardAddress\x12\r\n\x05shard\x18\x01 \x01(\x03\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x03\"\xcd\x01\n\x0b\x41ttachReply\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x03\x12\x0f\n\x07lineage\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x15\n\rmanifest_json\x18\x06 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x07 \x01(\t\x12*\n\x06shards\x18\x08 \x03(\x0b\x32\x1a.sheepfold.v1.ShardAddress\x12\x19\n\x11heartbeat_seconds\x18\t \x01(\x01\"l\n\nAttemptEnd\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0cis_committed\x18\x03 \x01(\x08\x12\x0e\n\x06number\x18\x04 \x01(\x03\"7\n\tFileRange\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"\x94\x01\n\x0cLeaseRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12(\n\x07holding\x18\x03 \x03(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x12\x12\n\nends_heard\x18\x05 \x01(\x03\x12\x13\n\x0bplans_ahead\x18\x06 \x01(\x08\"\xbf\x02\n\x05Lease\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x0f\n\x07is_init\x18\x02 \x01(\x08\x12\x14\n\x0c\x62\x61se_version\x18\x03 \x01(\x03\x12\x14\n\x0csample_start\x18\x04 \x01(\x03\x12\x14\n\x0csample_count\x18\x05 \x01(\x03\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12\x15\n\rlease_seconds\x18\x07 \x01(\x01\x12\x11\n\x04step\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04slot\x18\t \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x08sequence\x18\n \x01(\x03\x12\x0e\n\x06stride\x18\x0b \x01(\x03\x12&\n\x05\x66iles\x18\x0c \x03(\x0b\x32\x17.sheepfold.v1.FileRange\x12\x12\n\nloss_scale\x18\r \x01(\x01\x42\x07\n\x05_stepB\x07\n\x05_slot\"\x85\x01\n\nLeaseReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\"\n\x05lease\x18\x04 \x01(\x0b\x32\x13.sheepfold.v1.Lease\x12&\n\x04\x65nds\x18\x05 \x03(\x0b\x32\x18.sheepfold.v1.AttemptEnd\"I\n\x0f\x41ttemptProgress\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\"t\n\x10HeartbeatRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12/\n\x08progress\x18\x03 \x03(\x0b\x32\x1d.sheepfold.v1.AttemptProgress\x12\x12\n\nends_heard\x18\x04 \x01(\x03\"X\n\x0eHeartbeatReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12&\n\x04\x65nds\x18\x03 \x03(\x0b\x32\x18.sheepfold.v1.AttemptEnd\"|\n\x0eReleaseRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12)\n\x08\x61ttempts\x18\x03 \x03(\x0b\x32\x17.sheepfold.v1.AttemptId\x12\x12\n\nis_leaving\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\" \n\x0cReleaseReply\x12\x10\n\x08released\x18\x01 \x01(\x03\"o\n\x13\x43onfigChangeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x11\n\tfrom_step\x18\x03 \x01(\x03\x12\x14\n\x0c\x63hanges_json\x18\x04 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x05 \x01(\t\"&\n\x11\x43onfigChangeReply\x12\x11\n\tfrom_step\x18\x01 \x01(\x03\"=\n\x0e\x43ontrolRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\"\x1d\n\x0c\x43ontrolReply\x12\r\n\x05state\x18\x01 \x01(\t\"H\n\x0c\x43horeRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x65very\x18\x04 \x01(\x03\"V\n\nChoreReply\x12\x10\n\x08is_yours\x18\x01 \x01(\x08\x12\x0f\n\x07is_over\x18\x02 \x01(\x08\x12\x14\n\x0cnext_version\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\"h\n\x11\x45valuationRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12%\n\x07metrics\x18\x03 \x03(\x0b\x32\x14.sheepfold.v1.Metric\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\"L\n\x0f\x45valuationReply\x12\x0f\n\x07is_best\x18\x01 \x01(\x08\x12\x14\n\x0c\x62\x65st_version\x18\x02 \x01(\x03\x12\x12\n\nsince_best\x18\x03 \x01(\x03\"7\n\nPinRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0b\n\x03pin\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"\x1b\n\x08PinReply\x12\x0f\n\x07version\x18\x01 \x01(\x03\x32\x9b\x06\n\x12\x43oordinatorService\x12I\n\tCreateJob\x12\x1e.sheepfold.v1.CreateJobRequest\x1a\x1c.sheepfold.v1.CreateJobReply\x12@\n\x06\x41ttach\x12\x1b.sheepfold.v1.AttachRequest\x1a\x19.sheepfold.v1.AttachReply\x12\x41\n\tTakeLease\x12\x1a.sheepfold.v1.LeaseRequest\x1a\x18.sheepfold.v1.LeaseReply\x12I\n\tHeartbeat\x12\x1e.sheepfold.v1.HeartbeatRequest\x1a\x1c.sheepfold.v1.HeartbeatReply\x12\x43\n\x07Release\x12\x1c.sheepfold.v1.ReleaseRequest\x1a\x1a.sheepfold.v1.ReleaseReply\x12R\n\x0c\x43hangeConfig\x12!.sheepfold.v1.ConfigChangeRequest\x1a\x1f.sheepfold.v1.ConfigChangeReply\x12\x43\n\x07\x43ontrol\x12\x1c.sheepfold.v1.ControlRequest\x1a\x1a.sheepfold.v1.ControlReply\x12\x41\n\tTakeChore\x12\x1a.sheepfold.v1.ChoreRequest\x1a\x18.sheepfold.v1.ChoreReply\x12K\n\tEvaluated\x12\x1f.sheepfold.v1.EvaluationRequest\x1a\x1d.sheepfold.v1.EvaluationReply\x12\x37\n\x03Pin\x12\x18.sheepfold.v1.PinRequest\x1a\x16.sheepfold.v1.PinReply\x12\x43\n\x04Link\x12\x1a.sheepfold.v1.ShardReports\x1a\x1b.sheepfold.v1.ShardCommands(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,39 +49,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASEREQUEST']._serialized_start=857
   _globals['_LEASEREQUEST']._serialized_end=1005
   _globals['_LEASE']._serialized_start=1008
-  _globals['_LEASE']._serialized_end=1307
-  _globals['_LEASEREPLY']._serialized_start=1310
-  _globals['_LEASEREPLY']._serialized_end=1443
-  _globals['_ATTEMPTPROGRESS']._serialized_start=1445
-  _globals['_ATTEMPTPROGRESS']._serialized_end=1518
-  _globals['_HEARTBEATREQUEST']._serialized_start=1520
-  _globals['_HEARTBEATREQUEST']._serialized_end=1636
-  _globals['_HEARTBEATREPLY']._serialized_start=1638
-  _globals['_HEARTBEATREPLY']._serialized_end=1726
-  _globals['_RELEASEREQUEST']._serialized_start=1728
-  _globals['_RELEASEREQUEST']._serialized_end=1852
-  _globals['_RELEASEREPLY']._serialized_start=1854
-  _globals['_RELEASEREPLY']._serialized_end=1886
-  _globals['_CONFIGCHANGEREQUEST']._serialized_start=1888
-  _globals['_CONFIGCHANGEREQUEST']._serialized_end=1999
-  _globals['_CONFIGCHANGEREPLY']._serialized_start=2001
-  _globals['_CONFIGCHANGEREPLY']._serialized_end=2039
-  _globals['_CONTROLREQUEST']._serialized_start=2041
-  _globals['_CONTROLREQUEST']._serialized_end=2102
-  _globals['_CONTROLREPLY']._serialized_start=2104
-  _globals['_CONTROLREPLY']._serialized_end=2133
-  _globals['_CHOREREQUEST']._serialized_start=2135
-  _globals['_CHOREREQUEST']._serialized_end=2207
-  _globals['_CHOREREPLY']._serialized_start=2209
-  _globals['_CHOREREPLY']._serialized_end=2295
-  _globals['_EVALUATIONREQUEST']._serialized_start=2297
-  _globals['_EVALUATIONREQUEST']._serialized_end=2401
-  _globals['_EVALUATIONREPLY']._serialized_start=2403
-  _globals['_EVALUATIONREPLY']._serialized_end=2479
-  _globals['_PINREQUEST']._serialized_start=2481
-  _globals['_PINREQUEST']._serialized_end=2536
-  _globals['_PINREPLY']._serialized_start=2538
-  _globals['_PINREPLY']._serialized_end=2565
-  _globals['_COORDINATORSERVICE']._serialized_start=2568
-  _globals['_COORDINATORSERVICE']._serialized_end=3363
+  _globals['_LEASE']._serialized_end=1327
+  _globals['_LEASEREPLY']._serialized_start=1330
+  _globals['_LEASEREPLY']._serialized_end=1463
+  _globals['_ATTEMPTPROGRESS']._serialized_start=1465
+  _globals['_ATTEMPTPROGRESS']._serialized_end=1538
+  _globals['_HEARTBEATREQUEST']._serialized_start=1540
+  _globals['_HEARTBEATREQUEST']._serialized_end=1656
+  _globals['_HEARTBEATREPLY']._serialized_start=1658
+  _globals['_HEARTBEATREPLY']._serialized_end=1746
+  _globals['_RELEASEREQUEST']._serialized_start=1748
+  _globals['_RELEASEREQUEST']._serialized_end=1872
+  _globals['_RELEASEREPLY']._serialized_start=1874
+  _globals['_RELEASEREPLY']._serialized_end=1906
+  _globals['_CONFIGCHANGEREQUEST']._serialized_start=1908
+  _globals['_CONFIGCHANGEREQUEST']._serialized_end=2019
+  _globals['_CONFIGCHANGEREPLY']._serialized_start=2021
+  _globals['_CONFIGCHANGEREPLY']._serialized_end=2059
+  _globals['_CONTROLREQUEST']._serialized_start=2061
+  _globals['_CONTROLREQUEST']._serialized_end=2122
+  _globals['_CONTROLREPLY']._serialized_start=2124
+  _globals['_CONTROLREPLY']._serialized_end=2153
+  _globals['_CHOREREQUEST']._serialized_start=2155
+  _globals['_CHOREREQUEST']._serialized_end=2227
+  _globals['_CHOREREPLY']._serialized_start=2229
+  _globals['_CHOREREPLY']._serialized_end=2315
+  _globals['_EVALUATIONREQUEST']._serialized_start=2317
+  _globals['_EVALUATIONREQUEST']._serialized_end=2421
+  _globals['_EVALUATIONREPLY']._serialized_start=2423
+  _globals['_EVALUATIONREPLY']._serialized_end=2499
+  _globals['_PINREQUEST']._serialized_start=2501
+  _globals['_PINREQUEST']._serialized_end=2556
+  _globals['_PINREPLY']._serialized_start=2558
+  _globals['_PINREPLY']._serialized_end=2585
+  _globals['_COORDINATORSERVICE']._serialized_start=2588
+  _globals['_COORDINATORSERVICE']._serialized_end=3383
 # @@protoc_insertion_point(module_scope)

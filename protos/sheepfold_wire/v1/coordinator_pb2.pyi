@@ -119,7 +119,7 @@ class LeaseRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., holding: _Optional[_Iterable[_Union[_shard_pb2.AttemptId, _Mapping]]] = ..., wait_seconds: _Optional[float] = ..., ends_heard: _Optional[int] = ..., plans_ahead: bool = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("attempt", "is_init", "base_version", "sample_start", "sample_count", "seed", "lease_seconds", "step", "slot", "sequence", "stride", "files")
+    __slots__ = ("attempt", "is_init", "base_version", "sample_start", "sample_count", "seed", "lease_seconds", "step", "slot", "sequence", "stride", "files", "loss_scale")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     IS_INIT_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,7 @@ class Lease(_message.Message):
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     STRIDE_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    LOSS_SCALE_FIELD_NUMBER: _ClassVar[int]
     attempt: _shard_pb2.AttemptId
     is_init: bool
     base_version: int
@@ -144,7 +145,8 @@ class Lease(_message.Message):
     sequence: int
     stride: int
     files: _containers.RepeatedCompositeFieldContainer[FileRange]
-    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., is_init: bool = ..., base_version: _Optional[int] = ..., sample_start: _Optional[int] = ..., sample_count: _Optional[int] = ..., seed: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., step: _Optional[int] = ..., slot: _Optional[int] = ..., sequence: _Optional[int] = ..., stride: _Optional[int] = ..., files: _Optional[_Iterable[_Union[FileRange, _Mapping]]] = ...) -> None: ...
+    loss_scale: float
+    def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., is_init: bool = ..., base_version: _Optional[int] = ..., sample_start: _Optional[int] = ..., sample_count: _Optional[int] = ..., seed: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., step: _Optional[int] = ..., slot: _Optional[int] = ..., sequence: _Optional[int] = ..., stride: _Optional[int] = ..., files: _Optional[_Iterable[_Union[FileRange, _Mapping]]] = ..., loss_scale: _Optional[float] = ...) -> None: ...
 
 class LeaseReply(_message.Message):
     __slots__ = ("state", "version", "why", "lease", "ends")

@@ -28,6 +28,7 @@ from sheepfold_server.core.events import (
 )
 from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.granting import Granting
+from sheepfold_server.core.loss_scale import UNSCALED, LossScale
 from sheepfold_server.core.opening import Opening
 from sheepfold_server.core.recovery import Recovery
 from sheepfold_server.core.reports import job_status, waiting_for
@@ -70,6 +71,7 @@ class Coordinator:
             lineage,
             [ShardState() for _ in range(shard_count)],
             Attempts(term),
+            loss_scale=LossScale(UNSCALED if job.loss_scale is None else job.loss_scale.initial),
             files=FileLedger(job.data) if job.data.mode == "shards" else None,
         )
         self._granting = Granting(self._state)

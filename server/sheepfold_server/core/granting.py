@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.attempts import Attempt
+from sheepfold_server.core.loss_scale import UNSCALED
 from sheepfold_server.core.state import JobState, Life
-from sheepfold_server.core.steps import OpenStep, Phase, SlotState
+from sheepfold_server.core.steps import OpenStep, SlotState
 from sheepfold_wire.samples import slot_seed
 
 FIRST_SLOT_LEASES = 20
@@ -103,7 +104,7 @@ class Granting:
             step = self._s.steps[number]
             for index in range(step.admitted, len(step.slots)):
                 slot = step.slots[index]
-                if slot.winner is None and step.phase is Phase.OPEN:
+                if slot.winner is None and step.is_wanted():
                     yield step, index, slot, is_lowest
                 is_lowest = False
 
@@ -137,7 +138,7 @@ class Granting:
             return None
         number, index = known.expects
         step = self._s.steps.get(number)
-        if step is None or step.phase is not Phase.OPEN or step.slots[index].winner is not None:
+        if step is None or not step.is_wanted() or step.slots[index].winner is not None:
             return None
         return None if self._s.attempts.of_slot(number, index) else (step, index, step.slots[index])
 
@@ -195,6 +196,7 @@ class Granting:
             sequence=state.batch.sequence(place[0]),
             stride=self._stride(attempt, start),
             files=() if state.files is None else state.files.ranges(attempt.id),
+            loss_scale=UNSCALED if attempt.step is None else state.steps[attempt.step].loss_scale,
         )
 
     def _stride(self, attempt: Attempt, start: int) -> int:

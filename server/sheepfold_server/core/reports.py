@@ -59,6 +59,7 @@ def step_report(state: JobState, step: OpenStep) -> m.StepReport:
         loss=sum(value * w for value, w in losses) / loss_weight if loss_weight > 0 else None,
         metrics=mean_metrics(facts),
         lineage=state.lineage,
+        loss_scale=step.loss_scale,
     )
 
 

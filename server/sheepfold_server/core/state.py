@@ -14,6 +14,7 @@ from sheepfold_server.core.chores import Chores
 from sheepfold_server.core.evaluations import Evaluations
 from sheepfold_server.core.events import CoordinatorEffect, Note, Persist, ToShard
 from sheepfold_server.core.files import FileLedger
+from sheepfold_server.core.loss_scale import LossScale
 from sheepfold_server.core.pins import Pins
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.steps import OpenStep
@@ -127,6 +128,7 @@ class JobState:
     workers: Workers = field(default_factory=Workers)
     stop_after: int | None = None
     """Steps after which an operator stopped the job."""
+    loss_scale: LossScale = field(default_factory=LossScale)
     samples_committed: int = 0
     samples_skipped: int = 0
     steps_skipped: int = 0

@@ -15,11 +15,12 @@ from sheepfold_server.core.accounts import count_samples, settle
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.events import Publish
 from sheepfold_server.core.granting import Granting
+from sheepfold_server.core.initialising import Initialising
+from sheepfold_server.core.loss_scale import overflows
 from sheepfold_server.core.reports import step_report
 from sheepfold_server.core.schedule import learning_rate
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_server.core.steps import OpenStep, Phase, SlotState, map_digest
-from sheepfold_wire.ids import NOTHING_LOADED
 
 
 class Stepping:
@@ -36,8 +37,7 @@ class Stepping:
         """Asynchronous mode: sequence numbers given up, and why; each skips one step."""
         self._refusals: Counter[tuple[int | None, int]] = Counter()
         """Refused contributions by (step, slot)."""
-        self._init_loaded: set[int] = set()
-        self._refused_inits = 0
+        self._initialising = Initialising(state)
 
     @property
     def _geometry(self) -> Geometry:
@@ -60,7 +60,7 @@ class Stepping:
         for number in range(state.version, min(state.version + state.job.batch.open_steps, state.stop_steps)):
             if number not in state.steps:
                 slots = [SlotState() for _ in range(state.batch.slots(number))]
-                state.steps[number] = OpenStep(number, slots, state.now)
+                state.steps[number] = OpenStep(number, slots, state.now, loss_scale=state.loss_scale.value)
         self.admit_ready()
         self.settle_lowest()
 
@@ -97,9 +97,7 @@ class Stepping:
             state.files.refuse(attempt.id, state.job.leases.attempts_max)
         self._granting.end(attempt, f"refused: {why}")
         if attempt.is_init:
-            self._refused_inits += 1
-            if self._refused_inits % state.job.leases.attempts_max == 0:
-                state.pause(f"the initial weights were refused {self._refused_inits} times, last: {why}")
+            self._initialising.refuse(why)
             return
         place = (attempt.step, attempt.slot)
         self._refusals[place] += 1
@@ -118,8 +116,18 @@ class Stepping:
 
     def on_refused(self, report: m.PartRefused) -> None:
         attempt = self._s.attempts.get(report.attempt)
-        if attempt is not None and not attempt.is_admitted:
-            self._refuse(attempt, f"{report.count} non-finite elements in tensor {report.tensor}")
+        if attempt is None or attempt.is_admitted:
+            return
+        why = f"{report.count} non-finite elements in tensor {report.tensor}"
+        step = None if attempt.step is None else self._s.steps.get(attempt.step)
+        if step is None or not overflows(step.loss_scale):
+            self._refuse(attempt, why)
+            return
+        self._granting.end(attempt, f"refused: {why}")
+        if not step.skip_reason:
+            step.overflowed = True
+            step.skip_reason = f"slot {attempt.slot} overflowed at loss scale {step.loss_scale:g}: {why}"
+        self.settle_lowest()
 
     def _staged_everywhere(self, attempt: Attempt) -> None:
         """The first attempt of a slot that every shard has staged wins; others of the slot are ended."""
@@ -297,7 +305,8 @@ class Stepping:
         state = self._s
         state.shards[shard].version = max(state.shards[shard].version, report.step + 1)
         if report.step < 0:
-            self._on_init_loaded(shard)
+            if self._initialising.load(shard):
+                self.open_steps()
             return
         step = state.steps.get(report.step)
         if step is None or step.phase is not Phase.APPLYING:
@@ -305,21 +314,6 @@ class Stepping:
         step.applied[shard] = report
         if len(step.applied) == len(state.shards) and step.step == state.version:
             self._publish(step)
-
-    def _on_init_loaded(self, shard: int) -> None:
-        state = self._s
-        self._init_loaded.add(shard)
-        if len(self._init_loaded) < len(state.shards) or state.version > NOTHING_LOADED:
-            return
-        for attempt in state.attempts:
-            if attempt.is_init:
-                state.attempts.commit(attempt, is_skip=False)
-        state.version = 0
-        if state.life is Life.INITIALISING:
-            state.life, state.why = Life.RUNNING, ""
-        state.last_commits.append((state.now, 0))
-        state.note(f"job {state.name}: version 0 is loaded on {len(state.shards)} shards")
-        self.open_steps()
 
     def _publish(self, step: OpenStep) -> None:
         """Version t + 1 is visible on every shard."""
@@ -338,6 +332,9 @@ class Stepping:
                 settle(state, attempt, "" if not is_skip else f"step skipped: {step.skip_reason}")
             else:
                 self._granting.end(attempt, "step skipped")
+        if step.loss_scale and state.job.loss_scale is not None:
+            growth = state.job.loss_scale.growth_steps
+            state.loss_scale.committed(step.loss_scale, step.overflowed, is_skip, growth)
         for place in [place for place in self._refusals if place[0] == step.step]:
             del self._refusals[place]
         state.version = step.step + 1

@@ -9,6 +9,7 @@ import xxhash
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.attempts import Attempt
+from sheepfold_server.core.loss_scale import UNSCALED
 
 
 class Phase(Enum):
@@ -48,6 +49,9 @@ class OpenStep:
     prepared: dict[int, m.Prepared] = field(default_factory=dict)
     decision: m.Commit | None = None
     skip_reason: str = ""
+    loss_scale: float = UNSCALED
+    overflowed: bool = False
+    """A gradient was not finite at `loss_scale`: the step is skipped and the scale halved."""
     gradient_norm: float = 0.0
     block_squares: list[float] = field(default_factory=list)
     norms: dict[int, m.Norms] = field(default_factory=dict)
@@ -64,6 +68,10 @@ class OpenStep:
 
     def is_full(self) -> bool:
         return self.admitted == len(self.slots)
+
+    def is_wanted(self) -> bool:
+        """Whether its slots are still to be computed."""
+        return self.phase is Phase.OPEN and not self.skip_reason
 
     def reopen(self, from_slot: int) -> None:
         """Forget close and admissions from `from_slot` on; winners stay until their part is known lost."""
