@@ -6,6 +6,7 @@ then for those of the slots that probably come next; a wrong guess is loaded in 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import sheepfold_wire.messages as m
 from sheepfold.errors import Refused
 from sheepfold.fingerprint import data_fingerprint
+from sheepfold.read_ahead import ReadAhead
 from sheepfold_wire.job import Job
 from sheepfold_wire.samples import stream_indices
 
@@ -57,13 +59,16 @@ class SlotSampler:
         self._guess = MicroBatch(0, 0)
         """What of the guessed slot is not asked for yet."""
         self._stride = self._slot_samples = 0
+        self._lock = threading.Lock()
+        """Leases come from the script's thread, the loader may ask from another."""
 
     def __iter__(self) -> Iterator[list[int]]:
         """Indices of one micro-batch at a time; a new pass forgets what the last one was asked."""
         self._asked.clear()
         while True:
-            batch = self._next()
-            self._asked.append(batch)
+            with self._lock:
+                batch = self._next()
+                self._asked.append(batch)
             yield [int(i) for i in stream_indices(self._data.samples, self._data.seed, *batch)]
 
     def _next(self) -> MicroBatch:
@@ -81,10 +86,11 @@ class SlotSampler:
         size = self.micro_batch
         starts = range(lease.sample_start, lease.sample_start + lease.sample_count, size)
         slot = tuple(MicroBatch(start, size) for start in starts)
-        self._stride, self._slot_samples = lease.stride, lease.sample_count
-        if slot[0] not in self._asked:  # a wrong guess, or the first slot: begin to guess from here
-            self._due = deque(slot)
-            self._guess = MicroBatch(lease.sample_start + lease.sample_count, 0)
+        with self._lock:
+            self._stride, self._slot_samples = lease.stride, lease.sample_count
+            if slot[0] not in self._asked:  # a wrong guess, or the first slot: begin to guess from here
+                self._due = deque(slot)
+                self._guess = MicroBatch(lease.sample_start + lease.sample_count, 0)
         return slot
 
     def take(self, wanted: MicroBatch, loaded: Iterator[Any]) -> Any:
@@ -110,9 +116,12 @@ class Feed(Protocol):
     def batches(self, lease: m.Lease, is_full: Callable[[], bool]) -> Iterator[Any]:
         """Micro-batches of one slot. `is_full`: whether what was computed so far fills it."""
 
+    def close(self) -> None:
+        """Nothing more is loaded. May be repeated."""
+
 
 class IndexedFeed:
-    """A DataLoader around `run.batch_sampler`."""
+    """A DataLoader around `run.batch_sampler`; with processes of its own it is also read ahead."""
 
     plans_ahead = True
 
@@ -124,12 +133,17 @@ class IndexedFeed:
     def batches(self, lease: m.Lease, is_full: Callable[[], bool]) -> Iterator[Any]:
         wanted = self._sampler.lease(lease)
         if self._loaded is None:
-            self._loaded = iter(self._loader)
+            loaded = iter(self._loader)  # forks: before there is another thread of ours
+            self._loaded = ReadAhead(loaded) if getattr(self._loader, "num_workers", 0) else loaded
         for micro_batch in wanted:
             began = time.perf_counter()
             batch = self._sampler.take(micro_batch, self._loaded)
             self.wait_seconds += time.perf_counter() - began
             yield batch
+
+    def close(self) -> None:
+        if isinstance(self._loaded, ReadAhead):
+            self._loaded.close()
 
 
 class FreeFeed:
@@ -170,6 +184,9 @@ class FreeFeed:
                 raise Refused("the loader gives no batch: its data set is empty") from None
         self.wait_seconds += time.perf_counter() - began
         return batch
+
+    def close(self) -> None:
+        pass
 
 
 class SequentialFiles:
@@ -222,6 +239,9 @@ class SequentialFiles:
                 self.wait_seconds += time.perf_counter() - began
                 yield self._collate(samples)
                 samples, began = [], time.perf_counter()
+
+    def close(self) -> None:
+        """The file that is open is left to the iterator that reads it."""
 
 
 def feed_of(loader: Any, job: Job, sampler: SlotSampler | None) -> Feed:

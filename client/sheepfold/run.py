@@ -149,7 +149,9 @@ class Run:
 
     def follow(self, loader: Any) -> None:
         """From the next slot on, slots have this loader's micro-batches; Refused if it does not fit."""
-        self._feed = feed_of(loader, self._worker.job, self._sampler)
+        feed = feed_of(loader, self._worker.job, self._sampler)
+        self._close_feed()
+        self._feed = feed
         self._worker.plans_ahead = self._feed.plans_ahead
 
     @property
@@ -288,9 +290,14 @@ class Run:
         self._slot = None
         self._worker.release(reason)
 
+    def _close_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+
     def _end(self, why: str) -> None:
         """The model takes the final weights along, if the shards are still there to give them."""
         self._ended = why
+        self._close_feed()
         log.info("job %s has ended: %s", self.job, why)
         try:
             self._worker.pull(limit_seconds=FINAL_PULL_SECONDS)
@@ -301,6 +308,7 @@ class Run:
     def close(self) -> None:
         """Hand leases back and leave the job. May be repeated."""
         self._slot, self._is_closed = None, True
+        self._close_feed()
         self._worker.close()
 
     def __enter__(self) -> Run:
