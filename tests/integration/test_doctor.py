@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,8 @@ def test_healthy_way_to_the_coordinator_is_ok(up: Up) -> None:
     assert found["address"] == f"ok: {up.address}, from --address"
     assert found["TCP"].startswith("ok: ")
     assert found["gRPC"].startswith("ok: ListJobs answered in ")
+    assert found["clock"].startswith("ok: ")
+    assert found["server version"] == f"ok: {version('sheepfold')}, as here"
 
 
 def test_declared_job_leads_to_its_shards_but_has_no_weights(up: Up, tmp_path: Path) -> None:

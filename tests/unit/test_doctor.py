@@ -21,6 +21,7 @@ import pytest
 import sheepfold_wire.messages as m
 from sheepfold.doctor import calls, measures, network, reach
 from sheepfold.doctor.__main__ import main
+from sheepfold.doctor.agreement import check_clock, check_server_version
 from sheepfold.doctor.calls import Sample, ShardCalls
 from sheepfold.doctor.examine import examine
 from sheepfold.doctor.machine import (
@@ -32,7 +33,17 @@ from sheepfold.doctor.machine import (
     check_versions,
 )
 from sheepfold.doctor.reach import Endpoint
-from sheepfold.doctor.results import CheckResult, Status, exit_code, failed, ok, size, skipped, warning
+from sheepfold.doctor.results import (
+    NAME_WIDTH,
+    CheckResult,
+    Status,
+    exit_code,
+    failed,
+    ok,
+    size,
+    skipped,
+    warning,
+)
 from sheepfold.doctor.security import check_tls, judge_tls
 from sheepfold.doctor.servers import CHECKS, reach_checks
 from sheepfold.doctor.shards import Weights, check_request, check_weights, judge_sample, shard_checks
@@ -106,13 +117,41 @@ def test_size_is_written_for_people(count: int, text: str) -> None:
     assert size(count) == text
 
 
+# --- time and version -----------------------------------------------------------------------------------
+
+
+def test_clocks_that_agree_are_told_how_well_that_is_known() -> None:
+    result = check_clock(1_000.25, 1_000.0, 1_000.1)
+    assert result.line == "clock             ok: 200.0 ms from the coordinator's, give or take 50.0 ms"
+
+
+@pytest.mark.parametrize(("server_time", "side"), [(1_090.0, "90.0 s behind"), (910.0, "90.0 s ahead of")])
+def test_a_clock_that_is_wrong_is_told_on_which_side_and_what_to_do(server_time: float, side: str) -> None:
+    result = check_clock(server_time, 1_000.0, 1_000.0)
+    assert result.status is Status.WARNING
+    assert side in result.text
+    assert "chrony" in result.remedy
+
+
+def test_a_slow_answer_is_not_taken_for_a_wrong_clock() -> None:
+    assert check_clock(1_004.0, 1_000.0, 1_010.0).status is Status.OK
+
+
+def test_another_version_of_the_server_is_named_with_the_command() -> None:
+    assert check_server_version("0.2.0", "0.2.0").text == "0.2.0, as here"
+    other = check_server_version("0.2.0", "0.1.0")
+    assert (other.status, other.text) == (Status.WARNING, "0.2.0, here 0.1.0")
+    assert "pip install sheepfold==0.2.0" in other.remedy
+    assert check_server_version("", "0.1.0").status is Status.SKIPPED
+
+
 # --- the way to the coordinator -------------------------------------------------------------------------
 
 
 def test_bad_address_fails_and_skips_every_check_of_servers() -> None:
     found = examined("coordinator:port:7")
     assert found["address"].status is Status.FAILED
-    assert [found[name].line.split(maxsplit=1)[1] for name in CHECKS] == ["skipped: needs address"] * 7
+    assert {found[name].line[NAME_WIDTH + 1 :] for name in CHECKS} == {"skipped: needs address"}
     assert found["versions"].status is Status.OK
 
 
@@ -583,6 +622,6 @@ def test_program_prints_a_line_for_each_check_and_fails_if_one_did(
 ) -> None:
     assert main(["--address", f"127.0.0.1:{closed_port()}"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 14
+    assert len(lines) == 16
     assert sum(" FAILED: " in line for line in lines) == 1
     assert main(["--address", "local:"]) == 0

@@ -14,7 +14,9 @@ import sheepfold_wire.messages as m
 from sheepfold.address import DEFAULT, VARIABLE, BadAddress, find_address
 from sheepfold.calls import Terms
 from sheepfold.doctor import network, reach
+from sheepfold.doctor.agreement import check_clock, check_server_version
 from sheepfold.doctor.machine import proxy_in_use
+from sheepfold.doctor.measures import installed
 from sheepfold.doctor.reach import Endpoint
 from sheepfold.doctor.results import CheckResult, Status, failed, milliseconds, ok, skipped
 from sheepfold.doctor.security import (
@@ -31,7 +33,7 @@ from sheepfold_wire.access import Access
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.errors import JobUnknown, NotReady, SheepfoldError, TokenRefused
 
-CHECKS = ("DNS", "TCP", "TLS", "gRPC", "token", "job", "shards")
+CHECKS = ("DNS", "TCP", "TLS", "gRPC", "token", "clock", "server version", "job", "shards")
 
 Checks = Generator[CheckResult, None, bool]
 """Results as they come; returns whether what follows can be checked."""
@@ -97,7 +99,7 @@ def _coordinator_checks(
     transport: GrpcTransport, connection: Connection, job: str | None, environ: Mapping[str, str]
 ) -> Iterator[CheckResult]:
     try:
-        jobs, seconds = _list_jobs(transport)
+        found, seconds, between = _list_jobs(transport)
     except TokenRefused as error:
         yield ok("gRPC", "it answers")
         yield token_refused(error)
@@ -110,6 +112,9 @@ def _coordinator_checks(
     first, second = (milliseconds(each) for each in seconds)
     yield ok("gRPC", f"ListJobs answered in {second} ({first} with a new connection)")
     yield token_accepted(connection)
+    yield check_clock(found.unix_seconds, *between)
+    yield check_server_version(found.server_version, installed("sheepfold"))
+    jobs = found.jobs
     if job is None and not jobs:
         yield ok(
             "job", "there is none yet; `sheepfold job create -f job.toml` or a worker's config creates one"
@@ -133,13 +138,16 @@ def _coordinator_checks(
         yield from shard_checks(told, weights, environ, reach_checks, access)
 
 
-def _list_jobs(transport: GrpcTransport) -> tuple[tuple[str, ...], tuple[float, float]]:
-    """Names, and the seconds of a first and a second call."""
-    marks = [time.perf_counter()]
+def _list_jobs(
+    transport: GrpcTransport,
+) -> tuple[m.ListJobsReply, tuple[float, float], tuple[float, float]]:
+    """The second of two answers, the seconds of both calls, and Unix time before and after the second."""
+    marks, clock = [time.perf_counter()], [time.time()]
     for _ in range(2):
         reply: m.ListJobsReply = transport.call(m.ListJobsRequest())
         marks.append(time.perf_counter())
-    return reply.jobs, (marks[1] - marks[0], marks[2] - marks[1])
+        clock.append(time.time())
+    return reply, (marks[1] - marks[0], marks[2] - marks[1]), (clock[1], clock[2])
 
 
 def _chosen(transport: GrpcTransport, names: list[str]) -> m.JobStatus:

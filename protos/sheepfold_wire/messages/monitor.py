@@ -163,6 +163,8 @@ class ListJobsRequest:
 @dataclass(frozen=True, slots=True)
 class ListJobsReply:
     jobs: tuple[str, ...]
+    server_version: str = ""
+    unix_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from sheepfold_server.cli import doctor, export, jobs, kernels, roles, status, up
 from sheepfold_server.cli.demo import command as demo
 from sheepfold_server.cli.refusals import Group
+from sheepfold_server.shell.about import installed_version
 
 app = typer.Typer(
     name="sheepfold",
@@ -25,11 +25,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        try:
-            number = version("sheepfold")
-        except PackageNotFoundError:  # run from a source tree that was never installed
-            number = "unknown (not installed)"
-        typer.echo(f"sheepfold {number}")
+        typer.echo(f"sheepfold {installed_version() or 'unknown (not installed)'}")
         raise typer.Exit
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ import grpc
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import WorkerReply, WorkerRequest
+from sheepfold_server.shell.about import installed_version
 from sheepfold_server.shell.batches import batches
 from sheepfold_server.shell.coordinator_actor import Fleet
 from sheepfold_server.shell.options import has_deadline
@@ -164,7 +166,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
 
     async def ListJobs(self, request: Any, context: Context) -> Any:
         async def work() -> Any:
-            return to_proto(m.ListJobsReply(self._fleet.jobs()))
+            return to_proto(m.ListJobsReply(self._fleet.jobs(), installed_version(), time.time()))
 
         return await guarded(context, work)
 
