@@ -58,6 +58,11 @@ def tensors_of(model: nn.Module) -> ModelTensors:
     """What of a model the server keeps; raises Refused for what it cannot."""
     for name, module in model.named_modules():
         _refuse_sharded(name or "the model", module)
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise Refused(
+                f"{name or 'the model'} makes sparse gradients: only dense ones have a place on the server",
+                remedy=f"build {name or 'it'} with sparse=False",
+            )
         if type(module).__name__ == "DistributedDataParallel":
             raise Refused(
                 f"{name or 'the model'} is wrapped in DistributedDataParallel, which averages by itself",

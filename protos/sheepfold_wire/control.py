@@ -83,6 +83,9 @@ class Control:
     def control(self, request: m.ControlRequest) -> m.ControlReply:
         return self._call(_coordinator, "Control", request, m.ControlReply)
 
+    def rewind(self, request: m.RewindRequest) -> m.RewindReply:
+        return self._call(_coordinator, "Rewind", request, m.RewindReply)
+
     def change(self, request: m.ConfigChangeRequest) -> m.ConfigChangeReply:
         return self._call(_coordinator, "ChangeConfig", request, m.ConfigChangeReply)
 

@@ -4,7 +4,7 @@
     ├── PreconditionError      FAILED_PRECONDITION  never the same call again
     │   ├── ManifestMismatch, PlanMismatch, ConfigMismatch, DataMismatch   stop: something differs
     │   ├── StepClosed, LeaseEnded                                         drop it, ask for a lease
-    │   └── WindowTooSmall, NumericsMismatch, JobHasEnded
+    │   └── WindowTooSmall, NumericsMismatch, NoCheckpoint, JobHasEnded
     ├── InvalidError           INVALID_ARGUMENT     never
     │   ├── ShapeMismatch, BadFrame, BadConfig
     │   └── NonFinite                                                      give the slot back, go on
@@ -144,6 +144,12 @@ class NumericsMismatch(PreconditionError):
     """A shard computes with another kernel, device type or torch version than the others."""
 
     reason = "NUMERICS_MISMATCH"
+
+
+class NoCheckpoint(PreconditionError):
+    """Nothing that was kept holds the version asked for."""
+
+    reason = "NO_CHECKPOINT"
 
 
 class JobHasEnded(PreconditionError):

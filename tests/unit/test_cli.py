@@ -28,7 +28,10 @@ from sheepfold_wire.job import Job, LossScale, job_from_toml
 
 COMMANDS = [
     *([name] for name in ("demo", "up", "status", "doctor", "coordinator", "shard", "dashboard")),
-    *(["job", name] for name in ("example", "check", "schema", "create", "show", "history", "freeze")),
+    *(
+        ["job", name]
+        for name in ("example", "check", "schema", "create", "show", "history", "freeze", "rewind")
+    ),
     *(["job", name] for name in ("pause", "resume", "stop", "set")),
 ]
 
@@ -234,6 +237,12 @@ def test_bad_assignment_is_refused(text: str) -> None:
 
 def test_sealed_key_is_refused_with_the_live_ones() -> None:
     assert "optimizer.lr.peak" in Outcome("job", "set", "optimizer.beta1=0.5", "lenet").refusal()
+
+
+@pytest.mark.parametrize("given", ["4", "4:", "8:8", "9:8", "a:b", "-1:4"])
+def test_samples_to_skip_are_two_numbers_of_which_the_second_is_more(given: str) -> None:
+    refused = Outcome("job", "rewind", "lenet", "--to", "3", "--skip-samples", given).refusal()
+    assert f"--skip-samples {given!r}: give A:B" in refused
 
 
 # --- addresses and silence ----------------------------------------------------------------------------

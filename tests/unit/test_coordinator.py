@@ -14,6 +14,7 @@ from sheepfold_wire.errors import (
     DataMismatch,
     JobHasEnded,
     ManifestMismatch,
+    NoCheckpoint,
     NotReady,
     PreconditionError,
     WindowTooSmall,
@@ -492,6 +493,36 @@ def test_job_paused_before_its_start_resumes_where_it_stood() -> None:
 def test_unknown_action_is_refused() -> None:
     with pytest.raises(BadConfig, match="pause, resume or stop"):
         control(Desk().start(), "dance")
+
+
+@pytest.mark.parametrize(
+    ("to_version", "skip", "said"),
+    [
+        (3, (), r"to_version = 3: job j has versions 0 to 2"),
+        (-1, (), r"to_version = -1"),
+        (1, ((3, 4),), r"skip: 4 samples from 3 on; give 1 or more, from 4 on"),
+        (1, ((8, 0),), r"skip: 0 samples from 8 on"),
+    ],
+)
+def test_what_cannot_be_gone_back_to_is_refused(
+    to_version: int, skip: tuple[tuple[int, int], ...], said: str
+) -> None:
+    desk = Desk(job_of(slots=1)).start()
+    for step in range(2):
+        desk.stage(desk.leased("a"))
+        desk.finish(step)
+    ranges = tuple(m.SampleRange(*each) for each in skip)
+    with pytest.raises(BadConfig, match=said):
+        desk.ask(m.RewindRequest("r", "j", to_version, ranges, "ann"))
+
+
+def test_without_a_checkpoint_a_job_does_not_go_back_and_stays_as_it_is() -> None:
+    desk = Desk(job_of(slots=1)).start()
+    desk.stage(desk.leased("a"))
+    desk.finish(0)
+    with pytest.raises(NoCheckpoint, match="version 0 of job j is in no checkpoint"):
+        desk.ask(m.RewindRequest("r", "j", 0, (m.SampleRange(0, 4),), "ann"))
+    assert (desk.state.version, desk.state.lineage) == (1, "lineage")
 
 
 # --- shards and their links ------------------------------------------------------------------------------

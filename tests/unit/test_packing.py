@@ -218,10 +218,16 @@ def test_a_sharded_module_is_refused_by_its_kind() -> None:
         tensors_of(nn.Sequential(FullyShardedDataParallel(2, 2)))
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_layer_with_sparse_gradients_is_refused_before_it_computes_any(kind: type[nn.Module]) -> None:
+    with pytest.raises(Refused, match=r"^1 makes sparse gradients.*build 1 with sparse=False"):
+        tensors_of(nn.Sequential(nn.Linear(2, 2), kind(4, 2, sparse=True)))
+
+
 def test_a_sparse_gradient_is_refused_by_name() -> None:
-    table = nn.Embedding(4, 2, sparse=True)
+    table = nn.Embedding(4, 2)
     _, _, packer = made(1, table)
-    table(torch.tensor([1])).sum().backward()
+    nn.functional.embedding(torch.tensor([1]), table.weight, sparse=True).sum().backward()
     with pytest.raises(Refused, match="weight has a sparse gradient"):
         packer.pack({"weight": table.weight.grad}, Codec.BF16)
 

@@ -44,6 +44,9 @@ from sheepfold_wire.messages.coordinator import (
     PinRequest,
     ReleaseReply,
     ReleaseRequest,
+    RewindReply,
+    RewindRequest,
+    SampleRange,
     ShardAddress,
 )
 from sheepfold_wire.messages.monitor import (
@@ -51,7 +54,6 @@ from sheepfold_wire.messages.monitor import (
     JobStatus,
     ListJobsReply,
     ListJobsRequest,
-    SampleRange,
     ShardStatus,
     SliceFacts,
     SlotCounts,
@@ -154,6 +156,8 @@ __all__ = [
     "ReleaseReply",
     "ReleaseRequest",
     "Restart",
+    "RewindReply",
+    "RewindRequest",
     "SampleRange",
     "ShardAddress",
     "ShardCommand",

@@ -205,6 +205,31 @@ class ControlReply:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleRange:
+    """Consecutive positions of the job's sample stream."""
+
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RewindRequest:
+    """Go back to a version that a checkpoint holds, as a new lineage; steps after it are forgotten."""
+
+    request_id: str
+    job: str
+    to_version: int
+    skip: tuple[SampleRange, ...] = ()
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RewindReply:
+    lineage: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChoreRequest:
     """May this worker do a chore that one of them does for every `every` versions?"""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sheepfold_wire.ids import NO_ATTEMPT, AttemptId
 from sheepfold_wire.messages.bulk import Metric
-from sheepfold_wire.messages.coordinator import FileRange
+from sheepfold_wire.messages.coordinator import FileRange, SampleRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,6 @@ class StepReport:
     metrics: tuple[Metric, ...] = ()
     lineage: str = ""
     loss_scale: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class SampleRange:
-    """Consecutive positions of the job's sample stream."""
-
-    start: int
-    count: int
 
 
 @dataclass(frozen=True, slots=True)

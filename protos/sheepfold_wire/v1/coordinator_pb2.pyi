@@ -248,6 +248,36 @@ class ControlReply(_message.Message):
     state: str
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
+class SampleRange(_message.Message):
+    __slots__ = ("start", "count")
+    START_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    count: int
+    def __init__(self, start: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class RewindRequest(_message.Message):
+    __slots__ = ("request_id", "job", "to_version", "skip", "author")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SKIP_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    job: str
+    to_version: int
+    skip: _containers.RepeatedCompositeFieldContainer[SampleRange]
+    author: str
+    def __init__(self, request_id: _Optional[str] = ..., job: _Optional[str] = ..., to_version: _Optional[int] = ..., skip: _Optional[_Iterable[_Union[SampleRange, _Mapping]]] = ..., author: _Optional[str] = ...) -> None: ...
+
+class RewindReply(_message.Message):
+    __slots__ = ("lineage", "version")
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    lineage: str
+    version: int
+    def __init__(self, lineage: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
 class ChoreRequest(_message.Message):
     __slots__ = ("job", "worker", "name", "every")
     JOB_FIELD_NUMBER: _ClassVar[int]

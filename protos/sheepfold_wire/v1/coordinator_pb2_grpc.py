@@ -71,6 +71,11 @@ class CoordinatorServiceStub(object):
                 request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlRequest.SerializeToString,
                 response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlReply.FromString,
                 _registered_method=True)
+        self.Rewind = channel.unary_unary(
+                '/sheepfold.v1.CoordinatorService/Rewind',
+                request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindReply.FromString,
+                _registered_method=True)
         self.TakeChore = channel.unary_unary(
                 '/sheepfold.v1.CoordinatorService/TakeChore',
                 request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ChoreRequest.SerializeToString,
@@ -140,6 +145,12 @@ class CoordinatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rewind(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TakeChore(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -202,6 +213,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.Control,
                     request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlRequest.FromString,
                     response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlReply.SerializeToString,
+            ),
+            'Rewind': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rewind,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindReply.SerializeToString,
             ),
             'TakeChore': grpc.unary_unary_rpc_method_handler(
                     servicer.TakeChore,
@@ -414,6 +430,33 @@ class CoordinatorService(object):
             '/sheepfold.v1.CoordinatorService/Control',
             sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlRequest.SerializeToString,
             sheepfold__wire_dot_v1_dot_coordinator__pb2.ControlReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rewind(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.CoordinatorService/Rewind',
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindReply.FromString,
             options,
             channel_credentials,
             insecure,

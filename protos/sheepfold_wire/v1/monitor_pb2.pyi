@@ -113,14 +113,6 @@ class StepReport(_message.Message):
     loss_scale: float
     def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., is_skip: bool = ..., skip_reason: _Optional[str] = ..., learning_rate: _Optional[float] = ..., clip_scale: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., prepare_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., slices: _Optional[_Iterable[_Union[SliceFacts, _Mapping]]] = ..., slots: _Optional[_Iterable[_Union[SlotReport, _Mapping]]] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[_shard_pb2.Metric, _Mapping]]] = ..., lineage: _Optional[str] = ..., loss_scale: _Optional[float] = ...) -> None: ...
 
-class SampleRange(_message.Message):
-    __slots__ = ("start", "count")
-    START_FIELD_NUMBER: _ClassVar[int]
-    COUNT_FIELD_NUMBER: _ClassVar[int]
-    start: int
-    count: int
-    def __init__(self, start: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
-
 class Change(_message.Message):
     __slots__ = ("from_step", "author", "text")
     FROM_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -220,10 +212,10 @@ class JobStatus(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
     steps_skipped: int
     changes: _containers.RepeatedCompositeFieldContainer[Change]
-    skipped_samples: _containers.RepeatedCompositeFieldContainer[SampleRange]
+    skipped_samples: _containers.RepeatedCompositeFieldContainer[_coordinator_pb2.SampleRange]
     best_version: int
     best_value: float
-    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., stop_steps: _Optional[int] = ..., open_step: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_admitted: _Optional[int] = ..., waiting_for: _Optional[str] = ..., steps_per_second: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., samples_committed: _Optional[int] = ..., samples_skipped: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., config_json: _Optional[str] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., steps_skipped: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., skipped_samples: _Optional[_Iterable[_Union[SampleRange, _Mapping]]] = ..., best_version: _Optional[int] = ..., best_value: _Optional[float] = ...) -> None: ...
+    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., stop_steps: _Optional[int] = ..., open_step: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_admitted: _Optional[int] = ..., waiting_for: _Optional[str] = ..., steps_per_second: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., samples_committed: _Optional[int] = ..., samples_skipped: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., config_json: _Optional[str] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., steps_skipped: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., skipped_samples: _Optional[_Iterable[_Union[_coordinator_pb2.SampleRange, _Mapping]]] = ..., best_version: _Optional[int] = ..., best_value: _Optional[float] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("job",)

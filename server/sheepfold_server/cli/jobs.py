@@ -133,6 +133,34 @@ def stop(name: JobName, address: Address = DEFAULT) -> None:
     _control(name, "stop", address)
 
 
+@app.command(epilog="Example: `sheepfold job rewind lenet --to 400 --skip-samples 51200:52224`")
+def rewind(
+    name: JobName,
+    to: Annotated[int, typer.Option("--to", min=0, metavar="V", help="Version to go on from.")],
+    skip_samples: Annotated[
+        list[str],
+        typer.Option(
+            metavar="A:B",
+            help="Places A to B - 1 of the sample stream are not read this time; may be repeated.",
+        ),
+    ] = [],  # noqa: B006
+    address: Address = DEFAULT,
+) -> None:
+    """Go back to a version that a checkpoint holds, as a new lineage; later steps are forgotten."""
+    skip = tuple(parse_range(text) for text in skip_samples)
+    with Control(address) as control:
+        reply = control.rewind(m.RewindRequest(uuid.uuid4().hex, name, to, skip, author()))
+    typer.echo(f"job {name}: goes on from version {reply.version} as lineage {reply.lineage}")
+
+
+def parse_range(text: str) -> m.SampleRange:
+    """Of A:B, B excluded; raises BadConfig."""
+    start, separator, end = text.partition(":")
+    if not separator or not start.isdecimal() or not end.isdecimal() or int(end) <= int(start):
+        raise BadConfig(f"--skip-samples {text!r}: give A:B, two numbers with A less than B")
+    return m.SampleRange(int(start), int(end) - int(start))
+
+
 def _control(name: str, action: str, address: Address) -> None:
     with Control(address) as control:
         reply = control.control(m.ControlRequest(name, action, author()))

@@ -32,6 +32,7 @@ from sheepfold_server.core.loss_scale import UNSCALED, LossScale
 from sheepfold_server.core.opening import Opening
 from sheepfold_server.core.recovery import Recovery
 from sheepfold_server.core.reports import job_status, waiting_for
+from sheepfold_server.core.rewinding import rewind
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.state import JobState, Life, ShardState
 from sheepfold_server.core.stepping import Stepping
@@ -140,6 +141,8 @@ class Coordinator:
                     )
                 case m.ControlRequest():
                     reply = self._administration.control(request)
+                case m.RewindRequest():
+                    rewind(self._state, request)
                 case m.ChoreRequest():
                     self._known(request.worker)
                     reply = self._state.chores.ask(request, self._state.version)

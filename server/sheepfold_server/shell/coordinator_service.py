@@ -84,6 +84,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
     async def Control(self, request: Any, context: Context) -> Any:
         return await self._call(m.ControlRequest, request, context)
 
+    async def Rewind(self, request: Any, context: Context) -> Any:
+        return await self._call(m.RewindRequest, request, context)
+
     async def TakeChore(self, request: Any, context: Context) -> Any:
         return await self._call(m.ChoreRequest, request, context)
 

@@ -17,6 +17,7 @@ WorkerRequest = (
     | m.ReleaseRequest
     | m.ConfigChangeRequest
     | m.ControlRequest
+    | m.RewindRequest
     | m.ChoreRequest
     | m.EvaluationRequest
     | m.PinRequest
@@ -76,6 +77,7 @@ WorkerReply = (
     | m.ReleaseReply
     | m.ConfigChangeReply
     | m.ControlReply
+    | m.RewindReply
     | m.ChoreReply
     | m.EvaluationReply
     | m.PinReply
