@@ -13,6 +13,7 @@ from sheepfold.errors import Refused, ServerUnavailable
 from sheepfold.events import Call, LeaseAnswer, Make, Pulled, Pushed, SessionEvent
 from sheepfold.session import LEASE_WAIT_SECONDS
 from sheepfold.transport import Transport, TransportError
+from sheepfold.usage import Usage
 from sheepfold.waiting import Waiting
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import NotReady, ShapeMismatch, SheepfoldError
@@ -64,6 +65,7 @@ class WorkerCalls:
         self.transport = transport
         self.opening = opening
         self.down = down
+        self.usage = Usage(time.monotonic)
 
     def attach(self) -> Terms:
         return Terms.of(self.transport.call(self.opening))
@@ -103,10 +105,11 @@ class WorkerCalls:
             version=version,
             wait_seconds=PULL_WAIT_SECONDS,
         )
-        found, part = self.transport.pull(address, request)
+        (found, part), seconds = self.usage.timed(lambda: self.transport.pull(address, request))
         due = terms.plan.part_bytes(shard, self.down.itemsize)
         if len(part) != due:
             raise ShapeMismatch(f"shard {shard} sent {len(part)} bytes, {due} are due; attach again")
+        self.usage.pulled(shard, due, seconds)
         return found, part
 
     def push(self, terms: Terms, shard: int, attempt: AttemptId, contribution: Contribution) -> None:
@@ -125,11 +128,15 @@ class WorkerCalls:
             payload_digest=payload_digest(part),
             facts=contribution.facts,
         )
-        self.transport.push(address, header, part)
+        _, seconds = self.usage.timed(lambda: self.transport.push(address, header, part))
+        self.usage.pushed(shard, len(part), seconds)
 
     def heartbeat(self, progress: tuple[m.AttemptProgress, ...], ends_heard: int) -> m.HeartbeatReply:
-        request = m.HeartbeatRequest(self.opening.job, self.opening.worker, progress, ends_heard)
-        reply: m.HeartbeatReply = self.transport.call(request)
+        job, worker, usage = self.opening.job, self.opening.worker, self.usage.told()
+        request = m.HeartbeatRequest(job, worker, progress, ends_heard, usage)
+        reply: m.HeartbeatReply
+        reply, seconds = self.usage.timed(lambda: self.transport.call(request))
+        self.usage.round_trip(seconds)
         return reply
 
     def release(self, attempts: tuple[AttemptId, ...], reason: str, is_leaving: bool = False) -> None:

@@ -66,6 +66,7 @@ class Driver:
         notice_seconds: float = NOTICE_SECONDS,
     ) -> None:
         self._calls, self._session, self._clock = calls, session, clock
+        self.usage = calls.usage
         self._lock = threading.RLock()
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads = CallThreads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -75,6 +76,7 @@ class Run:
         self._worker = worker
         self._weights = ModelWeights(worker, tensors)
         self._slot: Slot | None = None
+        self._slot_began = 0.0
         self._feed: Feed | None = None
         self._sampler: SlotSampler | None = None
         self._chores_over: dict[str, int] = {}
@@ -215,6 +217,7 @@ class Run:
         self._weights.load()
         self._weights.restore_buffers()
         torch.manual_seed(lease.seed)
+        self._slot_began = time.perf_counter()
         job, parameters = self._worker.job, self._weights.tensors.parameters.values()
         self._slot = Slot(lease, job, parameters, self._worker.note_progress, self._feed)
         return self._slot
@@ -237,6 +240,9 @@ class Run:
                 "no slot is leased: call step() once for each slot of run.slots(), before the job ends"
             )
         outcome = slot.finish(weight, loss)
+        usage = self._worker.usage
+        usage.computed(time.perf_counter() - self._slot_began)
+        usage.data_wait_seconds = self.data_wait_seconds
         if outcome.weight > m.WEIGHT_MIN and not self._weights.has_gradient:
             raise Refused("no parameter has a gradient: call slot.backward(loss) before run.step()")
         parts, present = self._weights.contribution()

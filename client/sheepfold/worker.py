@@ -22,6 +22,7 @@ from sheepfold.initial import read_file
 from sheepfold.session import Session
 from sheepfold.signals import NOTICE_SECONDS
 from sheepfold.transport import Borrowed, Transport, connect
+from sheepfold.usage import Usage, versions, zone
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.digest import combine_digests
 from sheepfold_wire.errors import BadConfig, NotReady
@@ -101,6 +102,11 @@ class Worker:
         if facts.loss is not None and not math.isfinite(facts.loss):
             facts = replace(facts, loss=None)
         return self._driver.push(Contribution(parts, self.up, facts))
+
+    @property
+    def usage(self) -> Usage:
+        """What it has measured of itself."""
+        return self._driver.usage
 
     @property
     def plans_ahead(self) -> bool:
@@ -224,6 +230,8 @@ def _opening(joining: Joining, job: str) -> m.AttachRequest:
         data_samples=joining.data_samples,
         data_fingerprint=joining.data_fingerprint,
         device=joining.device,
+        versions=versions(),
+        zone=zone(),
     )
 
 

@@ -137,7 +137,9 @@ class ShardHost:
             del self._pushes[token]
             self.handle(e.PushBroken(token))
             return
-        check = e.PartCheck((), "", 0) if push.contribution.is_finite else e.PartCheck((), "dense", 3)
+        blocks = len(self.engine.geometry.blocks_of_shard[self.index])
+        is_finite = push.contribution.is_finite
+        check = e.PartCheck((1.0,) * blocks, "", 0) if is_finite else e.PartCheck((), "dense", 3)
         self.handle(e.PushReceived(token, check))
 
     # --- effects ------------------------------------------------------------------------------------

@@ -138,9 +138,14 @@ class Desk:
 
     def stage(self, lease: m.Lease, *shards: int, **fields: object) -> None:
         """The contribution is staged on these shards, or on all."""
-        staged = m.Staged("j", lease.attempt, b"", self.facts(lease, **fields), ())
+        facts = self.facts(lease, **fields)
         for shard in shards or self.shards:
-            self.from_shard(shard, staged)
+            squares = (1.0,) * self.blocks(shard)
+            self.from_shard(shard, m.Staged("j", lease.attempt, b"", facts, squares))
+
+    def blocks(self, shard: int) -> int:
+        """Blocks of the model that are on a shard."""
+        return len(self.state.geometry.blocks_of_shard[shard]) if self.state.geometry else 0
 
     def refuse(self, lease: m.Lease, shard: int = 0) -> None:
         self.from_shard(shard, m.PartRefused("j", lease.attempt, "a", 3))
@@ -163,8 +168,8 @@ class Desk:
     def prepare(self, step: int, is_finite: bool = True, max_abs: float = 1.0, squares: float = 1.0) -> None:
         close = self.sent(m.Close)[-1]
         for shard in self.shards:
-            count = len(self.state.geometry.blocks_of_shard[shard]) if self.state.geometry else 0
-            report = m.Prepared("j", step, close.map_digest, is_finite, max_abs, (squares,) * count)
+            each = (squares,) * self.blocks(shard)
+            report = m.Prepared("j", step, close.map_digest, is_finite, max_abs, each)
             self.from_shard(shard, report)
 
     def finish(self, step: int) -> None:

@@ -42,6 +42,29 @@ class AttachRequest:
     data_fingerprint: str = ""
     device: str = "cpu"
     network: str = ""
+    versions: str = ""
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTraffic:
+    """Traffic of a worker with one shard since it attached first, measured by the worker."""
+
+    shard: int
+    bytes_up: int
+    seconds_up: float
+    bytes_down: int
+    seconds_down: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUsage:
+    """Where a worker's time goes, measured by it, since it attached first."""
+
+    slot_seconds: float = 0.0
+    data_wait_seconds: float = 0.0
+    round_trip_seconds: float = 0.0
+    traffic: tuple[ShardTraffic, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +170,7 @@ class HeartbeatRequest:
     worker: str
     progress: tuple[AttemptProgress, ...] = ()
     ends_heard: int = 0
+    usage: WorkerUsage | None = None
 
 
 @dataclass(frozen=True, slots=True)

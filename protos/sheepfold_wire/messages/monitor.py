@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sheepfold_wire.ids import NO_ATTEMPT, AttemptId
 from sheepfold_wire.messages.bulk import Metric
-from sheepfold_wire.messages.coordinator import FileRange, SampleRange
+from sheepfold_wire.messages.coordinator import FileRange, SampleRange, WorkerUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class SlotReport:
     attempt: AttemptId = NO_ATTEMPT
     sample_start: int = 0
     files: tuple[FileRange, ...] = ()
+    host: str = ""
+    gradient_norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,18 @@ class SliceFacts:
     gradient_norm: float
     trust_ratio: float
     clamp: str = ""
+    slot_gradient_norm: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStep:
+    """What one shard spent on a step."""
+
+    shard: int
+    fold_seconds: float
+    apply_seconds: float
+    bytes_in: int
+    bytes_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,10 @@ class StepReport:
     metrics: tuple[Metric, ...] = ()
     lineage: str = ""
     loss_scale: float = 0.0
+    slot_gradient_norm: float = 0.0
+    commit_seconds: float = 0.0
+    shards: tuple[ShardStep, ...] = ()
+    committed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +115,11 @@ class WorkerStatus:
     slots_committed: int
     samples_committed: int
     holding: int
+    versions: str = ""
+    zone: str = ""
+    refused: int = 0
+    usage: WorkerUsage | None = None
+    seconds_attached: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +132,28 @@ class ShardStatus:
     numeric_fingerprint: str
     parameters: int
     part_slots: int
+    memory_bytes: int = 0
+    queue: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job, for people."""
+
+    number: int
+    age_seconds: float
+    step: int
+    kind: str
+    author: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """How many attempts ended uncounted for one reason."""
+
+    reason: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +185,8 @@ class JobStatus:
     skipped_samples: tuple[SampleRange, ...] = ()
     best_version: int = -1
     best_value: float = 0.0
+    events: tuple[Event, ...] = ()
+    drops: tuple[Drop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,6 +277,8 @@ class Applied:
     encode_seconds: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
+    memory_bytes: int = 0
+    queue: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class CreateJobReply(_message.Message):
     def __init__(self, job: _Optional[str] = ..., is_new: bool = ...) -> None: ...
 
 class AttachRequest(_message.Message):
-    __slots__ = ("job", "worker", "host", "pid", "manifest_json", "is_reader", "data_samples", "data_fingerprint", "device", "network")
+    __slots__ = ("job", "worker", "host", "pid", "manifest_json", "is_reader", "data_samples", "data_fingerprint", "device", "network", "versions", "zone")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,8 @@ class AttachRequest(_message.Message):
     DATA_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    ZONE_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     host: str
@@ -46,7 +48,35 @@ class AttachRequest(_message.Message):
     data_fingerprint: str
     device: str
     network: str
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., manifest_json: _Optional[str] = ..., is_reader: bool = ..., data_samples: _Optional[int] = ..., data_fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., network: _Optional[str] = ...) -> None: ...
+    versions: str
+    zone: str
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., manifest_json: _Optional[str] = ..., is_reader: bool = ..., data_samples: _Optional[int] = ..., data_fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., network: _Optional[str] = ..., versions: _Optional[str] = ..., zone: _Optional[str] = ...) -> None: ...
+
+class ShardTraffic(_message.Message):
+    __slots__ = ("shard", "bytes_up", "seconds_up", "bytes_down", "seconds_down")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    BYTES_UP_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_UP_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_DOWN_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    bytes_up: int
+    seconds_up: float
+    bytes_down: int
+    seconds_down: float
+    def __init__(self, shard: _Optional[int] = ..., bytes_up: _Optional[int] = ..., seconds_up: _Optional[float] = ..., bytes_down: _Optional[int] = ..., seconds_down: _Optional[float] = ...) -> None: ...
+
+class WorkerUsage(_message.Message):
+    __slots__ = ("slot_seconds", "data_wait_seconds", "round_trip_seconds", "traffic")
+    SLOT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DATA_WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ROUND_TRIP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    slot_seconds: float
+    data_wait_seconds: float
+    round_trip_seconds: float
+    traffic: _containers.RepeatedCompositeFieldContainer[ShardTraffic]
+    def __init__(self, slot_seconds: _Optional[float] = ..., data_wait_seconds: _Optional[float] = ..., round_trip_seconds: _Optional[float] = ..., traffic: _Optional[_Iterable[_Union[ShardTraffic, _Mapping]]] = ...) -> None: ...
 
 class ShardAddress(_message.Message):
     __slots__ = ("shard", "address", "incarnation")
@@ -171,16 +201,18 @@ class AttemptProgress(_message.Message):
     def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., done: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("job", "worker", "progress", "ends_heard")
+    __slots__ = ("job", "worker", "progress", "ends_heard", "usage")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ENDS_HEARD_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     progress: _containers.RepeatedCompositeFieldContainer[AttemptProgress]
     ends_heard: int
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., progress: _Optional[_Iterable[_Union[AttemptProgress, _Mapping]]] = ..., ends_heard: _Optional[int] = ...) -> None: ...
+    usage: WorkerUsage
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., progress: _Optional[_Iterable[_Union[AttemptProgress, _Mapping]]] = ..., ends_heard: _Optional[int] = ..., usage: _Optional[_Union[WorkerUsage, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("state", "version", "ends")

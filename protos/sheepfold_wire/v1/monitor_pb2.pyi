@@ -24,7 +24,7 @@ class SlotCounts(_message.Message):
     def __init__(self, leased: _Optional[int] = ..., committed: _Optional[int] = ..., leased_again: _Optional[int] = ..., dropped: _Optional[int] = ..., skipped: _Optional[int] = ..., outstanding: _Optional[int] = ...) -> None: ...
 
 class SlotReport(_message.Message):
-    __slots__ = ("slot", "worker", "samples", "weight", "attempts", "base_version", "loss", "attempt", "sample_start", "files")
+    __slots__ = ("slot", "worker", "samples", "weight", "attempts", "base_version", "loss", "attempt", "sample_start", "files", "host", "gradient_norm")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,8 @@ class SlotReport(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_START_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     slot: int
     worker: str
     samples: int
@@ -45,10 +47,12 @@ class SlotReport(_message.Message):
     attempt: _shard_pb2.AttemptId
     sample_start: int
     files: _containers.RepeatedCompositeFieldContainer[_coordinator_pb2.FileRange]
-    def __init__(self, slot: _Optional[int] = ..., worker: _Optional[str] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., attempts: _Optional[int] = ..., base_version: _Optional[int] = ..., loss: _Optional[float] = ..., attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., sample_start: _Optional[int] = ..., files: _Optional[_Iterable[_Union[_coordinator_pb2.FileRange, _Mapping]]] = ...) -> None: ...
+    host: str
+    gradient_norm: float
+    def __init__(self, slot: _Optional[int] = ..., worker: _Optional[str] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., attempts: _Optional[int] = ..., base_version: _Optional[int] = ..., loss: _Optional[float] = ..., attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., sample_start: _Optional[int] = ..., files: _Optional[_Iterable[_Union[_coordinator_pb2.FileRange, _Mapping]]] = ..., host: _Optional[str] = ..., gradient_norm: _Optional[float] = ...) -> None: ...
 
 class SliceFacts(_message.Message):
-    __slots__ = ("slice", "name", "weight_norm", "update_norm", "gradient_norm", "trust_ratio", "clamp")
+    __slots__ = ("slice", "name", "weight_norm", "update_norm", "gradient_norm", "trust_ratio", "clamp", "slot_gradient_norm")
     SLICE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_NORM_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +60,7 @@ class SliceFacts(_message.Message):
     GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     TRUST_RATIO_FIELD_NUMBER: _ClassVar[int]
     CLAMP_FIELD_NUMBER: _ClassVar[int]
+    SLOT_GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     slice: int
     name: str
     weight_norm: float
@@ -63,10 +68,25 @@ class SliceFacts(_message.Message):
     gradient_norm: float
     trust_ratio: float
     clamp: str
-    def __init__(self, slice: _Optional[int] = ..., name: _Optional[str] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ..., clamp: _Optional[str] = ...) -> None: ...
+    slot_gradient_norm: float
+    def __init__(self, slice: _Optional[int] = ..., name: _Optional[str] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ..., clamp: _Optional[str] = ..., slot_gradient_norm: _Optional[float] = ...) -> None: ...
+
+class ShardStep(_message.Message):
+    __slots__ = ("shard", "fold_seconds", "apply_seconds", "bytes_in", "bytes_out")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    FOLD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    APPLY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    fold_seconds: float
+    apply_seconds: float
+    bytes_in: int
+    bytes_out: int
+    def __init__(self, shard: _Optional[int] = ..., fold_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ...) -> None: ...
 
 class StepReport(_message.Message):
-    __slots__ = ("job", "step", "version", "is_skip", "skip_reason", "learning_rate", "clip_scale", "gradient_norm", "samples", "weight", "wait_seconds", "prepare_seconds", "apply_seconds", "slices", "slots", "counts", "bytes_in", "bytes_out", "loss", "metrics", "lineage", "loss_scale")
+    __slots__ = ("job", "step", "version", "is_skip", "skip_reason", "learning_rate", "clip_scale", "gradient_norm", "samples", "weight", "wait_seconds", "prepare_seconds", "apply_seconds", "slices", "slots", "counts", "bytes_in", "bytes_out", "loss", "metrics", "lineage", "loss_scale", "slot_gradient_norm", "commit_seconds", "shards", "committed_at")
     JOB_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +109,10 @@ class StepReport(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     LOSS_SCALE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_AT_FIELD_NUMBER: _ClassVar[int]
     job: str
     step: int
     version: int
@@ -111,7 +135,11 @@ class StepReport(_message.Message):
     metrics: _containers.RepeatedCompositeFieldContainer[_shard_pb2.Metric]
     lineage: str
     loss_scale: float
-    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., is_skip: bool = ..., skip_reason: _Optional[str] = ..., learning_rate: _Optional[float] = ..., clip_scale: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., prepare_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., slices: _Optional[_Iterable[_Union[SliceFacts, _Mapping]]] = ..., slots: _Optional[_Iterable[_Union[SlotReport, _Mapping]]] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[_shard_pb2.Metric, _Mapping]]] = ..., lineage: _Optional[str] = ..., loss_scale: _Optional[float] = ...) -> None: ...
+    slot_gradient_norm: float
+    commit_seconds: float
+    shards: _containers.RepeatedCompositeFieldContainer[ShardStep]
+    committed_at: float
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., is_skip: bool = ..., skip_reason: _Optional[str] = ..., learning_rate: _Optional[float] = ..., clip_scale: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., prepare_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., slices: _Optional[_Iterable[_Union[SliceFacts, _Mapping]]] = ..., slots: _Optional[_Iterable[_Union[SlotReport, _Mapping]]] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[_shard_pb2.Metric, _Mapping]]] = ..., lineage: _Optional[str] = ..., loss_scale: _Optional[float] = ..., slot_gradient_norm: _Optional[float] = ..., commit_seconds: _Optional[float] = ..., shards: _Optional[_Iterable[_Union[ShardStep, _Mapping]]] = ..., committed_at: _Optional[float] = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("from_step", "author", "text")
@@ -124,7 +152,7 @@ class Change(_message.Message):
     def __init__(self, from_step: _Optional[int] = ..., author: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker", "host", "pid", "device", "seconds_since_seen", "slots_committed", "samples_committed", "holding")
+    __slots__ = ("worker", "host", "pid", "device", "seconds_since_seen", "slots_committed", "samples_committed", "holding", "versions", "zone", "refused", "usage", "seconds_attached")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +161,11 @@ class WorkerStatus(_message.Message):
     SLOTS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_COMMITTED_FIELD_NUMBER: _ClassVar[int]
     HOLDING_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    ZONE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_ATTACHED_FIELD_NUMBER: _ClassVar[int]
     worker: str
     host: str
     pid: int
@@ -141,10 +174,15 @@ class WorkerStatus(_message.Message):
     slots_committed: int
     samples_committed: int
     holding: int
-    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., seconds_since_seen: _Optional[float] = ..., slots_committed: _Optional[int] = ..., samples_committed: _Optional[int] = ..., holding: _Optional[int] = ...) -> None: ...
+    versions: str
+    zone: str
+    refused: int
+    usage: _coordinator_pb2.WorkerUsage
+    seconds_attached: float
+    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., seconds_since_seen: _Optional[float] = ..., slots_committed: _Optional[int] = ..., samples_committed: _Optional[int] = ..., holding: _Optional[int] = ..., versions: _Optional[str] = ..., zone: _Optional[str] = ..., refused: _Optional[int] = ..., usage: _Optional[_Union[_coordinator_pb2.WorkerUsage, _Mapping]] = ..., seconds_attached: _Optional[float] = ...) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "address", "incarnation", "is_connected", "version", "numeric_fingerprint", "parameters", "part_slots")
+    __slots__ = ("shard", "address", "incarnation", "is_connected", "version", "numeric_fingerprint", "parameters", "part_slots", "memory_bytes", "queue")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +191,8 @@ class ShardStatus(_message.Message):
     NUMERIC_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     PART_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
     shard: int
     address: str
     incarnation: int
@@ -161,10 +201,36 @@ class ShardStatus(_message.Message):
     numeric_fingerprint: str
     parameters: int
     part_slots: int
-    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., is_connected: bool = ..., version: _Optional[int] = ..., numeric_fingerprint: _Optional[str] = ..., parameters: _Optional[int] = ..., part_slots: _Optional[int] = ...) -> None: ...
+    memory_bytes: int
+    queue: int
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., is_connected: bool = ..., version: _Optional[int] = ..., numeric_fingerprint: _Optional[str] = ..., parameters: _Optional[int] = ..., part_slots: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., queue: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("number", "age_seconds", "step", "kind", "author", "text")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    age_seconds: float
+    step: int
+    kind: str
+    author: str
+    text: str
+    def __init__(self, number: _Optional[int] = ..., age_seconds: _Optional[float] = ..., step: _Optional[int] = ..., kind: _Optional[str] = ..., author: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class Drop(_message.Message):
+    __slots__ = ("reason", "count")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    count: int
+    def __init__(self, reason: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job", "state", "why", "term", "lineage", "version", "stop_steps", "open_step", "slots_total", "slots_admitted", "waiting_for", "steps_per_second", "samples_per_second", "samples_committed", "samples_skipped", "manifest_digest", "config_json", "counts", "workers", "shards", "steps_skipped", "changes", "skipped_samples", "best_version", "best_value")
+    __slots__ = ("job", "state", "why", "term", "lineage", "version", "stop_steps", "open_step", "slots_total", "slots_admitted", "waiting_for", "steps_per_second", "samples_per_second", "samples_committed", "samples_skipped", "manifest_digest", "config_json", "counts", "workers", "shards", "steps_skipped", "changes", "skipped_samples", "best_version", "best_value", "events", "drops")
     JOB_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +256,8 @@ class JobStatus(_message.Message):
     SKIPPED_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     BEST_VERSION_FIELD_NUMBER: _ClassVar[int]
     BEST_VALUE_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
     job: str
     state: str
     why: str
@@ -215,7 +283,9 @@ class JobStatus(_message.Message):
     skipped_samples: _containers.RepeatedCompositeFieldContainer[_coordinator_pb2.SampleRange]
     best_version: int
     best_value: float
-    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., stop_steps: _Optional[int] = ..., open_step: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_admitted: _Optional[int] = ..., waiting_for: _Optional[str] = ..., steps_per_second: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., samples_committed: _Optional[int] = ..., samples_skipped: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., config_json: _Optional[str] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., steps_skipped: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., skipped_samples: _Optional[_Iterable[_Union[_coordinator_pb2.SampleRange, _Mapping]]] = ..., best_version: _Optional[int] = ..., best_value: _Optional[float] = ...) -> None: ...
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    drops: _containers.RepeatedCompositeFieldContainer[Drop]
+    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., stop_steps: _Optional[int] = ..., open_step: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_admitted: _Optional[int] = ..., waiting_for: _Optional[str] = ..., steps_per_second: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., samples_committed: _Optional[int] = ..., samples_skipped: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., config_json: _Optional[str] = ..., counts: _Optional[_Union[SlotCounts, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., steps_skipped: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., skipped_samples: _Optional[_Iterable[_Union[_coordinator_pb2.SampleRange, _Mapping]]] = ..., best_version: _Optional[int] = ..., best_value: _Optional[float] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., drops: _Optional[_Iterable[_Union[Drop, _Mapping]]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("job",)

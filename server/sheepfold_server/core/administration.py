@@ -87,7 +87,7 @@ class Administration:
                 )
             case "stop" if state.life in (Life.DECLARED, Life.OPENING):
                 state.life, state.why = Life.ENDED, f"stopped by {request.author} before it began"
-                state.note(f"job {state.name} has ended: {state.why}")
+                state.event("state", f"ended: {state.why}")
             case "resume" if state.life is Life.PAUSED:
                 self._wake(f"resumed by {request.author}")
                 state.change(state.version, request.author, f"paused -> {state.life.value}")
@@ -107,7 +107,7 @@ class Administration:
     def _wake(self, text: str) -> None:
         state = self._s
         state.life, state.why = state.waking_life(), ""
-        state.note(text)
+        state.event("state", text)
         self._stepping.open_steps()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ class Attempt:
     done: int = 0
     staged_on: set[int] = field(default_factory=set)
     squares: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    """Sums of squares of the part's blocks by shard; only where each slot is clipped."""
+    """Sums of squares of the part's blocks by shard."""
     facts: Facts | None = None
     is_staged: bool = False
     """On every shard: the worker has nothing left to do for it."""
@@ -48,6 +48,8 @@ class Attempts:
         self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self.leased = self.committed = self.skipped = self.leased_again = 0
         self.dropped = 0
+        self.drops: Counter[str] = Counter()
+        """By cause; they add up to `dropped`."""
 
     def grant(
         self,
@@ -106,10 +108,12 @@ class Attempts:
         """Attempts that hold reserved room and are not admitted."""
         return sum(not attempt.is_admitted for attempt in self._live.values())
 
-    def end(self, attempt: Attempt) -> None:
-        """The attempt will never count."""
+    def end(self, attempt: Attempt, cause: str) -> None:
+        """The attempt will never count. `cause` is one of few words."""
         del self._live[attempt.id]
-        self.dropped += not attempt.is_init
+        if not attempt.is_init:
+            self.dropped += 1
+            self.drops[cause] += 1
 
     def commit(self, attempt: Attempt, is_skip: bool) -> None:
         """The attempt is part of a step that is decided."""

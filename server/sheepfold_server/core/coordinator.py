@@ -194,9 +194,8 @@ class Coordinator:
         if state.geometry is None:
             raise NotReady(f"job {state.name} has no model yet; attach a worker first")
         if state.workers.attach(request, state.now) and not request.is_reader:
-            state.note(
-                f"worker {request.worker} attached from {request.host}, pid {request.pid}, {request.device}"
-            )
+            place = f"{request.host}, pid {request.pid}, {request.device}"
+            state.event("attach", f"worker {request.worker} attached from {place}")
         return m.AttachReply(
             job=state.name,
             worker=request.worker,
@@ -274,6 +273,7 @@ class Coordinator:
 
     def _heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
         worker = self._known(request.worker)
+        worker.usage = request.usage or worker.usage
         self._granting.renew(request.worker, request.progress)
         ends = worker.ends_after(request.ends_heard)
         return m.HeartbeatReply(self._state.life.value, self._state.version, ends)
@@ -284,10 +284,10 @@ class Coordinator:
             for waiter in [w for w in self._waiters if w.worker == request.worker]:
                 self._waiters.remove(waiter)
                 self._superseded(waiter)
-            if self._state.workers.get(request.worker) is not None:
-                self._state.note(
-                    f"worker {request.worker} left: {request.reason}; {released} leases handed back"
-                )
+            known = self._state.workers.get(request.worker)
+            if known is not None and not known.request.is_reader:
+                told = f"worker {request.worker} left: {request.reason}; {released} leases handed back"
+                self._state.event("leave", told)
             self._state.forget_worker(request.worker)
         return m.ReleaseReply(released)
 

@@ -210,9 +210,9 @@ class Granting:
 
     # --- taking back --------------------------------------------------------------------------------
 
-    def end(self, attempt: Attempt, why: str) -> None:
-        """End an attempt that is not admitted; its place is free again."""
-        self._s.end_attempt(attempt, why)
+    def end(self, attempt: Attempt, why: str, cause: str = "") -> None:
+        """End an attempt that is not admitted; its place is free again. `cause`: else `why` up to a colon."""
+        self._s.end_attempt(attempt, why, cause or why.partition(":")[0])
         if attempt.step is None and not attempt.is_init:
             self._returned.append(attempt.slot)
             self._returned.sort()
@@ -251,7 +251,9 @@ class Granting:
                 self.end(attempt, "expired")
         silence = 3.0 * self._s.job.leases.seconds
         for name in self._s.workers.silent_since(self._s.now - silence):
-            self._s.note(f"worker {name} has been silent for {silence:.0f} s; it is no longer counted")
+            self._s.event(
+                "leave", f"worker {name} has been silent for {silence:.0f} s; it is no longer counted"
+            )
             self.release(name, (), "expired")
             self._s.forget_worker(name)
 
@@ -259,5 +261,5 @@ class Granting:
         """End the worker's unstaged attempts (those of `keys`, or all); returns how many."""
         given = [a for a in self._s.attempts.of_worker(worker) if not keys or a.id in keys]
         for attempt in given:
-            self.end(attempt, why)
+            self.end(attempt, why, why if why == "expired" else "handed back")
         return len(given)

@@ -33,5 +33,5 @@ class Initialising:
         if state.life is Life.INITIALISING:
             state.life, state.why = Life.RUNNING, ""
         state.last_commits.append((state.now, 0))
-        state.note(f"job {state.name}: version 0 is loaded on {len(state.shards)} shards")
+        state.event("state", f"version 0 is loaded on {len(state.shards)} shards")
         return True

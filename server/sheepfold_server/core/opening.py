@@ -80,6 +80,9 @@ class Opening:
     def on_shard_up(self, event: ShardUp) -> None:
         state = self._s
         link = state.shards[event.shard]
+        if link.hello is not None:
+            came = "is back" if event.is_resumed else f"was started anew, incarnation {event.incarnation}"
+            state.event("shard", f"shard {event.shard} {came}")
         link.incarnation, link.hello = event.incarnation, event.hello
         link.is_up, link.is_ready = True, False
         if not event.is_resumed:
@@ -99,7 +102,7 @@ class Opening:
     def on_shard_down(self, shard: int) -> None:
         state = self._s
         state.shards[shard].is_up = state.shards[shard].is_ready = False
-        state.note(f"job {state.name}: the link to shard {shard} is down")
+        state.event("shard", f"the link to shard {shard} is down")
 
     def _open_everywhere(self) -> None:
         """The kernel is the job's, not a shard's: it is chosen when all of them have said what they offer."""

@@ -24,7 +24,7 @@ class Recovery:
         step = self._s.steps.get(report.step)
         if step is None or step.phase not in (Phase.OPEN, Phase.CLOSED) or report.slot >= step.admitted:
             return
-        self._s.note(f"shard {shard} lost slot {report.slot} of step {report.step}")
+        self._s.event("shard", f"shard {shard} lost slot {report.slot} of step {report.step}")
         if step.cannot_refold:
             self.restart(step, f"shard {shard} lost slot {report.slot} and raw bytes are gone")
         elif not self._leaves_room(step, report.slot):
@@ -47,7 +47,7 @@ class Recovery:
 
     def restart(self, step: OpenStep, why: str) -> None:
         """RESTART(t): every sum is zeroed and every attempt of the step ended; slots are leased anew."""
-        self._s.note(f"step {step.step} begins again: {why}")
+        self._s.event("restart", f"step {step.step} begins again: {why}")
         for attempt in self._s.attempts:
             if attempt.step == step.step and not attempt.is_init:
                 self._end(attempt, "step restarted")

@@ -6,8 +6,10 @@ import math
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.accounts import skipped_samples
+from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.kernels import fingerprint
 from sheepfold_server.core.metrics import mean_metrics
+from sheepfold_server.core.slot_norms import SlotNorms, slot_norms
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.steps import OpenStep
 from sheepfold_wire.sums import add_in_order
@@ -22,6 +24,7 @@ def step_report(state: JobState, step: OpenStep) -> m.StepReport:
     losses = [(f.loss, f.weight) for f in facts if f.loss is not None]
     loss_weight = sum(w for _, w in losses)
     applied = step.applied.values()
+    norms = _slot_norms(state, step, winners)
     return m.StepReport(
         job=state.name,
         step=step.step,
@@ -36,23 +39,8 @@ def step_report(state: JobState, step: OpenStep) -> m.StepReport:
         wait_seconds=step.closed_at - step.opened_at,
         prepare_seconds=max(0.0, step.decided_at - step.closed_at),
         apply_seconds=state.now - step.decided_at,
-        slices=_slice_facts(state, step),
-        slots=tuple(
-            m.SlotReport(
-                i,
-                a.worker,
-                a.facts.samples,
-                a.facts.weight,
-                step.slots[i].attempts,
-                a.facts.base_version,
-                a.facts.loss,
-                a.id,
-                _sample_start(state, step, i),
-                () if state.files is None else state.files.ranges(a.id),
-            )
-            for i, a in enumerate(winners)
-            if a.facts is not None
-        ),
+        slices=_slice_facts(state, step, norms),
+        slots=_slot_reports(state, step, winners, norms),
         counts=state.attempts.counts(),
         bytes_in=sum(report.bytes_in for report in applied),
         bytes_out=sum(report.bytes_out for report in applied),
@@ -60,7 +48,48 @@ def step_report(state: JobState, step: OpenStep) -> m.StepReport:
         metrics=mean_metrics(facts),
         lineage=state.lineage,
         loss_scale=step.loss_scale,
+        slot_gradient_norm=norms.root_mean_square,
+        commit_seconds=max(0.0, step.durable_at - step.decided_at),
+        shards=tuple(
+            m.ShardStep(shard, r.fold_seconds, r.apply_seconds, r.bytes_in, r.bytes_out)
+            for shard, r in sorted(step.applied.items())
+        ),
     )
+
+
+def _slot_norms(state: JobState, step: OpenStep, winners: list[Attempt]) -> SlotNorms:
+    geometry = state.geometry
+    if geometry is None or not step.is_full():
+        return SlotNorms()
+    frozen = geometry.blocks_of(geometry.frozen_tensors(state.config.at(step.step)))
+    return slot_norms(winners, geometry.blocks_of_shard, geometry.slice_of_block, frozen)
+
+
+def _slot_reports(
+    state: JobState, step: OpenStep, winners: list[Attempt], norms: SlotNorms
+) -> tuple[m.SlotReport, ...]:
+    reports = []
+    for index, attempt in enumerate(winners):
+        if attempt.facts is None:
+            continue
+        worker = state.workers.get(attempt.worker)
+        reports.append(
+            m.SlotReport(
+                slot=index,
+                worker=attempt.worker,
+                samples=attempt.facts.samples,
+                weight=attempt.facts.weight,
+                attempts=step.slots[index].attempts,
+                base_version=attempt.facts.base_version,
+                loss=attempt.facts.loss,
+                attempt=attempt.id,
+                sample_start=_sample_start(state, step, index),
+                files=() if state.files is None else state.files.ranges(attempt.id),
+                host="" if worker is None else worker.request.host,
+                gradient_norm=norms.of_slot[index] if norms.of_slot else 0.0,
+            )
+        )
+    return tuple(reports)
 
 
 def _sample_start(state: JobState, step: OpenStep, slot: int) -> int:
@@ -69,7 +98,7 @@ def _sample_start(state: JobState, step: OpenStep, slot: int) -> int:
     return state.batch.slot_range(*place)[0] if state.job.data.mode == "indexed" else 0
 
 
-def _slice_facts(state: JobState, step: OpenStep) -> tuple[m.SliceFacts, ...]:
+def _slice_facts(state: JobState, step: OpenStep, norms: SlotNorms) -> tuple[m.SliceFacts, ...]:
     """Norms and ratio of each slice, in manifest order, as its shard reported them."""
     geometry = state.geometry
     if geometry is None:
@@ -87,6 +116,7 @@ def _slice_facts(state: JobState, step: OpenStep) -> tuple[m.SliceFacts, ...]:
             gradient_norm=math.sqrt(add_in_order(squares.get(s.slice, ()))),
             trust_ratio=s.trust_ratio,
             clamp=s.clamp,
+            slot_gradient_norm=norms.of_slice.get(s.slice, 0.0),
         )
         for s in slices
     )
@@ -164,6 +194,8 @@ def job_status(state: JobState) -> m.JobStatus:
         skipped_samples=skipped_samples(state),
         best_version=state.evaluations.best_version,
         best_value=state.evaluations.best_value,
+        events=state.history.told(state.now),
+        drops=tuple(m.Drop(*item) for item in sorted(state.attempts.drops.items())),
     )
 
 
@@ -181,4 +213,6 @@ def _shard_status(state: JobState, index: int) -> m.ShardStatus:
         numeric_fingerprint="" if shard.hello is None else fingerprint(state.kernel, shard.hello),
         parameters=parameters,
         part_slots=shard.part_slots,
+        memory_bytes=shard.memory_bytes,
+        queue=shard.queue,
     )

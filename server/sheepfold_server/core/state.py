@@ -14,6 +14,7 @@ from sheepfold_server.core.chores import Chores
 from sheepfold_server.core.evaluations import Evaluations
 from sheepfold_server.core.events import CoordinatorEffect, Note, Persist, ToShard
 from sheepfold_server.core.files import FileLedger
+from sheepfold_server.core.history import History
 from sheepfold_server.core.loss_scale import LossScale
 from sheepfold_server.core.pins import Pins
 from sheepfold_server.core.schedule import ConfigHistory
@@ -56,6 +57,12 @@ class ShardState:
     part_slots: int = 0
     """Parts its staging budget holds; 0 until the job is open there."""
     version: int = NOTHING_LOADED
+    memory_bytes: int = 0
+    queue: int = 0
+
+    def note_applied(self, report: m.Applied) -> None:
+        self.version = max(self.version, report.step + 1)
+        self.memory_bytes, self.queue = report.memory_bytes, report.queue
 
 
 @dataclass(slots=True)
@@ -141,6 +148,7 @@ class JobState:
     chores: Chores = field(default_factory=Chores)
     pins: Pins = field(default_factory=Pins)
     evaluations: Evaluations = field(default_factory=Evaluations)
+    history: History = field(default_factory=History)
     changes: deque[m.Change] = field(default_factory=lambda: deque(maxlen=CHANGES_KEPT))
     skipped: deque[m.SampleRange] = field(default_factory=lambda: deque(maxlen=SKIPPED_KEPT))
     """Places in the sample stream that no version will cover; with data.mode = shards `files` knows."""
@@ -190,9 +198,15 @@ class JobState:
         self.outbox.append(Persist(self.records, record))
         return self.records
 
+    def event(self, kind: str, text: str) -> None:
+        """Something happened: for the log, and for whoever looks."""
+        self.history.add(self.now, max(0, self.version), kind, text)
+        self.note(text)
+
     def change(self, from_step: int, author: str, text: str) -> None:
         """Something changed while the job runs: for the log, and for whoever looks."""
         self.changes.append(m.Change(from_step, author, text))
+        self.history.add(self.now, from_step, "change", text, author)
         self.note(f"from step {from_step}, by {author}: {text}")
 
     def pause(self, why: str) -> None:
@@ -200,20 +214,28 @@ class JobState:
             self.note(why)
             return
         self.life, self.why = Life.PAUSED, why
-        self.note(f"paused: {why}")
+        self.event("state", f"paused: {why}")
 
     def spoil(self, error: SheepfoldError) -> None:
         """The job cannot run on these shards at all: every worker is told why, instead of waiting."""
         self.unusable = error
         self.pause(error.message)
 
-    def end_attempt(self, attempt: Attempt, why: str) -> None:
-        """On all shards, and the worker is told at its next call."""
-        self.attempts.end(attempt)
+    def end_attempt(self, attempt: Attempt, why: str, cause: str) -> None:
+        """On all shards, and the worker is told at its next call. `cause`: what it is counted under."""
+        self.attempts.end(attempt, cause)
         if self.files is not None:
             self.files.give_back(attempt.id)
         self.workers.tell_end(attempt, why)
         self.tell_all(m.EndAttempts(self.name, (attempt.id,), why))
+
+    def refuse(self, attempt: Attempt, why: str) -> None:
+        """Its contribution must not count."""
+        worker = self.workers.get(attempt.worker)
+        if worker is not None:
+            worker.refused += 1
+        place = f"slot {attempt.slot} of step {attempt.step} by {attempt.worker}"
+        self.event("refusal", f"attempt {attempt.id}, {place}, is refused: {why}")
 
     def forget_worker(self, name: str) -> None:
         """It left, or fell silent: what it was to do and to read is another's."""

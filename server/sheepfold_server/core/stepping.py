@@ -53,7 +53,7 @@ class Stepping:
             return
         if state.version >= state.stop_steps:
             state.life, state.why = Life.ENDED, f"all {state.stop_steps} steps are committed"
-            state.note(f"job {state.name} has ended: {state.why}")
+            state.event("state", f"ended: {state.why}")
             for attempt in state.attempts:
                 self._granting.end(attempt, "job ended")
             return
@@ -78,8 +78,7 @@ class Stepping:
             return
         attempt.facts = report.facts
         attempt.staged_on.add(shard)
-        if self._s.job.optimizer.clip_place == "slot":
-            attempt.squares[shard] = report.sum_of_squares
+        attempt.squares[shard] = report.sum_of_squares
         if len(attempt.staged_on) < len(self._s.shards):
             return
         # Only now: each shard says Applied before Staged, so the version is not behind what the worker has.
@@ -92,7 +91,7 @@ class Stepping:
     def _refuse(self, attempt: Attempt, why: str) -> None:
         """End an attempt that must not count; a slot refused too often gives up its step or the job."""
         state = self._s
-        state.note(f"attempt {attempt.id} of slot {attempt.slot}, step {attempt.step} is refused: {why}")
+        state.refuse(attempt, why)
         if state.files is not None:
             state.files.refuse(attempt.id, state.job.leases.attempts_max)
         self._granting.end(attempt, f"refused: {why}")
@@ -123,6 +122,7 @@ class Stepping:
         if step is None or not overflows(step.loss_scale):
             self._refuse(attempt, why)
             return
+        self._s.refuse(attempt, why)
         self._granting.end(attempt, f"refused: {why}")
         if not step.skip_reason:
             step.overflowed = True
@@ -279,7 +279,8 @@ class Stepping:
         if command is None:
             return
         if isinstance(command, m.Commit):
-            self._s.steps[command.step].phase = Phase.APPLYING
+            step = self._s.steps[command.step]
+            step.phase, step.durable_at = Phase.APPLYING, self._s.now
         self._s.tell_all(command)
 
     def is_durable(self, init: Attempt) -> bool:
@@ -303,7 +304,7 @@ class Stepping:
 
     def on_applied(self, shard: int, report: m.Applied) -> None:
         state = self._s
-        state.shards[shard].version = max(state.shards[shard].version, report.step + 1)
+        state.shards[shard].note_applied(report)
         if report.step < 0:
             if self._initialising.load(shard):
                 self.open_steps()
@@ -322,7 +323,7 @@ class Stepping:
         is_skip = step.decision.is_skip
         if is_skip:
             state.steps_skipped += 1
-            state.note(f"step {step.step} is skipped: {step.skip_reason}")
+            state.event("skip", f"step {step.step} is skipped: {step.skip_reason}")
         report = step_report(state, step)
         count_samples(state, step)
         for attempt in state.attempts:

@@ -45,6 +45,7 @@ class OpenStep:
     cannot_refold: set[int] = field(default_factory=set)
     closed_at: float = 0.0
     decided_at: float = 0.0
+    durable_at: float = 0.0
     close: m.Close | None = None
     prepared: dict[int, m.Prepared] = field(default_factory=dict)
     decision: m.Commit | None = None

@@ -15,9 +15,12 @@ ENDS_KEPT = 256
 class Worker:
     request: m.AttachRequest
     seen_at: float
+    attached_at: float
     slots_staged: int = 0
     slots_committed: int = 0
     samples_committed: int = 0
+    refused: int = 0
+    usage: m.WorkerUsage | None = None
     plans_ahead: bool = False
     """It loads samples before they are leased."""
     expects: tuple[int, int] | None = None
@@ -48,7 +51,7 @@ class Workers:
         if known is not None:
             known.request, known.seen_at = request, now
             return False
-        self._workers[request.worker] = Worker(request, now)
+        self._workers[request.worker] = Worker(request, now, now)
         return True
 
     def get(self, name: str) -> Worker | None:
@@ -91,6 +94,11 @@ class Workers:
                 slots_committed=worker.slots_committed,
                 samples_committed=worker.samples_committed,
                 holding=holding.get(name, 0),
+                versions=worker.request.versions,
+                zone=worker.request.zone,
+                refused=worker.refused,
+                usage=worker.usage,
+                seconds_attached=now - worker.attached_at,
             )
             for name, worker in sorted(self._workers.items())
             if not worker.request.is_reader

@@ -40,6 +40,11 @@ class Actor(Generic[Event, Effect]):
             self._is_busy = True
         self._drain()
 
+    @property
+    def waiting(self) -> int:
+        """Events that wait their turn."""
+        return len(self._events)
+
     def _drain(self) -> None:
         while True:
             with self._lock:

@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
@@ -129,7 +129,8 @@ class JobActor:
             case e.Persist(number, record):
                 self._storage.persist(record)
                 self._actor.submit(e.Persisted(number))
-            case e.Publish(report):
+            case e.Publish(published):
+                report = replace(published, committed_at=time.time())
                 with self._lock:
                     self.reports.append(report)
                     readers = list(self._readers)

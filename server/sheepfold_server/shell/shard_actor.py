@@ -23,6 +23,7 @@ from sheepfold_server.core.headers import ShardJob
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.optim.steps import SliceTotals
+from sheepfold_server.shell.about import resident_bytes
 from sheepfold_server.shell.actor import Actor
 from sheepfold_server.storage.null import NullStorage
 from sheepfold_wire.codecs import Codec, encode
@@ -141,7 +142,7 @@ class ShardActor:
     def _perform(self, effect: e.ShardEffect) -> None:
         match effect:
             case e.Report(report):
-                self._send(self._with_bytes(report) if isinstance(report, m.Applied) else report)
+                self._send(self._measured(report) if isinstance(report, m.Applied) else report)
             case e.ReceiveBody(token, _):
                 self._answer(token, effect)
             case e.AnswerPush(token, _):
@@ -179,11 +180,12 @@ class ShardActor:
             case _:
                 self._perform_on_kernel(effect)
 
-    def _with_bytes(self, report: m.Applied) -> m.Applied:
+    def _measured(self, report: m.Applied) -> m.Applied:
         with self._lock:
             new_in, new_out = self.bytes_in - self._reported_in, self.bytes_out - self._reported_out
             self._reported_in, self._reported_out = self.bytes_in, self.bytes_out
-        return replace(report, bytes_in=new_in, bytes_out=new_out)
+        memory, queue = resident_bytes(), self._actor.waiting
+        return replace(report, bytes_in=new_in, bytes_out=new_out, memory_bytes=memory, queue=queue)
 
     def _answer(self, token: int, answer: object) -> None:
         with self._lock:
