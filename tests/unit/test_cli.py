@@ -27,7 +27,10 @@ from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.job import Job, LossScale, job_from_toml
 
 COMMANDS = [
-    *([name] for name in ("demo", "up", "status", "doctor", "coordinator", "shard", "dashboard")),
+    *(
+        [name]
+        for name in ("demo", "up", "status", "doctor", "support-bundle", "coordinator", "shard", "dashboard")
+    ),
     *(
         ["job", name]
         for name in ("example", "check", "schema", "create", "show", "history", "freeze", "rewind")
