@@ -24,8 +24,8 @@ from tests.integration.harness import (
 from tests.oracle.lamb_float64 import Lamb, clipped
 
 from sheepfold_server.core.batch import BatchPlan
-from sheepfold_server.core.schedule import learning_rate
 from sheepfold_wire.samples import stream_indices
+from sheepfold_wire.schedule import learning_rate
 
 
 @cache

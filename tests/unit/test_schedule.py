@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.desk import job_of
 
-from sheepfold_server.core.schedule import ConfigHistory, learning_rate, lr_for_batch, warmup_steps
+from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_wire.errors import BadConfig
+from sheepfold_wire.schedule import learning_rate, lr_for_batch, warmup_steps
 
 
 def rates(steps: int = 10, batch: dict[str, object] | None = None, **lr: object) -> list[float]:

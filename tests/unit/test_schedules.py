@@ -10,8 +10,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 
 from sheepfold.errors import Refused
 from sheepfold.schedules import tabulated
-from sheepfold_server.core.schedule import learning_rate
 from sheepfold_wire.job import parse_job
+from sheepfold_wire.schedule import learning_rate
 
 SCHEDULERS = {
     "cosine": lambda o: CosineAnnealingLR(o, 20),

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sheepfold_server.core.batch import BatchPlan
-from sheepfold_server.core.schedule import learning_rate, lr_for_batch, segments, warmup_steps
 from sheepfold_wire.job import LIVE_KEYS, Job
 from sheepfold_wire.optimizer import LearningRate, group_settings, rule_settings
+from sheepfold_wire.schedule import learning_rate, lr_for_batch, segments, warmup_steps
 
 AS_ABOVE = "(as [optimizer.lr])"
 KERNELS = {

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
-from sheepfold_server.core.schedule import learning_rate
 from sheepfold_wire.job import Job
 from sheepfold_wire.optimizer import OptimizerKeys
+from sheepfold_wire.schedule import learning_rate
 from sheepfold_wire.sums import add_in_order
 
 MAX_ABS_APPLIED = 1e15

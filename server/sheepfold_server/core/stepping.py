@@ -18,9 +18,9 @@ from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.initialising import Initialising
 from sheepfold_server.core.loss_scale import overflows
 from sheepfold_server.core.reports import step_report
-from sheepfold_server.core.schedule import learning_rate
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_server.core.steps import OpenStep, Phase, SlotState, map_digest
+from sheepfold_wire.schedule import learning_rate
 
 
 class Stepping:
