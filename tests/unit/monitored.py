@@ -65,4 +65,5 @@ def step_report(step: int, ratio: float = 1.0, *, is_skip: bool = False) -> m.St
         bytes_in=1000,
         bytes_out=500,
         loss=1.5,
+        lineage="abc",
     )

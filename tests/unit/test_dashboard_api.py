@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from tests.unit.monitored import STATUS, step_report
 
 from sheepfold_server.dashboard.app import HEADERS, create_app
-from sheepfold_server.dashboard.store import STEPS_KEPT, Store
+from sheepfold_server.dashboard.store import Store
 
 API = "/api/v1/jobs/lenet"
 PAGES = ["/", "/docs", "/openapi.json", "/static/page.js", "/static/page.css", "/static/icon.svg"]
@@ -126,10 +126,16 @@ def test_range_of_steps(client: Browser, query: str, expected: list[int]) -> Non
 
 
 @pytest.mark.parametrize(
-    "query", ["?from=-1", "?from=x", "?limit=0", "?limit=2001", "?from=1e3", f"?from={10**30}"]
+    "query", ["?from=-1", "?from=x", "?limit=0", "?from=1e3", f"?from={10**30}", "?from=3&to=2"]
 )
 def test_bad_range_is_refused(client: Browser, query: str) -> None:
     assert client.get(f"{API}/steps{query}").status_code == 422
+
+
+def test_page_of_steps_is_capped_and_says_so(client: Browser) -> None:
+    response = client.get(f"{API}/steps?limit=2001")
+    assert (response.status_code, response.headers["x-limit-capped"]) == (200, "2000")
+    assert "x-limit-capped" not in client.get(f"{API}/steps?limit=2000").headers
 
 
 def test_one_step_has_slices_and_slots(client: Browser) -> None:
@@ -158,9 +164,11 @@ def test_norms_are_those_of_the_newest_applied_step_with_the_range_of_all(client
         "clamp": "",
         "trust_ratio_min": 0.5,
         "trust_ratio_max": 4.0,
+        "trust_ratio_drift": 0.5,
+        "steps_clamped": 0,
     }
     assert (second["trust_ratio_min"], second["trust_ratio_max"]) == (1.0, 8.0)
-    assert second["clamp"] == "ratio"
+    assert (second["clamp"], second["steps_clamped"]) == ("ratio", 3)
 
 
 def test_a_number_that_is_not_finite_is_null(client: Browser, store: Store) -> None:
@@ -174,25 +182,20 @@ def test_a_number_that_is_not_finite_is_null(client: Browser, store: Store) -> N
 # --- what is kept -------------------------------------------------------------------------------------
 
 
-def test_only_the_newest_reports_are_kept() -> None:
-    store = Store(steps_kept=3)
-    store.set_jobs(("lenet",))
-    for step in range(10):
-        store.add(step_report(step, ratio=step + 1.0))
-    assert [report.step for report in store.steps("lenet", None, STEPS_KEPT)] == [7, 8, 9]
-    assert [found.trust_ratio_min for found in store.slices("lenet")] == [8.0, 16.0]
-    assert store.step("lenet", 7).slices[0].trust_ratio == 8.0
-
-
 def test_report_sent_twice_is_kept_once(client: Browser, store: Store) -> None:
     store.add(step_report(2))
     assert len(client.get(f"{API}/steps").json()) == 4
 
 
-def test_another_lineage_forgets_the_old_steps(client: Browser, store: Store) -> None:
+def test_another_lineage_begins_anew_and_the_old_one_stays_readable(client: Browser, store: Store) -> None:
     store.set_status(replace(STATUS, lineage="new", version=0), at=103.0)
     assert answer(client.get(f"{API}/steps")) == []
     assert store.newest_version("lenet") == 0
+    assert [step["step"] for step in client.get(f"{API}/steps?lineage=abc").json()] == [0, 1, 2, 3]
+    assert client.get(f"{API}/lineages").json()["lineages"] == [
+        {"lineage": "abc", "first_step": 0, "last_step": 3, "is_current": False},
+        {"lineage": "new", "first_step": 0, "last_step": -1, "is_current": True},
+    ]
 
 
 def test_job_that_is_gone_is_forgotten(client: Browser, store: Store) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from sheepfold_server.dashboard.history.file import HistoryRefused
 from sheepfold_server.dashboard.listen import CannotListen
 from sheepfold_server.dashboard.trackers.tracker import TrackerMissing
 from sheepfold_server.shell.start import StartError
@@ -16,7 +17,7 @@ from sheepfold_wire.errors import SheepfoldError
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 
-REFUSALS = (SheepfoldError, NoAnswer, StartError, CannotListen, TrackerMissing)
+REFUSALS = (SheepfoldError, NoAnswer, StartError, CannotListen, HistoryRefused, TrackerMissing)
 
 
 class Group(TyperGroup):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -120,6 +121,14 @@ def dashboard(
     listen: Annotated[
         str, _listen("Address to serve the page and the API on; port 0 takes a free one.")
     ] = "127.0.0.1:8070",
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Keep steps and events in this file, for one dashboard at a time; left out: in memory.",
+        ),
+    ] = None,
     tracker: Trackers = [],  # noqa: B006
     insecure: Insecure = False,
     tls_ca: TlsCa = None,
@@ -133,5 +142,6 @@ def dashboard(
     log_to_stderr("dashboard")
     ca = coordinator.ca if tls_ca is None else read_ca(tls_ca)
     token = coordinator.token if token_file is None else read_token(token_file)
-    config = DashboardConfig(replace(coordinator, ca=ca, token=token), listen, tuple(tracker))
+    called = replace(coordinator, ca=ca, token=token)
+    config = DashboardConfig(called, listen, tuple(tracker), history)
     raise typer.Exit(run_dashboard(config, announcer(announce_fd)))

@@ -25,7 +25,10 @@ CHECK_SECONDS = 0.2
 def up(
     shards: Annotated[int, typer.Option(min=1, max=64, help="Number of shard processes.")] = 2,
     directory: Annotated[
-        Path, typer.Option("--dir", help="State directory: up.json (pids, addresses), logs/; one `up` each.")
+        Path,
+        typer.Option(
+            "--dir", help="State directory, one `up` each: up.json, logs/, the dashboard's history."
+        ),
     ] = Path("state"),
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the coordinator; 0 takes a free one.")

@@ -94,6 +94,8 @@ class Watcher:
         wait = BACKOFF_SECONDS_FIRST
         while not self._closing.is_set():
             try:
+                # Which history the coordinator is in decides where to go on: it may be another one by now.
+                self._store.set_status(self._control.status(self._job), time.monotonic())
                 first = self._store.newest_version(self._job) + 1
                 for report in self._control.watch(self._job, first, self._set_call):
                     self._store.add(report)

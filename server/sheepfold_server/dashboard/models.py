@@ -51,10 +51,14 @@ class Slice(_Answer):
 
 
 class SliceWithRange(Slice):
-    """A slice in the newest step, with the range of its trust ratio over all kept steps."""
+    """A slice in the newest step, with the range of its trust ratio over the newest 2,000 steps."""
 
     trust_ratio_min: float = Field(description="smallest trust ratio over the kept steps")
     trust_ratio_max: float = Field(description="largest trust ratio over the kept steps")
+    trust_ratio_drift: float = Field(
+        description="trust ratio in the newest step over its median in the kept steps; 1 means none"
+    )
+    steps_clamped: int = Field(description="newest steps in a row in which the ratio met a bound")
 
 
 class Metric(_Answer):
@@ -178,3 +182,121 @@ class Problem(_Answer):
     """Why a request was refused."""
 
     detail: str = Field(description="one sentence saying what was asked for and what exists")
+
+
+Values = Annotated[list[float | None], Field(description="one per point; null where a step has none")]
+
+
+class Band(_Answer):
+    """A series: per point the smallest, mean and largest of its steps; all equal where that is one step."""
+
+    min: Values
+    mean: Values
+    max: Values
+
+
+class Series(_Answer):
+    """Series of a range of steps on one axis."""
+
+    job: str = Field(description="name of the job")
+    lineage: str = Field(description="history of the job they are of")
+    steps_per_point: int = Field(description="steps that a point stands for; 1 means none was merged")
+    step: list[int] = Field(description="first step of each point")
+    seconds: list[float] = Field(description="unix time, in seconds, at which that step was seen committed")
+    samples: list[int] = Field(description="samples committed up to that step")
+    series: dict[str, Band] = Field(description="by name, in the order asked for")
+    available: list[str] = Field(description="all names that may be asked for")
+
+
+class SliceSeries(Series):
+    """Trust ratio, norms and share of clamped steps of one slice."""
+
+    slice: int = Field(description="number of the slice in the manifest, from 0")
+    name: str = Field(description="name of the slice, as in the model")
+
+
+class Heatmap(_Answer):
+    """One value of every slice over a range of steps."""
+
+    job: str = Field(description="name of the job")
+    lineage: str = Field(description="history of the job it is of")
+    steps_per_column: int = Field(description="steps that a column stands for")
+    step: list[int] = Field(description="first step of each column")
+    slices: list[str] = Field(description="name of each row")
+    value: str = Field(description="what is drawn")
+    data: str = Field(
+        description="base64 of float32, little-endian, row by row: mean over a column's steps; NaN for none"
+    )
+    clamped: str = Field(
+        description="base64 of uint8 in the same order: 1 if the ratio met a bound in any of the steps"
+    )
+
+
+class Event(_Answer):
+    """Something that happened to the job."""
+
+    id: int = Field(description="increases with each event of any job")
+    step: int = Field(description="step it belongs to")
+    seconds: float = Field(description="unix time, in seconds, at which it was seen")
+    kind: str = Field(description="attach, leave, restart, lineage, checkpoint, change, alert, state or skip")
+    text: str = Field(description="one sentence")
+    author: str = Field(description="who asked for it, as they said; empty if nobody did")
+
+
+class Events(_Answer):
+    """A page of events, oldest first."""
+
+    events: list[Event] = Field(description="the newest ones of the range")
+    limit: int = Field(description="most events of this page")
+    capped: bool = Field(description="whether more were asked for than a page may have")
+
+
+class Lineage(_Answer):
+    """One history of the job."""
+
+    lineage: str = Field(description="identity of the history")
+    first_step: int = Field(description="first step that is known of it")
+    last_step: int = Field(description="last step that is known of it; -1 before one")
+    is_current: bool = Field(description="whether the job goes on in it")
+
+
+class Lineages(_Answer):
+    """All histories of the job that are kept, oldest first."""
+
+    lineages: list[Lineage] = Field(description="the newest 32 at most")
+
+
+class Schedule(_Answer):
+    """What the newest configuration plans, from step 0 to the stop."""
+
+    job: str = Field(description="name of the job")
+    step: list[int] = Field(description="some steps, the first and the last included")
+    learning_rate: list[float] = Field(description="learning rate of each")
+    slots: list[int] = Field(description="slots of each (K)")
+    slot_samples: list[int] = Field(description="samples of one slot of each")
+
+
+class Forecast(_Answer):
+    """When the job ends, and how much work was in vain."""
+
+    eta_seconds: float | None = Field(
+        description="seconds until the job ends at its present rate; null while nothing moves"
+    )
+    steps_left: int = Field(description="steps until it ends")
+    goodput: float | None = Field(
+        description="share of the decided leases that became part of an applied step; null before one"
+    )
+    waste: dict[str, int] = Field(
+        description="slots: leased_again (had been leased before), dropped (ended without counting), skipped "
+        "(of skipped steps)"
+    )
+
+
+class Stall(_Answer):
+    """What the job waits for."""
+
+    text: str = Field(description="one sentence with names and numbers")
+    since_seconds: float = Field(description="seconds since the open step last got a slot")
+    next_seconds: float | None = Field(
+        description="seconds until the slot may be leased again; null if nothing is timed"
+    )

@@ -7,11 +7,13 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 
 from sheepfold_server.dashboard.app import create_app
 from sheepfold_server.dashboard.follower import Follower
+from sheepfold_server.dashboard.history.history import History
 from sheepfold_server.dashboard.listen import CONNECTIONS_MAX, bind
 from sheepfold_server.dashboard.store import Store
 from sheepfold_server.dashboard.trackers.choose import tracker_of
@@ -31,6 +33,8 @@ class DashboardConfig:
     listen: str = "127.0.0.1:8070"
     trackers: tuple[str, ...] = ()
     """As `--tracker` names them."""
+    history: Path | None = None
+    """File of the history; None keeps it in memory."""
 
 
 class _Server(uvicorn.Server):
@@ -48,13 +52,14 @@ class _Server(uvicorn.Server):
 def run_dashboard(config: DashboardConfig, on_ready: Callable[[str], None] = lambda address: None) -> int:
     """Serve until SIGTERM or SIGINT; `on_ready` is told the address once it serves.
 
-    Raises CannotListen, TrackerMissing.
+    Raises CannotListen, HistoryRefused, TrackerMissing.
     """
     mirror = Mirror([tracker_of(text) for text in config.trackers])
+    history = History(config.history)
     bound = bind(config.listen)
     host = config.listen.rpartition(":")[0]
     address = f"{host}:{bound.getsockname()[1]}"
-    store = Store()
+    store = Store(history)
     follower = Follower(store, config.coordinator, mirror)
     follower.start()
     server = _Server(
@@ -77,4 +82,5 @@ def run_dashboard(config: DashboardConfig, on_ready: Callable[[str], None] = lam
     finally:
         follower.close()
         mirror.close()
+        history.close()
     return 0

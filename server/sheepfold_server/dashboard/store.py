@@ -1,4 +1,4 @@
-"""What the dashboard knows of each job: its newest status and step reports, bounded in memory.
+"""What the dashboard knows of each job: its status in memory, its steps and events in a history.
 
 Thread-safe. The follower writes through `set_jobs`, `set_status` and `add`; the API reads.
 """
@@ -6,112 +6,48 @@ Thread-safe. The follower writes through `set_jobs`, `set_status` and `add`; the
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
-from collections import deque
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable
 
 import sheepfold_wire.messages as m
-from sheepfold_server.dashboard.slices import SliceRange, SliceWindow
-
-STEPS_KEPT = 2_000
-RATE_SECONDS = 10.0
-BYTES_STEPS = 32
-
-
-class NotKept(LookupError):
-    """No such job or step here; the text says what there is."""
+from sheepfold_server.dashboard.happenings import changes, happenings, skip
+from sheepfold_server.dashboard.history.events import Event
+from sheepfold_server.dashboard.history.history import History, NotKept
+from sheepfold_server.dashboard.rates import Rates, Throughput
 
 
-@dataclass(frozen=True, slots=True)
-class Throughput:
-    """Rates over the last 10 seconds of observation; 0 while nothing moves."""
+class JobNow:
+    """One job at this moment."""
 
-    steps_per_second: float
-    samples_per_second: float
-    bytes_in_per_second: float
-    bytes_out_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """Where a job stood when its status was read, by the reader's monotonic clock."""
-
-    at: float
-    version: int
-    samples: int
-
-
-class JobHistory:
-    """One job's newest status and steps."""
-
-    def __init__(self, steps_kept: int) -> None:
+    def __init__(self) -> None:
         self.status: m.JobStatus | None = None
-        self._steps: deque[tuple[m.StepReport, int]] = deque(maxlen=steps_kept)
-        self._window = SliceWindow(steps_kept)
-        self._seen: deque[_Seen] = deque()
+        self.rates = Rates()
+        self.waits_since = 0.0
+        """Unix time since which the open step has had the slots it has."""
+        self.told: tuple[m.Change, ...] = ()
 
-    def is_of(self, lineage: str) -> bool:
-        """Whether these are steps of that history of the job."""
-        return self.status is None or self.status.lineage == lineage
-
-    def set_status(self, status: m.JobStatus, at: float) -> None:
+    def look(self, status: m.JobStatus, at: float, seconds: float) -> None:
+        before = self.status
+        if before is None or _place(before) != _place(status):
+            self.waits_since = seconds
+        if before is not None and before.lineage != status.lineage:
+            self.rates = Rates()
+        self.rates.look(status, at)
         self.status = status
-        self._seen.append(_Seen(at, status.version, status.samples_committed))
-        while len(self._seen) > 2 and self._seen[0].at < at - RATE_SECONDS:
-            self._seen.popleft()
 
-    def add(self, report: m.StepReport) -> None:
-        """Keep a report; one already kept is ignored, as after a reconnection."""
-        if self._steps and report.step <= self._steps[-1][0].step:
-            return
-        row = self._window.add(report.slices)
-        self._steps.append((replace(report, slices=()), row))
 
-    @property
-    def newest_version(self) -> int:
-        return self._steps[-1][0].version if self._steps else 0
-
-    def steps(self, first: int | None, limit: int) -> list[m.StepReport]:
-        """Up to `limit` reports from step `first` on, or the newest ones; without their slices."""
-        reports = [report for report, _ in self._steps]
-        if first is None:
-            return reports[-limit:]
-        start = bisect_left(reports, first, key=lambda report: report.step)
-        return reports[start : start + limit]
-
-    def step(self, number: int) -> m.StepReport:
-        for report, row in self._steps:
-            if report.step == number:
-                return replace(report, slices=self._window.at(row))
-        kept = f"steps {self._steps[0][0].step} to {self._steps[-1][0].step}" if self._steps else "none yet"
-        raise NotKept(f"step {number} is not kept here (kept: {kept})")
-
-    def slices(self) -> tuple[SliceRange, ...]:
-        return self._window.newest()
-
-    def throughput(self) -> Throughput:
-        first, last = (self._seen[0], self._seen[-1]) if self._seen else (_Seen(0, 0, 0), _Seen(0, 0, 0))
-        seconds = last.at - first.at
-        if seconds <= 0:
-            return Throughput(0.0, 0.0, 0.0, 0.0)
-        steps_per_second = (last.version - first.version) / seconds
-        newest = [report for report, _ in self._steps][-BYTES_STEPS:]
-        per_step = steps_per_second / max(1, len(newest))
-        return Throughput(
-            steps_per_second,
-            (last.samples - first.samples) / seconds,
-            sum(report.bytes_in for report in newest) * per_step,
-            sum(report.bytes_out for report in newest) * per_step,
-        )
+def _place(status: m.JobStatus) -> tuple[str, str, int, int]:
+    return status.lineage, status.state, status.open_step, status.slots_admitted
 
 
 class Store:
     """All jobs of one coordinator, and whether it answers."""
 
-    def __init__(self, steps_kept: int = STEPS_KEPT) -> None:
-        self._steps_kept = steps_kept
+    def __init__(self, history: History | None = None, clock: Callable[[], float] = time.time) -> None:
+        self.history = history or History()
+        self._clock = clock
         self._lock = threading.Lock()
-        self._jobs: dict[str, JobHistory] = {}
+        self._jobs: dict[str, JobNow] = {}
         self._trouble = "not connected yet"
 
     # --- written by the follower ------------------------------------------------------------------
@@ -122,30 +58,54 @@ class Store:
             self._trouble = why
 
     def set_jobs(self, names: tuple[str, ...]) -> None:
-        """The jobs that exist now; those that are gone are forgotten."""
+        """The jobs that exist now; the others are not shown any more."""
         with self._lock:
-            self._jobs = {name: self._jobs.get(name) or JobHistory(self._steps_kept) for name in names}
+            self._jobs = {name: self._jobs.get(name) or JobNow() for name in names}
 
     def set_status(self, status: m.JobStatus, at: float) -> None:
-        """A job's status, read at monotonic time `at`. Another lineage forgets the steps of the old one."""
+        """A job's status, read at monotonic time `at`."""
+        seconds = self._clock()
         with self._lock:
-            history = self._jobs.get(status.job)
-            if history is None:
+            job = self._jobs.get(status.job)
+            if job is None:
                 return
-            if not history.is_of(status.lineage):
-                history = self._jobs[status.job] = JobHistory(self._steps_kept)
-            history.set_status(status, at)
+            before, told = job.status, job.told
+            job.look(status, at, seconds)
+            job.told = status.changes
+        is_new = self.history.begin(status.job, status.lineage)
+        if before is not None or is_new:
+            for event in happenings(before, status, seconds):
+                self._tell(status.job, status.lineage, event)
+        if is_new or told != status.changes:
+            for event in changes(status, seconds):
+                self._tell(status.job, status.lineage, event, once=True)
+        self.history.commit()
 
     def add(self, report: m.StepReport) -> None:
+        """A step's report; one already kept is ignored, as after a reconnection."""
+        seconds = self._clock()
         with self._lock:
-            if report.job in self._jobs:
-                self._jobs[report.job].add(report)
+            job = self._jobs.get(report.job)
+            if job is None:
+                return
+        if not self.history.add(report, seconds):
+            return
+        with self._lock:
+            job.rates.step(report)
+        if report.is_skip:
+            self._tell(report.job, report.lineage, skip(report, seconds))
 
-    def newest_version(self, job: str) -> int:
-        with self._lock:
-            return self._jobs[job].newest_version if job in self._jobs else 0
+    def _tell(self, job: str, lineage: str, event: Event, *, once: bool = False) -> None:
+        self.history.tell(job, lineage, event, once=once)
 
     # --- read by the API --------------------------------------------------------------------------
+
+    def newest_version(self, job: str) -> int:
+        """Newest version whose report is kept of the job's present lineage; 0 before one."""
+        with self._lock:
+            now = self._jobs.get(job)
+            status = None if now is None else now.status
+        return 0 if status is None else self.history.newest_version(job, status.lineage)
 
     def trouble(self) -> str:
         with self._lock:
@@ -154,32 +114,32 @@ class Store:
     def jobs(self) -> list[m.JobStatus]:
         """Statuses of all jobs, by name; one whose status has not been read yet is left out."""
         with self._lock:
-            return [h.status for _, h in sorted(self._jobs.items()) if h.status is not None]
+            return [job.status for _, job in sorted(self._jobs.items()) if job.status is not None]
 
     def status(self, job: str) -> m.JobStatus:
         with self._lock:
-            status = self._history(job).status
+            status = self._job(job).status
         if status is None:
             raise NotKept(f"the status of job {job!r} has not been read yet; ask again in a second")
         return status
 
-    def steps(self, job: str, first: int | None, limit: int) -> list[m.StepReport]:
-        with self._lock:
-            return self._history(job).steps(first, limit)
-
-    def step(self, job: str, number: int) -> m.StepReport:
-        with self._lock:
-            return self._history(job).step(number)
-
-    def slices(self, job: str) -> tuple[SliceRange, ...]:
-        with self._lock:
-            return self._history(job).slices()
-
     def throughput(self, job: str) -> Throughput:
         with self._lock:
-            return self._history(job).throughput()
+            return self._job(job).rates.now()
 
-    def _history(self, job: str) -> JobHistory:
+    def waited_seconds(self, job: str) -> float:
+        """Seconds since the job's open step last had a slot more."""
+        with self._lock:
+            return max(0.0, self._clock() - self._job(job).waits_since)
+
+    def lineage(self, job: str, wanted: str | None = None) -> str:
+        """The lineage asked for, or the job's present one; raises NotKept for a job or lineage not known."""
+        present = self.status(job).lineage
+        if wanted is None or wanted == present:
+            return present
+        return self.history.known(job, wanted)
+
+    def _job(self, job: str) -> JobNow:
         found = self._jobs.get(job)
         if found is None:
             raise NotKept(f"no job named {job!r} here (known: {', '.join(sorted(self._jobs)) or 'none yet'})")

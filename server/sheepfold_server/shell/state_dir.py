@@ -12,15 +12,17 @@ from sheepfold_server.shell.start import StartError
 
 
 class StateDir:
-    """Held by one process at a time. `up.json` says what runs; `logs/` has one file per role.
+    """Held by one process at a time.
 
-    `connection` holds what workers need in $SHEEPFOLD, for its owner alone; `SHEEPFOLD=file:PATH` names it.
+    `up.json` says what runs; `logs/` has one file per role; `history.sqlite` is the dashboard's. `connection`
+    holds what workers need in $SHEEPFOLD, for its owner alone; `SHEEPFOLD=file:PATH` names it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.logs = path / "logs"
         self.connection = path / "connection"
+        self.history = path / "history.sqlite"
         self._up_file = path / "up.json"
         self._lock_fd = -1
 

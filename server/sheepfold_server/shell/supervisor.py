@@ -141,8 +141,8 @@ class Supervisor:
     def _start_dashboard(self, port: int) -> None:
         self._dashboard_started_at = time.monotonic()
         trackers = [part for text in self.config.trackers for part in ("--tracker", text)]
-        listen = self.config.dashboard_listen(port)
-        self.dashboard.start("--coordinator", self.coordinator.address, *listen, *trackers)
+        listen, history = self.config.dashboard_listen(port), ["--history", str(self.directory.history)]
+        self.dashboard.start("--coordinator", self.coordinator.address, *listen, *history, *trackers)
 
     def check(self) -> None:
         """Notice what died since the last call; raises PartLost."""

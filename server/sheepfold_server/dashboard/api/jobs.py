@@ -1,0 +1,37 @@
+"""Jobs as they are at this moment."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from sheepfold_server.dashboard import models
+from sheepfold_server.dashboard.api.parameters import NOT_FOUND, JobName
+from sheepfold_server.dashboard.store import Store
+
+
+def job_routes(store: Store) -> APIRouter:
+    routes = APIRouter(tags=["jobs"], responses=NOT_FOUND)
+
+    @routes.get("/jobs", summary="All jobs, by name.")
+    def jobs() -> list[models.JobSummary]:
+        return [models.JobSummary.model_validate(status) for status in store.jobs()]
+
+    @routes.get("/jobs/{job}", summary="Everything about a job at this moment.")
+    def job_status(job: JobName) -> models.Job:
+        return models.Job.model_validate(store.status(job))
+
+    @routes.get("/jobs/{job}/workers", summary="The attached workers, by name.")
+    def workers(job: JobName) -> list[models.Worker]:
+        return [models.Worker.model_validate(worker) for worker in store.status(job).workers]
+
+    @routes.get("/jobs/{job}/shards", summary="The shards, by number.")
+    def shards(job: JobName) -> list[models.Shard]:
+        return [models.Shard.model_validate(shard) for shard in store.status(job).shards]
+
+    @routes.get(
+        "/jobs/{job}/throughput", summary="Steps, samples and bytes per second over the last 10 seconds."
+    )
+    def throughput(job: JobName) -> models.Throughput:
+        return models.Throughput.model_validate(store.throughput(job))
+
+    return routes
