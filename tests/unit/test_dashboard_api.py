@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from dataclasses import replace
@@ -10,7 +9,7 @@ from importlib.resources import files
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from tests.unit.browser import Browser
 from tests.unit.monitored import STATUS, step_report
 
 from sheepfold_server.dashboard.app import HEADERS, create_app
@@ -32,20 +31,6 @@ def store() -> Store:
     store.add(step_report(3, is_skip=True))
     store.set_status(STATUS, at=102.0)
     return store
-
-
-class Browser:
-    """Asks the application without a socket."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._transport = httpx.ASGITransport(app)
-
-    def get(self, path: str) -> httpx.Response:
-        return asyncio.run(self._get(path))
-
-    async def _get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(transport=self._transport, base_url="http://dashboard") as client:
-            return await client.get(path)
 
 
 @pytest.fixture

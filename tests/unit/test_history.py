@@ -101,7 +101,7 @@ def test_newest_steps_are_read_whole_and_older_ones_rolled_up() -> None:
     history = History(kept=SMALL)
     fill(history, range(1_000))
     assert history.series(JOB, LINEAGE, 920, None, 600).steps_per_point == 1
-    assert history.series(JOB, LINEAGE, 890, None, 600).steps_per_point == 16
+    assert history.series(JOB, LINEAGE, 880, None, 600).steps_per_point == 16
     assert history.series(JOB, LINEAGE, 500, 600, 600).steps_per_point == 64, "8 roll-ups of a level are kept"
 
 

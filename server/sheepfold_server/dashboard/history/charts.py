@@ -11,6 +11,8 @@ from sheepfold_server.dashboard.history.tables import LEVELS, Scalars, Slices, T
 
 ROWS_PER_POINT = 4
 """Rows read for one point at most: the factor between two levels."""
+ROWS_AT_ONCE = 512
+"""Rows that are never too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def _resolution(lineage: Lineage, kept: Kept, begin: int, end: int, points: int)
             lineage.newest - kept.steps + 1 if level < 0 else (lineage.newest // unit - kept.rollups) * unit
         )
         is_kept = begin >= oldest or oldest <= lineage.first
-        if is_kept and _buckets(begin, end, unit) <= ROWS_PER_POINT * points:
+        if is_kept and _buckets(begin, end, unit) <= max(ROWS_AT_ONCE, ROWS_PER_POINT * points):
             break
     length = unit * -(-_buckets(begin, end, unit) // points)
     while _buckets(begin, end, length) > points:
