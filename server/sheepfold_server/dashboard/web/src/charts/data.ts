@@ -1,0 +1,103 @@
+/** Series of a view: read once for a range, then grown by what the stream brings. */
+
+import { signal, type Signal } from "@preact/signals";
+import { useEffect, useMemo } from "preact/hooks";
+import { type Band, jobUrl, type Query, read, type Series, type Step } from "../api";
+import { newSteps, stale } from "../live";
+import { change, job, view } from "../state";
+
+export const POINTS = 800;
+
+export interface Loaded {
+  series: Signal<Series | null>;
+  /** Why there is none; empty while there is, or while it is being read. */
+  why: Signal<string>;
+  url: string;
+  query: Query;
+}
+
+/** A value of a step report by the name of its series; null where it has none. */
+export function valueOf(step: Step, name: string): number | null {
+  if (name.startsWith("metric:")) {
+    return step.metrics.find((metric) => `metric:${metric.name}` === name)?.value ?? null;
+  }
+  const seconds = step.wait_seconds + step.prepare_seconds + step.apply_seconds;
+  if (name === "step_seconds") return seconds;
+  if (name === "samples_per_second") return seconds > 0 ? step.samples / seconds : null;
+  const value = (step as unknown as Record<string, unknown>)[name];
+  if (typeof value === "boolean") return value ? 1 : 0;
+  return typeof value === "number" && Number.isFinite(value) ? value : null;
+}
+
+/** A series with newer steps at its end; those it has already are left out. */
+export function grown(series: Series, steps: readonly Step[], at: number): Series {
+  const last = series.step[series.step.length - 1] ?? -1;
+  const fresh = steps.filter((step) => step.step > last + series.steps_per_point - 1);
+  if (!fresh.length) return series;
+  let samples = series.samples[series.samples.length - 1] ?? 0;
+  const counts = fresh.map((step) => (samples += step.is_skip ? 0 : step.samples));
+  const bands = Object.entries(series.series).map(([name, band]): [string, Band] => {
+    const values = fresh.map((step) => valueOf(step, name));
+    return [name, { min: [...band.min, ...values], mean: [...band.mean, ...values], max: [...band.max, ...values] }];
+  });
+  return {
+    ...series,
+    step: [...series.step, ...fresh.map((step) => step.step)],
+    seconds: [...series.seconds, ...fresh.map(() => at)],
+    samples: [...series.samples, ...counts],
+    series: Object.fromEntries(bands),
+  };
+}
+
+/** The series of these names for the range of the view. */
+export function useSeries(names: readonly string[]): Loaded {
+  return useLoaded("/series", { names: names.join(",") }, true);
+}
+
+/** Ratio and norms of one slice. */
+export function useSliceSeries(slice: string): Loaded {
+  return useLoaded(slice ? `/slices/${slice.split("/").map(encodeURIComponent).join("/")}/series` : "", {}, false);
+}
+
+function useLoaded(route: string, query: Query, grows: boolean): Loaded {
+  const { range, lineage, follow } = view.value;
+  const series = useMemo(() => signal<Series | null>(null), []);
+  const why = useMemo(() => signal(""), []);
+  const from = range?.[0] ?? null;
+  const to = range && !(follow && grows) ? range[1] : null;
+  const full = { ...query, from, to, lineage, points: POINTS };
+  const url = route && job.value ? jobUrl(job.value, route, full) : "";
+  const round = stale.value;
+  useEffect(() => {
+    let isCurrent = true;
+    if (!url) {
+      series.value = null;
+      return;
+    }
+    const load = (): Promise<void> => read<Series>(url).then(
+      (found) => { if (isCurrent) { series.value = found; why.value = ""; } },
+      (error: Error) => { if (isCurrent) { series.value = null; why.value = error.message; } },
+    );
+    void load();
+    const stop = newSteps.subscribe((steps) => {
+      const present = series.peek();
+      if (!steps.length || !present || lineage || (to !== null)) return;
+      if (!grows || present.step.length > 2 * POINTS) void load();
+      else series.value = grown(present, steps, Date.now() / 1000);
+    });
+    return () => { isCurrent = false; stop(); };
+  }, [url, round, grows, to]);
+  useSliding(series, grows && follow && range !== null);
+  return { series, why, url: route, query: full };
+}
+
+/** While the view follows, a zoomed range keeps its width and moves with the newest step. */
+function useSliding(series: Signal<Series | null>, slides: boolean): void {
+  const newest = series.value?.step[series.value.step.length - 1];
+  useEffect(() => {
+    const range = view.peek().range;
+    if (slides && range && newest !== undefined && newest > range[1]) {
+      change({ range: [range[0] + newest - range[1], newest] });
+    }
+  }, [newest, slides]);
+}

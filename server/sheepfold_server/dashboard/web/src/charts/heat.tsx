@@ -1,0 +1,155 @@
+/** The heat map: a row per slice, a column per step or group of steps, colours around a ratio of 1. */
+
+import { signal } from "@preact/signals";
+import { useEffect, useMemo, useRef } from "preact/hooks";
+import { type Heatmap, jobUrl, read } from "../api";
+import { DARK, decodeBytes, decodeFloats, diverging, LIGHT, sequential, span } from "../colour";
+import { number } from "../format";
+import { newSteps, stale } from "../live";
+import { change, go, isDark, job, view } from "../state";
+import { savePicture } from "./download";
+
+const COLUMNS = 300;
+const AXIS_HEIGHT = 18;
+const READ_EVERY_MS = 2000;
+
+export interface Decoded { map: Heatmap; values: Float32Array; clamped: Uint8Array }
+
+/** The map of the view's range; read again as steps come, at most every two seconds. */
+export function useHeat() {
+  const { range, value, lineage, follow } = view.value;
+  const found = useMemo(() => signal<Decoded | null>(null), []);
+  const why = useMemo(() => signal(""), []);
+  const query = { from: range?.[0] ?? null, to: range && !follow ? range[1] : null, columns: COLUMNS, value, lineage };
+  const url = job.value ? jobUrl(job.value, "/heatmap", query) : "";
+  const round = stale.value;
+  useEffect(() => {
+    if (!url) return;
+    let isCurrent = true;
+    let timer = 0;
+    const load = (): Promise<void> => read<Heatmap>(url).then(
+      (map) => {
+        if (!isCurrent) return;
+        found.value = { map, values: decodeFloats(map.data), clamped: decodeBytes(map.clamped) };
+        why.value = "";
+      },
+      (error: Error) => { if (isCurrent) why.value = error.message; },
+    );
+    void load();
+    const stop = newSteps.subscribe((steps) => {
+      if (steps.length && !timer && query.to === null) timer = window.setTimeout(() => { timer = 0; void load(); }, READ_EVERY_MS);
+    });
+    return () => { isCurrent = false; clearTimeout(timer); stop(); };
+  }, [url, round]);
+  return { found, why, url };
+}
+
+export function rowsShown(map: Heatmap, find: string): number[] {
+  const wanted = find.toLowerCase();
+  return map.slices.map((_, i) => i).filter((i) => (map.slices[i] ?? "").toLowerCase().includes(wanted));
+}
+
+/** Draw the rows into a canvas of CSS size `width`; returns the height of a row. */
+export function draw(canvas: HTMLCanvasElement, decoded: Decoded, rows: readonly number[], width: number, dark: boolean): number {
+  const { map, values, clamped } = decoded;
+  const columns = map.step.length;
+  const rowHeight = Math.max(4, Math.min(16, Math.floor(560 / Math.max(1, rows.length))));
+  const ratio = window.devicePixelRatio || 1;
+  const height = rowHeight * rows.length;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round((height + AXIS_HEIGHT) * ratio);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height + AXIS_HEIGHT}px`;
+  const context = canvas.getContext("2d");
+  if (!context || !columns || !rows.length) return rowHeight;
+  const palette = dark ? DARK : LIGHT;
+  const isRatio = map.value === "trust_ratio";
+  const range = span(values);
+  const positive = isRatio ? [] : Array.from(values).filter((value) => value > 0);
+  const least = positive.reduce((a, b) => Math.min(a, b), Infinity);
+  const most = positive.reduce((a, b) => Math.max(a, b), 0);
+  const image = new ImageData(columns, rows.length);
+  rows.forEach((row, y) => {
+    for (let x = 0; x < columns; x++) {
+      const value = values[row * columns + x] ?? NaN;
+      const colour = isRatio ? diverging(value, range, palette) : sequential(value, least, most, palette);
+      image.data.set([colour[0], colour[1], colour[2], 255], 4 * (y * columns + x));
+    }
+  });
+  const small = document.createElement("canvas");
+  small.width = columns;
+  small.height = rows.length;
+  small.getContext("2d")?.putImageData(image, 0, 0);
+  context.scale(ratio, ratio);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(small, 0, 0, width, height);
+  if (isRatio) drawClamps(context, clamped, rows, columns, width / columns, rowHeight, dark);
+  drawSteps(context, map, width, height, getComputedStyle(canvas).color);
+  return rowHeight;
+}
+
+function drawClamps(context: CanvasRenderingContext2D, clamped: Uint8Array, rows: readonly number[], columns: number, cell: number, rowHeight: number, dark: boolean): void {
+  context.fillStyle = dark ? "#fff" : "#000";
+  rows.forEach((row, y) => {
+    for (let x = 0; x < columns; x++) {
+      if (clamped[row * columns + x]) context.fillRect(x * cell, y * rowHeight + rowHeight - 1, Math.max(1, cell), 1);
+    }
+  });
+}
+
+function drawSteps(context: CanvasRenderingContext2D, map: Heatmap, width: number, height: number, colour: string): void {
+  context.fillStyle = colour;
+  context.font = "11px system-ui";
+  const every = Math.max(1, Math.ceil(map.step.length / Math.max(2, Math.floor(width / 90))));
+  map.step.forEach((step, x) => {
+    if (x % every === 0) context.fillText(step.toLocaleString("en-US"), (x * width) / map.step.length, height + 13);
+  });
+}
+
+export function HeatMap({ decoded, url }: { decoded: Decoded; url: string }) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const box = useRef<HTMLDivElement>(null);
+  const hint = useMemo(() => signal(""), []);
+  const height = useRef(4);
+  const rows = useMemo(() => rowsShown(decoded.map, view.value.find), [decoded.map, view.value.find]);
+  useEffect(() => {
+    const paint = (): void => {
+      if (canvas.current && box.current) height.current = draw(canvas.current, decoded, rows, box.current.clientWidth, isDark.value);
+    };
+    paint();
+    const watcher = new ResizeObserver(paint);
+    if (box.current) watcher.observe(box.current);
+    return () => watcher.disconnect();
+  }, [decoded, rows, isDark.value]);
+  const under = (event: MouseEvent): { row: number; column: number } | null => {
+    const place = canvas.current?.getBoundingClientRect();
+    if (!place) return null;
+    const row = rows[Math.floor((event.clientY - place.top) / height.current)];
+    const column = Math.floor(((event.clientX - place.left) / place.width) * decoded.map.step.length);
+    return row === undefined || column < 0 || column >= decoded.map.step.length ? null : { row, column };
+  };
+  const told = (event: MouseEvent): void => {
+    const at = under(event);
+    if (!at) { hint.value = ""; return; }
+    const value = decoded.values[at.row * decoded.map.step.length + at.column];
+    const clamp = decoded.clamped[at.row * decoded.map.step.length + at.column] ? ", met a bound" : "";
+    hint.value = `${decoded.map.slices[at.row]}, step ${decoded.map.step[at.column]?.toLocaleString("en-US")}: ${number(value)}${clamp}`;
+  };
+  return (
+    <div>
+      <div class="heat" ref={box}>
+        <canvas ref={canvas} role="img" aria-label={`${decoded.map.value} of ${rows.length} slices over ${decoded.map.step.length} columns; the table below has the newest values`}
+          onMouseMove={told} onMouseLeave={() => { hint.value = ""; }}
+          onClick={(event) => { const at = under(event); if (at) change({ slice: decoded.map.slices[at.row] ?? "" }); }}
+          onDblClick={(event) => { const at = under(event); if (at) go("step", { step: decoded.map.step[at.column] ?? null }); }} />
+      </div>
+      <div class="readout">
+        <span>{hint.value || (rows.length ? "point at a cell; click a row for its lines, double-click for its step" : `no layer has “${view.value.find}” in its name`)}</span>
+        <span class="tools">
+          <a href={url} download={`${job.value}-heatmap.json`}>JSON</a>
+          <button type="button" onClick={() => { if (canvas.current) savePicture(canvas.current, `${job.value}-heatmap.png`); }}>PNG</button>
+        </span>
+      </div>
+    </div>
+  );
+}

@@ -1,0 +1,116 @@
+/** Options of uPlot for our charts: lines with their range and raw values, or areas on top of each other. */
+
+import uPlot from "uplot";
+import type { JobEvent, Series } from "../api";
+import { number } from "../format";
+import type { Axis } from "../permalink";
+import { smoothed } from "../smooth";
+
+export interface Line { name: string; label: string; colour: string }
+export interface Look { lines: readonly Line[]; stacked: boolean; log: boolean; axis: Axis; smooth: number }
+
+export function xOf(series: Series, axis: Axis): number[] {
+  if (axis === "time") return series.seconds;
+  return axis === "samples" ? series.samples : series.step;
+}
+
+/** Columns as uPlot wants them: x, then what `seriesOf` lists, in its order. */
+export function columns(series: Series, look: Look): uPlot.AlignedData {
+  const out: (number | null)[][] = [];
+  const positive = (values: readonly (number | null)[]): (number | null)[] =>
+    look.log ? values.map((value) => (value !== null && value > 0 ? value : null)) : [...values];
+  if (look.stacked) {
+    let below: number[] = series.step.map(() => 0);
+    for (const line of look.lines) {
+      const values = series.series[line.name]?.mean ?? [];
+      below = below.map((sum, i) => sum + (values[i] ?? 0));
+      out.push(below);
+    }
+    return [xOf(series, look.axis), ...out] as uPlot.AlignedData;
+  }
+  for (const line of look.lines) {
+    const band = series.series[line.name];
+    const mean = band?.mean ?? series.step.map(() => null);
+    out.push(positive(band?.max ?? mean), positive(band?.min ?? mean), positive(mean), positive(smoothed(mean, look.smooth)));
+  }
+  return [xOf(series, look.axis), ...out] as uPlot.AlignedData;
+}
+
+function withAlpha(colour: string, alpha: string): string {
+  return colour + alpha;
+}
+
+function seriesOf(look: Look): { series: uPlot.Series[]; bands: uPlot.Band[] } {
+  const shown: uPlot.Series[] = [{ label: look.axis }];
+  const bands: uPlot.Band[] = [];
+  for (const line of look.lines) {
+    if (look.stacked) {
+      const at = shown.length;
+      shown.push({ label: line.label, stroke: line.colour, width: 1, fill: withAlpha(line.colour, "90"), points: { show: false } });
+      if (at > 1) bands.push({ series: [at, at - 1], fill: withAlpha(line.colour, "90") });
+      continue;
+    }
+    const at = shown.length;
+    const edge: uPlot.Series = { label: `${line.label} range`, stroke: "#0000", width: 0, points: { show: false } };
+    const isSmooth = look.smooth > 0;
+    shown.push(edge, { ...edge },
+      { label: `${line.label} raw`, stroke: withAlpha(line.colour, isSmooth ? "60" : "ff"), width: isSmooth ? 1 : 1.6, points: { show: false } },
+      { label: line.label, stroke: line.colour, width: 1.8, points: { show: false }, show: isSmooth });
+    bands.push({ series: [at, at + 1], fill: withAlpha(line.colour, "28") });
+  }
+  if (look.stacked && bands.length) for (const band of bands) shown[band.series[0]]!.fill = undefined;
+  return { series: shown, bands };
+}
+
+export interface Hooks {
+  onZoom: (first: number, last: number) => void;
+  onReset: () => void;
+  onCursor: (index: number | null) => void;
+}
+
+export function optionsOf(
+  look: Look, size: { width: number; height: number }, colours: { ink: string; line: string }, hooks: Hooks,
+  marks: () => readonly { x: number; event: JobEvent }[],
+): uPlot.Options {
+  const axis: uPlot.Axis = {
+    stroke: colours.ink, grid: { stroke: colours.line, width: 1 }, ticks: { stroke: colours.line, width: 1 }, font: "11px system-ui",
+  };
+  return {
+    ...size,
+    ...seriesOf(look),
+    legend: { show: false },
+    cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => { hooks.onReset(); return null; } } },
+    scales: { x: { time: look.axis === "time" }, y: { distr: look.log && !look.stacked ? 3 : 1 } },
+    axes: [
+      look.axis === "time" ? { ...axis, size: 34 } : { ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en-US") : "")) },
+      { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : number(tick))) },
+    ],
+    hooks: {
+      setSelect: [(plot) => {
+        if (plot.select.width < 4) return;
+        hooks.onZoom(plot.posToIdx(plot.select.left), plot.posToIdx(plot.select.left + plot.select.width));
+        plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+      }],
+      setCursor: [(plot) => hooks.onCursor(plot.cursor.idx ?? null)],
+      draw: [(plot) => drawMarks(plot, marks(), colours.ink)],
+    },
+  };
+}
+
+function drawMarks(plot: uPlot, marks: readonly { x: number; event: JobEvent }[], colour: string): void {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  ctx.strokeStyle = ctx.fillStyle = colour;
+  ctx.globalAlpha = 0.55;
+  ctx.setLineDash([3, 3]);
+  for (const { x } of marks) {
+    const left = Math.round(plot.valToPos(x, "x", true));
+    if (left < bbox.left || left > bbox.left + bbox.width) continue;
+    ctx.beginPath();
+    ctx.moveTo(left, bbox.top);
+    ctx.lineTo(left, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.fillRect(left - 3, bbox.top + bbox.height - 6, 6, 6);
+  }
+  ctx.restore();
+}

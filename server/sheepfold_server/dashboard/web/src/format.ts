@@ -1,0 +1,45 @@
+/** Numbers as people read them; every one says its unit. */
+
+export function count(value: number): string {
+  return Math.round(value).toLocaleString("en-US");
+}
+
+/** Four significant digits, in powers of ten where it is very large or small; a dash for none. */
+export function number(value: number | null | undefined): string {
+  if (value === null || value === undefined) return "–";
+  if (!Number.isFinite(value)) return String(value);
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
+  return Number(value.toPrecision(4)).toLocaleString("en-US", { maximumSignificantDigits: 4 });
+}
+
+export function bytes(value: number): string {
+  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]] as const) {
+    if (value >= size) return `${(value / size).toFixed(1)} ${unit}`;
+  }
+  return `${Math.round(value)} B`;
+}
+
+/** 950 ms, 4.2 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
+export function duration(seconds: number): string {
+  if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
+}
+
+export function percent(share: number | null | undefined): string {
+  return share === null || share === undefined ? "–" : `${(share * 100).toFixed(1)} %`;
+}
+
+/** 2026-11-25 16:03:12 UTC */
+export function utc(seconds: number): string {
+  return `${new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}
+
+export function ago(seconds: number, now: number): string {
+  const age = now - seconds;
+  return age < 1 ? "now" : `${duration(age)} ago`;
+}

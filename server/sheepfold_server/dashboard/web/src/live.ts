@@ -1,0 +1,93 @@
+/** What happens, as it happens: one stream per tab; the browser connects again and names what it had last. */
+
+import { effect, signal } from "@preact/signals";
+import { type Alert, type Job, type JobEvent, type JobSummary, read, ROOT, jobUrl, type Shard, type Step, type Worker } from "./api";
+import { change, job } from "./state";
+
+export const jobs = signal<JobSummary[]>([]);
+export const status = signal<Job | null>(null);
+export const workers = signal<Worker[]>([]);
+export const shards = signal<Shard[]>([]);
+export const events = signal<JobEvent[]>([]);
+export const alerts = signal<Alert[]>([]);
+/** The newest steps that came by the stream, as one batch. */
+export const newSteps = signal<Step[]>([]);
+export const newestStep = signal<Step | null>(null);
+/** Counts up when charts must be read again from the API. */
+export const stale = signal(0);
+/** Why nothing is heard; empty while all is well. */
+export const trouble = signal("");
+
+const EVENTS_KEPT = 500;
+let stream: EventSource | null = null;
+
+export function start(): void {
+  void readJobs();
+  setInterval(() => void readJobs(), 5000);
+  effect(() => { connect(job.value); });
+}
+
+async function readJobs(): Promise<void> {
+  try {
+    jobs.value = await read<JobSummary[]>(`${ROOT}/jobs`);
+    const ready = await fetch("/readyz");
+    trouble.value = ready.ok ? "" : ((await ready.json()) as { status: string }).status;
+    const first = jobs.value.find((each) => each.state !== "ended") ?? jobs.value[0];
+    if (!job.peek() && first) change({ job: first.job });
+  } catch (error) {
+    trouble.value = (error as Error).message;
+  }
+}
+
+function connect(name: string): void {
+  stream?.close();
+  status.value = null;
+  workers.value = [];
+  shards.value = [];
+  events.value = [];
+  alerts.value = [];
+  newestStep.value = null;
+  if (!name) return;
+  void readOnce(name);
+  stream = new EventSource(`${ROOT}/events?job=${encodeURIComponent(name)}`);
+  on<Job & { workers: Worker[]; shards: Shard[] }>("status", (told) => {
+    if (status.peek() && status.peek()!.lineage !== told.lineage) stale.value++;
+    status.value = told;
+    workers.value = told.workers;
+    shards.value = told.shards;
+  });
+  on<{ steps: Step[] }>("step", (told) => {
+    newSteps.value = told.steps;
+    newestStep.value = told.steps[told.steps.length - 1] ?? newestStep.peek();
+  });
+  on<JobEvent>("event", (told) => {
+    if (!events.peek().some((known) => known.id === told.id)) events.value = [...events.peek(), told].slice(-EVENTS_KEPT);
+  });
+  on<Alert>("alert", (told) => {
+    const others = alerts.peek().filter((known) => known.name !== told.name || known.subject !== told.subject);
+    alerts.value = [told, ...others];
+  });
+  on<unknown>("gap", () => { stale.value++; });
+}
+
+function on<T>(name: string, take: (told: T) => void): void {
+  stream?.addEventListener(name, (message) => take(JSON.parse((message as MessageEvent<string>).data) as T));
+}
+
+/** What stands now; the stream tells what comes. */
+async function readOnce(name: string): Promise<void> {
+  const quietly = async <T>(url: string, take: (found: T) => void): Promise<void> => {
+    try {
+      const found = await read<T>(url);
+      if (job.peek() === name) take(found);
+    } catch { /* the view that needs it says so */ }
+  };
+  await Promise.all([
+    quietly<Job>(jobUrl(name, ""), (found) => { status.value = found; }),
+    quietly<Worker[]>(jobUrl(name, "/workers"), (found) => { workers.value = found; }),
+    quietly<Shard[]>(jobUrl(name, "/shards"), (found) => { shards.value = found; }),
+    quietly<{ events: JobEvent[] }>(jobUrl(name, "/events", { limit: EVENTS_KEPT }), (found) => { events.value = found.events; }),
+    quietly<{ alerts: Alert[] }>(jobUrl(name, "/alerts"), (found) => { alerts.value = found.alerts; }),
+    quietly<Step[]>(jobUrl(name, "/steps", { limit: 1 }), (found) => { newestStep.value = found[0] ?? null; }),
+  ]);
+}

@@ -1,0 +1,75 @@
+/** What the job is: plan drawn ahead, configuration, changes, histories. */
+
+import { signal } from "@preact/signals";
+import { useEffect, useMemo } from "preact/hooks";
+import { jobUrl, type Lineage, read, type Schedule, type Series } from "../api";
+import { Chart } from "../charts/chart";
+import type { Loaded } from "../charts/data";
+import { count } from "../format";
+import { status } from "../live";
+import { change, job, view } from "../state";
+import { colour } from "./overview";
+
+/** A route of the job, read when the job or its changes do. */
+function useRead<T>(route: string): { found: T | null; why: string } {
+  const found = useMemo(() => signal<T | null>(null), []);
+  const why = useMemo(() => signal(""), []);
+  const name = job.value;
+  const changes = status.value?.changes.length ?? 0;
+  useEffect(() => {
+    if (!name) return;
+    let isCurrent = true;
+    read<T>(jobUrl(name, route)).then(
+      (told) => { if (isCurrent) { found.value = told; why.value = ""; } },
+      (error: Error) => { if (isCurrent) why.value = error.message; },
+    );
+    return () => { isCurrent = false; };
+  }, [name, changes, route]);
+  return { found: found.value, why: why.value };
+}
+
+export function JobView() {
+  const schedule = useRead<Schedule>("/schedule?points=400");
+  const config = useRead<unknown>("/config");
+  const lineages = useRead<{ lineages: Lineage[] }>("/lineages");
+  const loaded: Loaded = {
+    series: { value: asSeries(schedule.found) } as Loaded["series"], why: { value: schedule.why } as Loaded["why"], url: "/schedule", query: { points: 400 },
+  };
+  const found = status.value;
+  return (
+    <>
+      <Chart title="Learning rate as planned" unit="to the last step" loaded={loaded} smooths={false} lines={[{ name: "learning_rate", label: "rate", colour: colour(4) }]} />
+      <Chart title="Batch as planned" unit="samples" loaded={loaded} smooths={false} lines={[{ name: "batch", label: "global batch", colour: colour(2) }, { name: "slots", label: "slots (K)", colour: colour(1) }]} />
+      <section class="card wide" aria-label="Changes"><h2>Changes</h2>
+        {!found?.changes.length ? <p class="empty">Nothing was changed since the job was created. <code>sheepfold job set KEY=VALUE {job.value} --at-step N</code></p> : (
+          <table><thead><tr><th class="n">from step</th><th>by</th><th>what</th></tr></thead>
+            <tbody>{[...found.changes].reverse().map((each, i) => <tr key={i}><td class="n">{count(each.from_step)}</td><td>{each.author}</td><td class="wraps">{each.text}</td></tr>)}</tbody></table>
+        )}
+      </section>
+      <section class="card" aria-label="Histories"><h2>Histories <span class="quiet">a rollback begins a new one</span></h2>
+        <table><thead><tr><th>lineage</th><th class="n">first step</th><th class="n">last step</th><th /></tr></thead>
+          <tbody>{(lineages.found?.lineages ?? []).map((each) => (
+            <tr key={each.lineage} class={each.is_current ? "" : "discarded"}>
+              <td><code>{each.lineage.slice(0, 12)}</code> {each.is_current ? "present" : "discarded"}</td><td class="n">{count(each.first_step)}</td><td class="n">{count(each.last_step)}</td>
+              <td><button type="button" aria-pressed={(view.value.lineage || "") === (each.is_current ? "" : each.lineage)} onClick={() => change({ lineage: each.is_current ? "" : each.lineage, range: null })}>show</button></td>
+            </tr>
+          ))}</tbody></table>
+      </section>
+      <section class="card" aria-label="Configuration"><h2>Configuration <span class="quiet">as in force, every value</span></h2>
+        {config.found ? <pre class="scroll tall">{JSON.stringify(config.found, null, 2)}</pre> : <p class="empty">{config.why || "reading …"}</p>}
+      </section>
+    </>
+  );
+}
+
+function asSeries(found: Schedule | null): Series | null {
+  if (!found) return null;
+  const band = (values: number[]) => ({ min: values, mean: values, max: values });
+  let samples = 0;
+  const batch = found.slots.map((slots, i) => slots * (found.slot_samples[i] ?? 0));
+  return {
+    job: "", lineage: "", steps_per_point: 1, step: found.step, seconds: found.step.map(() => 0), available: [],
+    samples: batch.map((each) => (samples += each)),
+    series: { learning_rate: band(found.learning_rate), slots: band(found.slots), batch: band(batch) },
+  };
+}
