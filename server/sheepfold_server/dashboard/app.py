@@ -15,6 +15,7 @@ from sheepfold_server.dashboard.api.charts import chart_routes
 from sheepfold_server.dashboard.api.happened import event_routes
 from sheepfold_server.dashboard.api.health import health_routes
 from sheepfold_server.dashboard.api.jobs import job_routes
+from sheepfold_server.dashboard.api.live import live_routes
 from sheepfold_server.dashboard.api.outlook import outlook_routes
 from sheepfold_server.dashboard.api.steps import step_routes
 from sheepfold_server.dashboard.history.history import NotKept
@@ -28,7 +29,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-ROUTES = (job_routes, step_routes, chart_routes, event_routes, outlook_routes)
+ROUTES = (job_routes, step_routes, chart_routes, event_routes, outlook_routes, live_routes)
 
 
 def create_app(store: Store) -> FastAPI:

@@ -300,3 +300,46 @@ class Stall(_Answer):
     next_seconds: float | None = Field(
         description="seconds until the slot may be leased again; null if nothing is timed"
     )
+
+
+class Alert(_Answer):
+    """Something that somebody should look at."""
+
+    name: str = Field(description="name of the rule, such as SlicePinned")
+    severity: str = Field(description="warning or critical")
+    since_step: int = Field(description="step at which it began")
+    since_seconds: float = Field(description="unix time, in seconds, at which it began")
+    ended_seconds: float | None = Field(
+        description="unix time, in seconds, at which it ended; null while it is active"
+    )
+    subject: str = Field(description="slice, worker or job it is about")
+    text: str = Field(description="one sentence with numbers")
+    remedy: str = Field(description="one sentence: what to do")
+
+
+class Alerts(_Answer):
+    """Active alerts and those that ended recently, the newest first."""
+
+    alerts: list[Alert] = Field(description="active ones before ended ones")
+
+
+class LiveSteps(_Answer):
+    """Data of the event `step`."""
+
+    job: str = Field(description="name of the job")
+    steps: list[Step] = Field(description="reports since the event before, oldest first")
+
+
+class LiveStatus(Job):
+    """Data of the event `status`."""
+
+    workers: list[Worker] = Field(description="the attached workers, by name")
+    shards: list[Shard] = Field(description="the shards, by number")
+
+
+class LiveGap(_Answer):
+    """Data of the event `gap`: steps that this stream will not tell; read them from the series."""
+
+    job: str = Field(description="name of the job")
+    from_step: int = Field(description="first step left out; 0 where it is not known what the page has")
+    to_step: int = Field(description="last step left out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from sheepfold_server.dashboard.app import create_app
 from sheepfold_server.dashboard.follower import Follower
 from sheepfold_server.dashboard.history.history import History
 from sheepfold_server.dashboard.listen import CONNECTIONS_MAX, bind
+from sheepfold_server.dashboard.live.feed import Feed
 from sheepfold_server.dashboard.store import Store
 from sheepfold_server.dashboard.trackers.choose import tracker_of
 from sheepfold_server.dashboard.trackers.mirror import Mirror
@@ -38,11 +40,19 @@ class DashboardConfig:
 
 
 class _Server(uvicorn.Server):
-    """Says when it serves."""
+    """Says when it serves, flushes the feed meanwhile, and ends the streams before it waits for requests."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, feed: Feed, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self._feed, self._on_ready = feed, on_ready
+
+    async def on_tick(self, counter: int) -> bool:  # called every 0.1 s
+        self._feed.flush(time.monotonic())
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._feed.close()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -72,6 +82,7 @@ def run_dashboard(config: DashboardConfig, on_ready: Callable[[str], None] = lam
             limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=GRACE_SECONDS,
         ),
+        store.feed,
         lambda: on_ready(address),
     )
     log.info("dashboard of the coordinator at %s listens on http://%s", config.coordinator, address)

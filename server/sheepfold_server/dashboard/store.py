@@ -13,6 +13,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.dashboard.happenings import changes, happenings, skip
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.history.history import History, NotKept
+from sheepfold_server.dashboard.live.feed import Feed
 from sheepfold_server.dashboard.rates import Rates, Throughput
 
 
@@ -45,6 +46,7 @@ class Store:
 
     def __init__(self, history: History | None = None, clock: Callable[[], float] = time.time) -> None:
         self.history = history or History()
+        self.feed = Feed(int(clock() * 1_000))
         self._clock = clock
         self._lock = threading.Lock()
         self._jobs: dict[str, JobNow] = {}
@@ -73,6 +75,9 @@ class Store:
             job.look(status, at, seconds)
             job.told = status.changes
         is_new = self.history.begin(status.job, status.lineage)
+        if before is None:
+            newest = self.history.newest_version(status.job, status.lineage) - 1
+            self.feed.begin(status.job, newest)
         if before is not None or is_new:
             for event in happenings(before, status, seconds):
                 self._tell(status.job, status.lineage, event)
@@ -80,6 +85,7 @@ class Store:
             for event in changes(status, seconds):
                 self._tell(status.job, status.lineage, event, once=True)
         self.history.commit()
+        self.feed.status(status)
 
     def add(self, report: m.StepReport) -> None:
         """A step's report; one already kept is ignored, as after a reconnection."""
@@ -92,11 +98,14 @@ class Store:
             return
         with self._lock:
             job.rates.step(report)
+        self.feed.step(report)
         if report.is_skip:
             self._tell(report.job, report.lineage, skip(report, seconds))
 
     def _tell(self, job: str, lineage: str, event: Event, *, once: bool = False) -> None:
-        self.history.tell(job, lineage, event, once=once)
+        told = self.history.tell(job, lineage, event, once=once)
+        if told is not None:
+            self.feed.event(job, told)
 
     # --- read by the API --------------------------------------------------------------------------
 

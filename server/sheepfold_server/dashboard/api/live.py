@@ -1,0 +1,56 @@
+"""The stream of everything that happens, as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from sheepfold_server.dashboard.api.parameters import NOT_FOUND
+from sheepfold_server.dashboard.store import Store
+
+Job = Annotated[str | None, Query(description="only what concerns this job; left out: all")]
+RECONNECT_MS = 1_000
+DESCRIPTION = """Ids increase, over a restart of the dashboard too. Events and their data:
+
+- `step`: LiveSteps, at most ten times a second
+- `status`: LiveStatus, at most twice a second and only if something changed
+- `event`: Event; `alert`: Alert
+- `gap`: LiveGap, where steps can no longer be replayed
+
+A comment every 15 seconds keeps proxies from closing the stream."""
+
+
+def live_routes(store: Store) -> APIRouter:
+    routes = APIRouter(tags=["live"], responses=NOT_FOUND)
+
+    def refuse_unknown(job: Job = None) -> None:
+        """Before the stream begins: later, its status could no longer be 404."""
+        if job is not None:
+            store.status(job)
+
+    @routes.get(
+        "/events",
+        summary="What happens, as it happens (server-sent events).",
+        description=DESCRIPTION,
+        response_class=EventSourceResponse,
+        dependencies=[Depends(refuse_unknown)],
+    )
+    async def events(
+        job: Job = None,
+        last_event_id: Annotated[
+            str | None, Header(description="id of the last event received: what came after it is replayed")
+        ] = None,
+    ) -> AsyncIterator[ServerSentEvent]:
+        yield ServerSentEvent(retry=RECONNECT_MS, comment="sheepfold")
+        async for message in store.feed.messages(job, _number(last_event_id)):
+            yield ServerSentEvent(event=message.event, id=str(message.id), raw_data=message.data)
+
+    return routes
+
+
+def _number(text: str | None) -> int | None:
+    """An id that we gave out; None for anything else."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None
