@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import sheepfold_wire.messages as m
+from sheepfold_server.dashboard import models
+from sheepfold_server.dashboard.alerts.book import Alert, AlertBook
+from sheepfold_server.dashboard.alerts.rules import Limits, View, findings
 from sheepfold_server.dashboard.happenings import changes, happenings, skip
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.history.history import History, NotKept
 from sheepfold_server.dashboard.live.feed import Feed
+from sheepfold_server.dashboard.noise_scale import NoiseScale
 from sheepfold_server.dashboard.rates import Rates, Throughput
+
+REPORTS_JUDGED = 64
+JUDGE_SECONDS = 2.0
 
 
 class JobNow:
@@ -26,13 +35,19 @@ class JobNow:
         self.waits_since = 0.0
         """Unix time since which the open step has had the slots it has."""
         self.told: tuple[m.Change, ...] = ()
+        self.newest: deque[m.StepReport] = deque(maxlen=REPORTS_JUDGED)
+        """Without their slices."""
+        self.noise = NoiseScale()
+        self.alerts = AlertBook()
+        self.judged_at = -JUDGE_SECONDS
 
     def look(self, status: m.JobStatus, at: float, seconds: float) -> None:
         before = self.status
         if before is None or _place(before) != _place(status):
             self.waits_since = seconds
         if before is not None and before.lineage != status.lineage:
-            self.rates = Rates()
+            self.rates, self.noise = Rates(), NoiseScale()
+            self.newest.clear()
         self.rates.look(status, at)
         self.status = status
 
@@ -44,10 +59,15 @@ def _place(status: m.JobStatus) -> tuple[str, str, int, int]:
 class Store:
     """All jobs of one coordinator, and whether it answers."""
 
-    def __init__(self, history: History | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        history: History | None = None,
+        clock: Callable[[], float] = time.time,
+        limits: Limits | None = None,
+    ) -> None:
         self.history = history or History()
         self.feed = Feed(int(clock() * 1_000))
-        self._clock = clock
+        self._clock, self._limits = clock, limits or Limits()
         self._lock = threading.Lock()
         self._jobs: dict[str, JobNow] = {}
         self._trouble = "not connected yet"
@@ -84,6 +104,9 @@ class Store:
         if is_new or told != status.changes:
             for event in changes(status, seconds):
                 self._tell(status.job, status.lineage, event, once=True)
+        if at - job.judged_at >= JUDGE_SECONDS:
+            job.judged_at = at
+            self._judge(job, status, seconds)
         self.history.commit()
         self.feed.status(status)
 
@@ -92,15 +115,33 @@ class Store:
         seconds = self._clock()
         with self._lock:
             job = self._jobs.get(report.job)
-            if job is None:
-                return
-        if not self.history.add(report, seconds):
+        if job is None or report.version <= self.history.newest_version(report.job, report.lineage):
             return
         with self._lock:
+            noise_scale = job.noise.step(report)
             job.rates.step(report)
+            job.newest.append(replace(report, slices=()))
+        self.history.add(report, seconds, noise_scale)
         self.feed.step(report)
         if report.is_skip:
             self._tell(report.job, report.lineage, skip(report, seconds))
+
+    def _judge(self, job: JobNow, status: m.JobStatus, seconds: float) -> None:
+        """Let the rules of the alerts look; what begins or ends is an event, and its step is kept whole."""
+        with self._lock:
+            newest, noise_scale = tuple(job.newest), job.noise.samples()
+        view = View(status, newest, self.history.slices(status.job, status.lineage), noise_scale)
+        found = findings(view, self._limits)
+        step = max(0, status.version - 1)
+        with self._lock:
+            changed = job.alerts.update(found, step, seconds)
+        for alert in changed:
+            begun = alert.ended_seconds is None
+            text = f"{alert.name} of {alert.subject} {f'began: {alert.text}' if begun else 'ended'}"
+            self._tell(status.job, status.lineage, Event(0, step, seconds, "alert", text))
+            self.feed.alert(status.job, models.Alert.model_validate(alert))
+            if begun:
+                self.history.flag(status.job, status.lineage, step)
 
     def _tell(self, job: str, lineage: str, event: Event, *, once: bool = False) -> None:
         told = self.history.tell(job, lineage, event, once=once)
@@ -140,6 +181,16 @@ class Store:
         """Seconds since the job's open step last had a slot more."""
         with self._lock:
             return max(0.0, self._clock() - self._job(job).waits_since)
+
+    def alerts(self, job: str) -> list[Alert]:
+        """Active ones and those that ended recently."""
+        with self._lock:
+            return self._job(job).alerts.all()
+
+    def noise_scale(self, job: str) -> float | None:
+        """Samples; None while it is not known."""
+        with self._lock:
+            return self._job(job).noise.samples()
 
     def lineage(self, job: str, wanted: str | None = None) -> str:
         """The lineage asked for, or the job's present one; raises NotKept for a job or lineage not known."""

@@ -1,4 +1,4 @@
-"""What happened to a job, and its lineages."""
+"""What happened to a job, its alerts, and its lineages."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ def event_routes(store: Store) -> APIRouter:
         fields = list(models.Event.model_fields)
         found = read(job, steps, kind, min(limit, EVENTS_MAX))
         return table.csv_of(fields, ([getattr(event, name) for name in fields] for event in found))
+
+    @routes.get("/jobs/{job}/alerts", summary="What somebody should look at, active and recently ended.")
+    def alerts(job: JobName) -> models.Alerts:
+        return models.Alerts(alerts=[models.Alert.model_validate(alert) for alert in store.alerts(job)])
 
     @routes.get("/jobs/{job}/lineages", summary="The job's histories, oldest first.")
     def lineages(job: JobName) -> models.Lineages:

@@ -75,14 +75,14 @@ class History:
             self._lineage(job, lineage)
             return is_new
 
-    def add(self, report: m.StepReport, seconds: float) -> bool:
+    def add(self, report: m.StepReport, seconds: float, noise_scale: float | None = None) -> bool:
         """Keep a step whose commit was seen at unix time `seconds`; whether it was not known already."""
         with self._lock:
             lineage = self._lineage(report.job, report.lineage)
             if report.step <= lineage.newest:
                 return False
             self._lineages.learn(lineage, report)
-            self.append(lineage, record_of(report, lineage.metrics), seconds)
+            self.append(lineage, record_of(report, lineage.metrics, noise_scale), seconds)
             return True
 
     def append(self, lineage: Lineage, record: Record, seconds: float) -> None:

@@ -53,7 +53,7 @@ class Record:
     slices: Floats
 
 
-def record_of(report: m.StepReport, metrics: Sequence[str], noise_scale: float = np.nan) -> Record:
+def record_of(report: m.StepReport, metrics: Sequence[str], noise_scale: float | None = None) -> Record:
     """The record of a report; `metrics` are the names known in its lineage, in stored order."""
     logged = {metric.name: metric.value for metric in report.metrics}
     seconds = report.wait_seconds + report.prepare_seconds + report.apply_seconds
@@ -71,7 +71,7 @@ def record_of(report: m.StepReport, metrics: Sequence[str], noise_scale: float =
         report.bytes_in,
         report.bytes_out,
         sum(max(0, slot.attempts - 1) for slot in report.slots),
-        noise_scale,
+        np.nan if noise_scale is None else noise_scale,
         report.samples / seconds if seconds > 0 else np.nan,
         float(report.is_skip),
         *(logged.get(name, np.nan) for name in metrics),

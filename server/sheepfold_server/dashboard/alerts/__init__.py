@@ -1,0 +1,1 @@
+"""What somebody should look at, and what to do about it."""

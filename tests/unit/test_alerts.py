@@ -1,0 +1,170 @@
+"""Each rule speaks where it should and is silent where it should not; alerts begin once and end once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.unit.browser import Browser
+from tests.unit.monitored import STATUS, step_report
+
+import sheepfold_wire.messages as m
+from sheepfold_server.dashboard.alerts.book import AlertBook
+from sheepfold_server.dashboard.alerts.rules import RULES, Finding, Limits, View, findings
+from sheepfold_server.dashboard.app import create_app
+from sheepfold_server.dashboard.history.history import SliceRange
+from sheepfold_server.dashboard.store import Store
+
+LIMITS = Limits()
+
+
+def slice_in(ratio: float = 1.0, clamp: str = "", steps_clamped: int = 0) -> SliceRange:
+    facts = m.SliceFacts(0, "encoder.0.weight", 2.0, 0.5, 0.1, ratio, clamp)
+    return SliceRange(facts, ratio, ratio, 1.0, steps_clamped)
+
+
+def report(step: int, *, samples: int = 256, seconds: float = 1.0, **given: Any) -> m.StepReport:
+    return replace(step_report(step, **given), samples=samples, wait_seconds=seconds, slices=())
+
+
+def of_workers(step: int, slots: Sequence[str]) -> m.StepReport:
+    slot = step_report(step).slots[0]
+    return replace(
+        report(step), slots=tuple(replace(slot, slot=i, worker=name) for i, name in enumerate(slots))
+    )
+
+
+def attached(*names: str) -> m.JobStatus:
+    worker = STATUS.workers[0]
+    return replace(STATUS, workers=tuple(replace(worker, worker=name) for name in names))
+
+
+def spoken(view: View) -> list[tuple[str, str]]:
+    return [(found.name, found.subject) for found in findings(view, LIMITS)]
+
+
+STEADY = [report(step) for step in range(32)]
+EVEN = [of_workers(step, "abcd") for step in range(32)]
+SPEAKS = {
+    "SlicePinned": View(STATUS, slices=[slice_in(10.0, "ratio", 50)]),
+    "RatioOutside": View(STATUS, slices=[slice_in(1e3)]),
+    "RepeatedSkip": View(STATUS, [*STEADY, *(step_report(s, is_skip=s % 2 == 0) for s in range(32, 38))]),
+    "NonFiniteContributor": View(
+        STATUS,
+        [*STEADY, replace(STEADY[0], step=32, slots=(replace(STEADY[0].slots[0], loss=math.nan),))],
+    ),
+    "ThroughputDrop": View(STATUS, [*STEADY, *(report(step, seconds=2.5) for step in range(32, 40))]),
+    "Straggler": View(attached(*"abcd"), [*EVEN, *(of_workers(step, "abca") for step in range(32, 64))]),
+    "BatchAboveNoiseScale": View(STATUS, STEADY, noise_scale=200.0),
+}
+SILENT = {
+    "SlicePinned": View(STATUS, slices=[slice_in(10.0, "ratio", 49)]),
+    "RatioOutside": View(STATUS, slices=[slice_in(1e-4), slice_in(1e2)]),
+    "RepeatedSkip": View(STATUS, [step_report(step, is_skip=step % 5 == 0) for step in range(40)]),
+    "NonFiniteContributor": View(STATUS, [replace(report(0), loss=None, slots=())]),
+    "ThroughputDrop": View(STATUS, [*STEADY, *(report(step, seconds=1.9) for step in range(32, 40))]),
+    "Straggler": View(attached(*"abcd"), [*EVEN, *(of_workers(step, "abcd") for step in range(32, 64))]),
+    "BatchAboveNoiseScale": View(STATUS, STEADY, noise_scale=256.0),
+}
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
+def test_rule_speaks_about_its_case_and_about_nothing_else(rule: str) -> None:
+    assert {name for name, _ in spoken(SPEAKS[rule])} == {rule}
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
+def test_rule_is_silent_just_below_its_limit(rule: str) -> None:
+    assert spoken(SILENT[rule]) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "subject", "numbers"),
+    [
+        ("SlicePinned", "encoder.0.weight", ("50 steps", "it is 10", "||w|| = 2", "||u|| = 0.5", "(ratio)")),
+        ("RatioOutside", "encoder.0.weight", ("is 1000", "0.0001 to 100")),
+        ("RepeatedSkip", "lenet", ("3 of the newest 10", "step 36", "a gradient was not finite")),
+        ("NonFiniteContributor", "worker-a", ("1 of its slots", "step 32")),
+        ("ThroughputDrop", "lenet", ("newest 8 steps", "32 before")),
+        ("Straggler", "d", ("0 slots of the newest 32 steps", "median worker 32")),
+        ("BatchAboveNoiseScale", "lenet", ("256 samples", "noise scale of 200")),
+    ],
+)
+def test_alert_names_its_subject_with_numbers_and_a_remedy(
+    rule: str, subject: str, numbers: tuple[str, ...]
+) -> None:
+    (found,) = findings(SPEAKS[rule], LIMITS)
+    assert found.subject == subject
+    assert [number for number in numbers if number not in found.text] == []
+    assert found.remedy
+    assert found.severity in ("warning", "critical")
+
+
+def test_worker_that_came_late_or_left_is_no_straggler() -> None:
+    late = [*(of_workers(s, "abca") for s in range(32)), *(of_workers(s, "abcd") for s in range(32, 36))]
+    assert spoken(View(attached(*"abcd"), late)) == []
+    left = View(attached(*"abc"), SPEAKS["Straggler"].reports)
+    assert spoken(left) == []
+
+
+def test_paused_job_has_not_lost_throughput() -> None:
+    assert spoken(replace(SPEAKS["ThroughputDrop"], status=replace(STATUS, state="paused"))) == []
+
+
+# --- the book -----------------------------------------------------------------------------------------
+
+
+def finding(subject: str, text: str = "text") -> Finding:
+    return Finding("SlicePinned", "warning", subject, text, "remedy")
+
+
+def test_alert_begins_once_and_ends_once() -> None:
+    book = AlertBook()
+    (begun,) = book.update([finding("a")], step=5, seconds=100.0)
+    assert (begun.since_step, begun.since_seconds, begun.ended_seconds) == (5, 100.0, None)
+    assert book.update([finding("a", "newer")], step=9, seconds=104.0) == []
+    (active,) = book.all()
+    assert (active.text, active.since_step) == ("newer", 5)
+    (ended,) = book.update([], step=12, seconds=110.0)
+    assert (ended.since_step, ended.ended_seconds, ended.text) == (5, 110.0, "newer")
+    assert book.all() == [ended]
+
+
+def test_active_alerts_stand_before_ended_ones_and_the_newest_first() -> None:
+    book = AlertBook()
+    book.update([finding("a")], 1, 1.0)
+    book.update([finding("a"), finding("b")], 2, 2.0)
+    book.update([finding("b"), finding("c")], 3, 3.0)
+    assert [(alert.subject, alert.ended_seconds) for alert in book.all()] == [
+        ("c", None),
+        ("b", None),
+        ("a", 3.0),
+    ]
+
+
+# --- through the API ----------------------------------------------------------------------------------
+
+
+def test_alert_is_shown_told_as_an_event_and_its_step_kept() -> None:
+    store = Store(clock=lambda: 50.0, limits=Limits(pinned_steps=3))
+    store.set_jobs(("lenet",))
+    store.set_status(replace(STATUS, version=0), at=0.0)
+    for step in range(4):
+        store.add(step_report(step))
+    store.set_status(STATUS, at=10.0)
+    client = Browser(create_app(store))
+    (alert,) = client.get("/api/v1/jobs/lenet/alerts").json()["alerts"]
+    assert (alert["name"], alert["subject"], alert["since_step"]) == ("SlicePinned", "conv1.bias", 3)
+    assert (alert["since_seconds"], alert["ended_seconds"]) == (50.0, None)
+    (event,) = client.get("/api/v1/jobs/lenet/events?kind=alert").json()["events"]
+    assert event["text"].startswith("SlicePinned of conv1.bias began: the trust ratio met its bound")
+
+    free = step_report(4)
+    store.add(replace(free, slices=(free.slices[0], replace(free.slices[1], clamp=""))))
+    store.set_status(replace(STATUS, version=5), at=20.0)
+    (alert,) = client.get("/api/v1/jobs/lenet/alerts").json()["alerts"]
+    assert alert["ended_seconds"] == 50.0
+    assert client.get("/api/v1/jobs/bert/alerts").status_code == 404
