@@ -176,41 +176,75 @@ def test_heat_map_is_packed_row_by_row(client: Browser) -> None:
 # --- events -------------------------------------------------------------------------------------------
 
 
-def test_events_tell_what_happened_in_order(client: Browser, store: Store) -> None:
-    change = m.Change(50, "ada", "lr.peak 0.01 -> 0.02")
-    paused = replace(STATUS, version=40, state="paused", why="ada asked", workers=(), changes=(change,))
-    store.set_status(paused, at=30.0)
-    store.set_status(paused, at=31.0)
+def told(number: int, step: int, kind: str, text: str, author: str = "", age_seconds: float = 0.0) -> m.Event:
+    return m.Event(number, age_seconds, step, kind, author, text)
+
+
+HAPPENED = (
+    told(1, 0, "attach", "worker worker-a attached from host-a, pid 4711, cpu", age_seconds=5.0),
+    told(2, 39, "skip", "step 39 is skipped: a gradient was not finite"),
+    told(3, 40, "state", "paused: by ada"),
+    told(4, 50, "change", "lr.peak 0.01 -> 0.02", "ada"),
+)
+
+
+@pytest.fixture
+def happened(store: Store) -> Store:
+    """The coordinator has told its events twice, the last one only the second time."""
+    store.set_status(replace(STATUS, events=HAPPENED[:3]), at=30.0)
+    store.set_status(replace(STATUS, events=HAPPENED), at=31.0)
+    return store
+
+
+def test_events_tell_what_happened_once_and_in_order(client: Browser, happened: Store) -> None:
+    happened.set_status(replace(STATUS, events=HAPPENED), at=32.0)
     events = answer(client, "/events")["events"]
-    assert [event["kind"] for event in events] == ["lineage", "attach", "skip", "state", "leave", "change"]
-    assert [event["step"] for event in events] == [0, 0, 39, 40, 40, 50]
-    assert events[3]["text"] == "running became paused: ada asked"
-    assert events[4]["text"].startswith("worker-a on host-a (pid 4711) left or fell silent")
-    assert (events[5]["author"], events[5]["text"]) == ("ada", "lr.peak 0.01 -> 0.02")
+    assert [event["kind"] for event in events] == ["lineage", "attach", "skip", "state", "change"]
+    assert [event["step"] for event in events] == [0, 0, 39, 40, 50]
+    assert (events[4]["author"], events[4]["text"]) == ("ada", "lr.peak 0.01 -> 0.02")
     assert [event["id"] for event in events] == sorted(event["id"] for event in events)
+    assert events[2]["seconds"] - events[1]["seconds"] == pytest.approx(5.0)
 
 
-def test_events_are_cut_to_range_kind_and_limit(client: Browser) -> None:
-    assert [event["kind"] for event in answer(client, "/events?from=1")["events"]] == ["skip"]
-    assert [event["kind"] for event in answer(client, "/events?kind=attach&kind=skip")["events"]] == [
-        "attach",
-        "skip",
-    ]
+def test_events_are_not_told_again_by_a_dashboard_that_was_restarted(happened: Store) -> None:
+    again = Store(happened.history, clock=lambda: 9_000.0)
+    again.set_jobs(("lenet",))
+    again.set_status(replace(STATUS, events=HAPPENED), at=0.0)
+    events = again.history.events("lenet", "abc", None, None, (), 100)
+    assert [event.kind for event in events] == ["lineage", "attach", "skip", "state", "change"]
+
+
+def test_events_are_cut_to_range_kind_and_limit(client: Browser, happened: Store) -> None:
+    found = answer(client, "/events?from=1&to=40")["events"]
+    assert [event["kind"] for event in found] == ["skip", "state"]
+    found = answer(client, "/events?kind=attach&kind=skip")["events"]
+    assert [event["kind"] for event in found] == ["attach", "skip"]
     page = answer(client, "/events?limit=1")
     assert (len(page["events"]), page["limit"], page["capped"]) == (1, 1, False)
     page = answer(client, "/events?limit=100000")
     assert (page["limit"], page["capped"]) == (2_000, True)
 
 
-def test_shard_that_comes_back_is_a_restart(client: Browser, store: Store) -> None:
-    first, second = STATUS.shards
-    store.set_status(
-        replace(STATUS, shards=(first, replace(second, incarnation=3, is_connected=True))), at=30.0
+def test_a_coordinator_that_began_again_is_a_restart(client: Browser, store: Store) -> None:
+    store.set_status(replace(STATUS, term=2), at=30.0)
+    last = answer(client, "/events")["events"][-1]
+    assert (last["kind"], last["text"]) == ("restart", "the coordinator began term 2 (before: 1)")
+
+
+def test_workers_tell_what_they_measured(client: Browser, store: Store) -> None:
+    usage = m.WorkerUsage(
+        8.0, 2.0, 0.004, (m.ShardTraffic(0, 100, 2.0, 0, 0.0), m.ShardTraffic(1, 50, 1.0, 40, 4.0))
     )
-    assert [(e["kind"], e["text"]) for e in answer(client, "/events")["events"]][-2:] == [
-        ("restart", "shard 1 runs as incarnation 3 (before: 2)"),
-        ("attach", "shard 1 at 127.0.0.1:2 is linked to the coordinator"),
-    ]
+    worker = replace(STATUS.workers[0], usage=usage, zone="z1", refused=2)
+    store.set_status(replace(STATUS, workers=(worker,)), at=30.0)
+    (found,) = answer(client, "/workers")
+    assert (found["zone"], found["refused"], found["data_wait_share"]) == ("z1", 2, 0.25)
+    assert (found["up_bytes_per_second"], found["down_bytes_per_second"]) == (100.0, 10.0)
+    assert found["traffic"][0]["down_bytes_per_second"] is None
+
+
+def test_the_configuration_is_told_as_it_is(client: Browser, store: Store) -> None:
+    assert answer(client, "/config")["batch"]["samples"] == 64
 
 
 # --- what is to come ----------------------------------------------------------------------------------
@@ -228,7 +262,7 @@ def test_forecast_divides_what_is_left_by_the_present_rate(client: Browser) -> N
         "eta_seconds": 260 / 2.0,
         "steps_left": 260,
         "goodput": 32 / 35,
-        "waste": {"leased_again": 2, "dropped": 3, "skipped": 0},
+        "waste": {"leased_again": 2, "skipped": 0},
     }
 
 
@@ -272,7 +306,7 @@ def test_series_as_csv_have_mean_and_extremes(client: Browser) -> None:
         ("/steps.csv?from=38", "is_skip", ["false", "true"]),
         ("/slices.csv", "trust_ratio", ["39.0", "78.0"]),
         ("/slices/0/series.csv?from=37", "trust_ratio", ["38.0", "39.0"]),
-        ("/events.csv?from=1", "text", ["step 39 was skipped: a gradient was not finite"]),
+        ("/events.csv?from=0", "kind", ["lineage"]),
     ],
 )
 def test_csv_has_a_line_for_each_row(client: Browser, path: str, column: str, values: list[str]) -> None:

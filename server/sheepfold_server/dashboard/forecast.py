@@ -63,7 +63,11 @@ def forecast(status: m.JobStatus, steps_per_second: float) -> Forecast:
         0.0 if left == 0 else left / rate if rate > 0 else None,
         left,
         counts.committed / decided if decided else None,
-        {"leased_again": counts.leased_again, "dropped": counts.dropped, "skipped": counts.skipped},
+        {
+            "leased_again": counts.leased_again,
+            "skipped": counts.skipped,
+            **{drop.reason: drop.count for drop in status.drops},
+        },
     )
 
 

@@ -34,6 +34,9 @@ class Slot(_Answer):
     attempts: int = Field(description="leases of this slot, at least 1")
     base_version: int = Field(description="version of the weights the gradient was computed at")
     loss: float | None = Field(description="mean loss the worker reported; null if none")
+    host: str = Field(description="host name of the worker; empty if it had left before the commit")
+    gradient_norm: float = Field(description="Euclidean norm of the contribution, unclipped; 0 if not known")
+    sample_start: int = Field(description="first position in the job's sample stream; 0 where it has none")
 
 
 class Slice(_Answer):
@@ -59,6 +62,9 @@ class SliceWithRange(Slice):
         description="trust ratio in the newest step over its median in the kept steps; 1 means none"
     )
     steps_clamped: int = Field(description="newest steps in a row in which the ratio met a bound")
+    noise_scale: float | None = Field(
+        description="gradient noise scale of this slice alone, in samples; null while it is not known"
+    )
 
 
 class Metric(_Answer):
@@ -90,6 +96,26 @@ class Step(_Answer):
     bytes_in: int = Field(description="bytes of gradients received by all shards since the step before")
     bytes_out: int = Field(description="bytes of weights sent by all shards since the step before")
     metrics: list[Metric] = Field(description="numbers that scripts logged, means by weight, by name")
+    commit_seconds: Seconds = Field(
+        description="seconds from the decision until its record was durable; part of apply_seconds"
+    )
+    loss_scale: float = Field(description="factor on the loss of float16 workers; 0 if the job has none")
+    committed_at: float = Field(
+        description="unix time, in seconds, at which the version was published; 0 if not known"
+    )
+    slot_gradient_norm: float = Field(
+        description="root of the mean over the slots of their squared norms; 0 if not known"
+    )
+
+
+class ShardStep(_Answer):
+    """What one shard spent on a step."""
+
+    shard: int = Field(description="number of the shard, from 0")
+    fold_seconds: Seconds = Field(description="seconds its kernel folded contributions")
+    apply_seconds: Seconds = Field(description="seconds of the pass that made weights and encoded copies")
+    bytes_in: int = Field(description="bytes of gradients received since the step before")
+    bytes_out: int = Field(description="bytes of weights sent since the step before")
 
 
 class StepDetail(Step):
@@ -98,6 +124,17 @@ class StepDetail(Step):
     counts: SlotCounts
     slices: list[Slice] = Field(description="one entry per slice; empty for a skipped step")
     slots: list[Slot] = Field(description="one entry per slot, in slot order")
+    shards: list[ShardStep] = Field(description="what each shard spent, by number; empty if not known")
+
+
+class Traffic(_Answer):
+    """Traffic of a worker with one shard, since it attached first."""
+
+    shard: int = Field(description="number of the shard, from 0")
+    bytes_up: int = Field(description="payload bytes pushed")
+    bytes_down: int = Field(description="payload bytes pulled")
+    up_bytes_per_second: float | None = Field(description="rate of pushes while they run; null before one")
+    down_bytes_per_second: float | None = Field(description="rate of pulls while they run; null before one")
 
 
 class Worker(_Answer):
@@ -111,6 +148,23 @@ class Worker(_Answer):
     slots_committed: int = Field(description="slots of its that count")
     samples_committed: int = Field(description="samples of its that count")
     holding: int = Field(description="leases it holds now")
+    seconds_attached: float = Field(description="seconds since it attached first")
+    versions: str = Field(description="versions of Python, sheepfold and torch, as it said")
+    zone: str = Field(description="where it runs, as it said; empty if it did not")
+    refused: int = Field(description="contributions of its that were refused")
+    data_wait_share: float | None = Field(
+        description="share of the time of its slots that it waited for data; null if not measured"
+    )
+    round_trip_seconds: float | None = Field(
+        description="seconds of its newest heartbeat there and back; null before one"
+    )
+    up_bytes_per_second: float | None = Field(
+        description="rate of its pushes while they run; null before one"
+    )
+    down_bytes_per_second: float | None = Field(
+        description="rate of its pulls while they run; null before one"
+    )
+    traffic: list[Traffic] = Field(description="the same for each shard, by number")
 
 
 class Shard(_Answer):
@@ -124,6 +178,8 @@ class Shard(_Answer):
     numeric_fingerprint: str = Field(description="kernel, device type and torch version; equal on all shards")
     parameters: int = Field(description="parameters it holds")
     part_slots: int = Field(description="contributions its staging memory has room for")
+    memory_bytes: int = Field(description="resident memory of its process at the newest step; 0 before one")
+    queue: int = Field(description="events that waited in its bookkeeping at the newest step")
 
 
 class JobSummary(_Answer):
@@ -238,7 +294,10 @@ class Event(_Answer):
     id: int = Field(description="increases with each event of any job")
     step: int = Field(description="step it belongs to")
     seconds: float = Field(description="unix time, in seconds, at which it was seen")
-    kind: str = Field(description="attach, leave, restart, lineage, checkpoint, change, alert, state or skip")
+    kind: str = Field(
+        description="attach, leave, shard, restart, lineage, checkpoint, change, alert, "
+        "state, refusal or skip"
+    )
     text: str = Field(description="one sentence")
     author: str = Field(description="who asked for it, as they said; empty if nobody did")
 
@@ -287,8 +346,8 @@ class Forecast(_Answer):
         description="share of the decided leases that became part of an applied step; null before one"
     )
     waste: dict[str, int] = Field(
-        description="slots: leased_again (had been leased before), dropped (ended without counting), skipped "
-        "(of skipped steps)"
+        description="slots: leased_again (had been leased before), skipped (of skipped steps), and those "
+        "that ended without counting, by cause"
     )
 
 

@@ -85,6 +85,31 @@ class NoiseScale:
         return self.samples()
 
 
+class SliceNoise:
+    """The noise scale of each slice alone, by its number."""
+
+    def __init__(self) -> None:
+        self._scales: dict[int, NoiseScale] = {}
+
+    def step(self, report: m.StepReport) -> None:
+        """Take in a step's report; a slice whose contributions' norms are not known is left out."""
+        slots = len(report.slots)
+        if report.is_skip or slots < 2:
+            return
+        for facts in report.slices:
+            if facts.slot_gradient_norm <= 0:
+                continue
+            norms = [facts.slot_gradient_norm] * slots
+            found = estimate(norms, report.samples // slots, facts.gradient_norm)
+            if found is not None:
+                self._scales.setdefault(facts.slice, NoiseScale()).add(found)
+
+    def samples(self, number: int) -> float | None:
+        scale = self._scales.get(number)
+        return None if scale is None else scale.samples()
+
+
 def slot_norms(report: m.StepReport) -> list[float]:
-    """Norm of each slot's mean gradient. None is known yet: reports do not carry them."""
-    return []
+    """Norm of each slot's mean gradient; empty where the shards have not said all of them."""
+    norms = [slot.gradient_norm for slot in report.slots]
+    return norms if all(norm > 0 for norm in norms) else []

@@ -15,11 +15,11 @@ import sheepfold_wire.messages as m
 from sheepfold_server.dashboard import models
 from sheepfold_server.dashboard.alerts.book import Alert, AlertBook
 from sheepfold_server.dashboard.alerts.rules import Limits, View, findings
-from sheepfold_server.dashboard.happenings import changes, happenings, skip
+from sheepfold_server.dashboard.happenings import happenings, told_events
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.history.history import History, NotKept
 from sheepfold_server.dashboard.live.feed import Feed
-from sheepfold_server.dashboard.noise_scale import NoiseScale
+from sheepfold_server.dashboard.noise_scale import NoiseScale, SliceNoise
 from sheepfold_server.dashboard.rates import Rates, Throughput
 
 REPORTS_JUDGED = 64
@@ -34,10 +34,11 @@ class JobNow:
         self.rates = Rates()
         self.waits_since = 0.0
         """Unix time since which the open step has had the slots it has."""
-        self.told: tuple[m.Change, ...] = ()
+        self.told = 0
+        """Number of the coordinator's newest event that was taken over."""
         self.newest: deque[m.StepReport] = deque(maxlen=REPORTS_JUDGED)
         """Without their slices."""
-        self.noise = NoiseScale()
+        self.noise, self.slice_noise = NoiseScale(), SliceNoise()
         self.alerts = AlertBook()
         self.judged_at = -JUDGE_SECONDS
 
@@ -46,7 +47,7 @@ class JobNow:
         if before is None or _place(before) != _place(status):
             self.waits_since = seconds
         if before is not None and before.lineage != status.lineage:
-            self.rates, self.noise = Rates(), NoiseScale()
+            self.rates, self.noise, self.slice_noise = Rates(), NoiseScale(), SliceNoise()
             self.newest.clear()
         self.rates.look(status, at)
         self.status = status
@@ -93,7 +94,7 @@ class Store:
                 return
             before, told = job.status, job.told
             job.look(status, at, seconds)
-            job.told = status.changes
+            job.told = max((event.number for event in status.events), default=0)
         is_new = self.history.begin(status.job, status.lineage)
         if before is None:
             newest = self.history.newest_version(status.job, status.lineage) - 1
@@ -101,9 +102,10 @@ class Store:
         if before is not None or is_new:
             for event in happenings(before, status, seconds):
                 self._tell(status.job, status.lineage, event)
-        if is_new or told != status.changes:
-            for event in changes(status, seconds):
-                self._tell(status.job, status.lineage, event, once=True)
+        if before is None or before.lineage != status.lineage:
+            told = 0
+        for event in told_events(status, seconds, told):
+            self._tell(status.job, status.lineage, event, once=told == 0)
         if at - job.judged_at >= JUDGE_SECONDS:
             job.judged_at = at
             self._judge(job, status, seconds)
@@ -112,19 +114,18 @@ class Store:
 
     def add(self, report: m.StepReport) -> None:
         """A step's report; one already kept is ignored, as after a reconnection."""
-        seconds = self._clock()
+        seconds = report.committed_at or self._clock()
         with self._lock:
             job = self._jobs.get(report.job)
         if job is None or report.version <= self.history.newest_version(report.job, report.lineage):
             return
         with self._lock:
             noise_scale = job.noise.step(report)
+            job.slice_noise.step(report)
             job.rates.step(report)
             job.newest.append(replace(report, slices=()))
         self.history.add(report, seconds, noise_scale)
         self.feed.step(report)
-        if report.is_skip:
-            self._tell(report.job, report.lineage, skip(report, seconds))
 
     def _judge(self, job: JobNow, status: m.JobStatus, seconds: float) -> None:
         """Let the rules of the alerts look; what begins or ends is an event, and its step is kept whole."""
@@ -191,6 +192,11 @@ class Store:
         """Samples; None while it is not known."""
         with self._lock:
             return self._job(job).noise.samples()
+
+    def slice_noise_scale(self, job: str, number: int) -> float | None:
+        """Samples; None while it is not known."""
+        with self._lock:
+            return self._job(job).slice_noise.samples(number)
 
     def lineage(self, job: str, wanted: str | None = None) -> str:
         """The lineage asked for, or the job's present one; raises NotKept for a job or lineage not known."""

@@ -12,7 +12,19 @@ from sheepfold_server.dashboard.api.parameters import EVENTS_MAX, NOT_FOUND, Job
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.store import Store
 
-Kind = Literal["attach", "leave", "restart", "lineage", "checkpoint", "change", "alert", "state", "skip"]
+Kind = Literal[
+    "attach",
+    "leave",
+    "shard",
+    "restart",
+    "lineage",
+    "checkpoint",
+    "change",
+    "alert",
+    "state",
+    "refusal",
+    "skip",
+]
 Kinds = Annotated[list[Kind], Query(description="only events of this kind; may be repeated")]
 Limit = Annotated[int, Query(ge=1, description=f"most events to return, at most {EVENTS_MAX:,}")]
 

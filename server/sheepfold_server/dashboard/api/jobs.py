@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from fastapi import APIRouter
 
 from sheepfold_server.dashboard import models
 from sheepfold_server.dashboard.api.parameters import NOT_FOUND, JobName
 from sheepfold_server.dashboard.store import Store
+from sheepfold_server.dashboard.workers import worker_answer
 
 
 def job_routes(store: Store) -> APIRouter:
@@ -20,9 +24,14 @@ def job_routes(store: Store) -> APIRouter:
     def job_status(job: JobName) -> models.Job:
         return models.Job.model_validate(store.status(job))
 
+    @routes.get("/jobs/{job}/config", summary="The newest configuration, every value resolved.")
+    def config(job: JobName) -> dict[str, Any]:
+        found = json.loads(store.status(job).config_json)
+        return found if isinstance(found, dict) else {}
+
     @routes.get("/jobs/{job}/workers", summary="The attached workers, by name.")
     def workers(job: JobName) -> list[models.Worker]:
-        return [models.Worker.model_validate(worker) for worker in store.status(job).workers]
+        return [worker_answer(worker) for worker in store.status(job).workers]
 
     @routes.get("/jobs/{job}/shards", summary="The shards, by number.")
     def shards(job: JobName) -> list[models.Shard]:

@@ -52,7 +52,8 @@ def step_routes(store: Store) -> APIRouter:
         return models.StepDetail.model_validate(report)
 
     def ranges(job: str, lineage: str | None) -> list[models.SliceWithRange]:
-        return [_with_range(found) for found in store.history.slices(job, store.lineage(job, lineage))]
+        found = store.history.slices(job, store.lineage(job, lineage))
+        return [_with_range(each, store.slice_noise_scale(job, each.facts.slice)) for each in found]
 
     @routes.get("/jobs/{job}/slices", summary="Norms and trust ratio of each slice in the newest step.")
     def slices(job: JobName, lineage: Lineage = None) -> list[models.SliceWithRange]:
@@ -66,7 +67,7 @@ def step_routes(store: Store) -> APIRouter:
     return routes
 
 
-def _with_range(found: SliceRange) -> models.SliceWithRange:
+def _with_range(found: SliceRange, noise_scale: float | None) -> models.SliceWithRange:
     facts = models.Slice.model_validate(found.facts).model_dump()
     return models.SliceWithRange.model_construct(
         **facts,
@@ -74,4 +75,5 @@ def _with_range(found: SliceRange) -> models.SliceWithRange:
         trust_ratio_max=found.trust_ratio_max,
         trust_ratio_drift=found.trust_ratio_drift,
         steps_clamped=found.steps_clamped,
+        noise_scale=noise_scale,
     )

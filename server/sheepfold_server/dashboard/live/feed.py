@@ -11,6 +11,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.dashboard import models
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.live.ring import Gap, Message, Ring
+from sheepfold_server.dashboard.workers import live_status
 
 FLUSH_SECONDS = 0.1
 STATUS_SECONDS = 0.5
@@ -54,7 +55,7 @@ class Feed:
             self._put_steps()
 
     def status(self, status: m.JobStatus) -> None:
-        data = models.LiveStatus.model_validate(status).model_dump_json()
+        data = live_status(status).model_dump_json()
         with self._lock:
             self._statuses.setdefault(status.job, _Status()).newest = data
 

@@ -22,15 +22,15 @@ export function Chart({ title, unit, lines, loaded, stacked = false, smooths = t
   const plot = useRef<uPlot | null>(null);
   const found = loaded.series.value;
   const name = title.toLowerCase().replace(/[^a-z0-9]+/g, "-");
-  const csv = job.value ? jobUrl(job.value, `${loaded.url}.csv`, loaded.query) : "";
+  const address = (ending: string): string => (job.value ? jobUrl(job.value, loaded.route + ending, loaded.query) : "");
   return (
     <section class="card chart" aria-label={title}>
       <header>
         <h2>{title} <span class="quiet">{unit}</span></h2>
         <div class="tools">
           <button type="button" aria-pressed={isTable.value} onClick={() => { isTable.value = !isTable.value; }}>table</button>
-          <a href={csv} download={`${job.value}-${name}.csv`}>CSV</a>
-          <a href={csv.replace(".csv", "")} download={`${job.value}-${name}.json`}>JSON</a>
+          {loaded.hasCsv && <a href={address(".csv")} download={`${job.value}-${name}.csv`}>CSV</a>}
+          <a href={address("")} download={`${job.value}-${name}.json`}>JSON</a>
           <button type="button" onClick={() => { if (plot.current) savePicture(plot.current.ctx.canvas, `${job.value}-${name}.png`); }}>PNG</button>
         </div>
       </header>

@@ -7,13 +7,15 @@ import { newSteps, stale } from "../live";
 import { change, job, view } from "../state";
 
 export const POINTS = 800;
+const READ_EVERY_MS = 3000;
 
 export interface Loaded {
   series: Signal<Series | null>;
   /** Why there is none; empty while there is, or while it is being read. */
   why: Signal<string>;
-  url: string;
+  route: string;
   query: Query;
+  hasCsv: boolean;
 }
 
 /** A value of a step report by the name of its series; null where it has none. */
@@ -79,16 +81,21 @@ function useLoaded(route: string, query: Query, grows: boolean): Loaded {
       (error: Error) => { if (isCurrent) { series.value = null; why.value = error.message; } },
     );
     void load();
+    let readAt = performance.now();
     const stop = newSteps.subscribe((steps) => {
       const present = series.peek();
       if (!steps.length || !present || lineage || (to !== null)) return;
-      if (!grows || present.step.length > 2 * POINTS) void load();
-      else series.value = grown(present, steps, Date.now() / 1000);
+      if (grows) series.value = grown(present, steps, Date.now() / 1000);
+      // What a report does not hold (a slice, the noise scale) and what a long chart condenses comes from the API.
+      if (present.step.length > 2 * POINTS || performance.now() - readAt > READ_EVERY_MS) {
+        readAt = performance.now();
+        void load();
+      }
     });
     return () => { isCurrent = false; stop(); };
   }, [url, round, grows, to]);
   useSliding(series, grows && follow && range !== null);
-  return { series, why, url: route, query: full };
+  return { series, why, route, query: full, hasCsv: true };
 }
 
 /** While the view follows, a zoomed range keeps its width and moves with the newest step. */

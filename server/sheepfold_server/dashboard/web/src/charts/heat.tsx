@@ -53,6 +53,7 @@ export function rowsShown(map: Heatmap, find: string): number[] {
 export function draw(canvas: HTMLCanvasElement, decoded: Decoded, rows: readonly number[], width: number, dark: boolean): number {
   const { map, values, clamped } = decoded;
   const columns = map.step.length;
+  const gutter = gutterOf(rows.length, width);
   const rowHeight = Math.max(4, Math.min(16, Math.floor(560 / Math.max(1, rows.length))));
   const ratio = window.devicePixelRatio || 1;
   const height = rowHeight * rows.length;
@@ -82,10 +83,31 @@ export function draw(canvas: HTMLCanvasElement, decoded: Decoded, rows: readonly
   small.getContext("2d")?.putImageData(image, 0, 0);
   context.scale(ratio, ratio);
   context.imageSmoothingEnabled = false;
-  context.drawImage(small, 0, 0, width, height);
-  if (isRatio) drawClamps(context, clamped, rows, columns, width / columns, rowHeight, dark);
-  drawSteps(context, map, width, height, getComputedStyle(canvas).color);
+  context.drawImage(small, gutter, 0, width - gutter, height);
+  context.save();
+  context.translate(gutter, 0);
+  if (isRatio) drawClamps(context, clamped, rows, columns, (width - gutter) / columns, rowHeight, dark);
+  drawSteps(context, map, width - gutter, height, getComputedStyle(canvas).color);
+  context.restore();
+  if (gutter) drawNames(context, map, rows, gutter, rowHeight, getComputedStyle(canvas).color);
   return rowHeight;
+}
+
+/** Room for names beside the rows, in CSS pixels; none where rows are too low or the screen too narrow. */
+export function gutterOf(rows: number, width: number): number {
+  return rows <= 46 && width > 560 ? 150 : 0;
+}
+
+function drawNames(context: CanvasRenderingContext2D, map: Heatmap, rows: readonly number[], gutter: number, rowHeight: number, colour: string): void {
+  context.fillStyle = colour;
+  context.font = "11px system-ui";
+  context.textAlign = "right";
+  rows.forEach((row, y) => {
+    let name = map.slices[row] ?? "";
+    while (name.length > 4 && context.measureText(name).width > gutter - 10) name = `…${name.slice(name.startsWith("…") ? 2 : 1)}`;
+    context.fillText(name, gutter - 6, y * rowHeight + rowHeight - Math.max(1, (rowHeight - 9) / 2));
+  });
+  context.textAlign = "left";
 }
 
 function drawClamps(context: CanvasRenderingContext2D, clamped: Uint8Array, rows: readonly number[], columns: number, cell: number, rowHeight: number, dark: boolean): void {
@@ -125,7 +147,8 @@ export function HeatMap({ decoded, url }: { decoded: Decoded; url: string }) {
     const place = canvas.current?.getBoundingClientRect();
     if (!place) return null;
     const row = rows[Math.floor((event.clientY - place.top) / height.current)];
-    const column = Math.floor(((event.clientX - place.left) / place.width) * decoded.map.step.length);
+    const gutter = gutterOf(rows.length, place.width);
+    const column = Math.floor(((event.clientX - place.left - gutter) / (place.width - gutter)) * decoded.map.step.length);
     return row === undefined || column < 0 || column >= decoded.map.step.length ? null : { row, column };
   };
   const told = (event: MouseEvent): void => {

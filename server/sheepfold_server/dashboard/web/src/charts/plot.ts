@@ -80,7 +80,7 @@ export function optionsOf(
     ...seriesOf(look),
     legend: { show: false },
     cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => { hooks.onReset(); return null; } } },
-    scales: { x: { time: look.axis === "time" }, y: { distr: look.log && !look.stacked ? 3 : 1 } },
+    scales: { x: { time: look.axis === "time" }, y: look.stacked ? { range: (_, least, most) => [Math.min(0, least ?? 0), (most ?? 1) * 1.05 || 1] } : { distr: look.log ? 3 : 1 } },
     axes: [
       look.axis === "time" ? { ...axis, size: 34 } : { ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en-US") : "")) },
       { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : number(tick))) },

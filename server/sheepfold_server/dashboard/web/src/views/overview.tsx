@@ -105,7 +105,7 @@ function Alerts() {
     <section class="card wide alerts" role="alert" aria-label="Alerts">
       {active.map((alert) => (
         <p key={alert.name + alert.subject} class={alert.severity}>
-          <b>{alert.name}</b> {alert.text} <span class="quiet">since step {count(alert.since_step)}, {ago(alert.since_seconds, now.value)}. {alert.remedy}</span>
+          <b>{alert.name}</b> {alert.subject !== job.value && <>{alert.subject}: </>}{alert.text} <span class="quiet">since step {count(alert.since_step)}, {ago(alert.since_seconds, now.value)}. {alert.remedy}</span>
         </p>
       ))}
     </section>
