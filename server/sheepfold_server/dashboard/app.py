@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sheepfold_server.dashboard.api.charts import chart_routes
 from sheepfold_server.dashboard.api.happened import event_routes
 from sheepfold_server.dashboard.api.health import health_routes
 from sheepfold_server.dashboard.api.jobs import job_routes
 from sheepfold_server.dashboard.api.live import live_routes
+from sheepfold_server.dashboard.api.metrics import metric_routes
 from sheepfold_server.dashboard.api.outlook import outlook_routes
 from sheepfold_server.dashboard.api.steps import step_routes
 from sheepfold_server.dashboard.history.history import NotKept
@@ -29,7 +30,13 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+ENCODED_HEADERS = {name.lower().encode(): value.encode() for name, value in HEADERS.items()}
 ROUTES = (job_routes, step_routes, chart_routes, event_routes, outlook_routes, live_routes)
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def create_app(store: Store) -> FastAPI:
@@ -46,6 +53,7 @@ def create_app(store: Store) -> FastAPI:
     for routes in ROUTES:
         app.include_router(routes(store), prefix="/api/v1")
     app.include_router(health_routes(store))
+    app.include_router(metric_routes(store))
     _add_pages(app)
     return app
 
@@ -53,13 +61,14 @@ def create_app(store: Store) -> FastAPI:
 class WithHeaders:
     """Adds our headers to every answer as it begins; a stream passes through untouched."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Asgi) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                others = [pair for pair in message["headers"] if pair[0].lower() not in ENCODED_HEADERS]
+                message["headers"] = [*others, *ENCODED_HEADERS.items()]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

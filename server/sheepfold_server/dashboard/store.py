@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import sheepfold_wire.messages as m
 from sheepfold_server.dashboard import models
@@ -17,8 +17,9 @@ from sheepfold_server.dashboard.alerts.book import Alert, AlertBook
 from sheepfold_server.dashboard.alerts.rules import Limits, View, findings
 from sheepfold_server.dashboard.happenings import happenings, told_events
 from sheepfold_server.dashboard.history.events import Event
-from sheepfold_server.dashboard.history.history import History, NotKept
+from sheepfold_server.dashboard.history.history import History, NotKept, SliceRange
 from sheepfold_server.dashboard.live.feed import Feed
+from sheepfold_server.dashboard.metrics.totals import Totals
 from sheepfold_server.dashboard.noise_scale import NoiseScale, SliceNoise
 from sheepfold_server.dashboard.rates import Rates, Throughput
 
@@ -40,6 +41,7 @@ class JobNow:
         """Without their slices."""
         self.noise, self.slice_noise = NoiseScale(), SliceNoise()
         self.alerts = AlertBook()
+        self.totals = Totals()
         self.judged_at = -JUDGE_SECONDS
 
     def look(self, status: m.JobStatus, at: float, seconds: float) -> None:
@@ -51,6 +53,17 @@ class JobNow:
             self.newest.clear()
         self.rates.look(status, at)
         self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is known of a job at once; `newest` is its newest report, without slices."""
+
+    status: m.JobStatus
+    newest: m.StepReport | None
+    noise_scale: float | None
+    totals: Totals
+    alerts: list[Alert]
 
 
 def _place(status: m.JobStatus) -> tuple[str, str, int, int]:
@@ -123,6 +136,7 @@ class Store:
             noise_scale = job.noise.step(report)
             job.slice_noise.step(report)
             job.rates.step(report)
+            job.totals.step(report)
             job.newest.append(replace(report, slices=()))
         self.history.add(report, seconds, noise_scale)
         self.feed.step(report)
@@ -131,7 +145,7 @@ class Store:
         """Let the rules of the alerts look; what begins or ends is an event, and its step is kept whole."""
         with self._lock:
             newest, noise_scale = tuple(job.newest), job.noise.samples()
-        view = View(status, newest, self.history.slices(status.job, status.lineage), noise_scale)
+        view = View(status, newest, self.slices(status), noise_scale)
         found = findings(view, self._limits)
         step = max(0, status.version - 1)
         with self._lock:
@@ -188,10 +202,24 @@ class Store:
         with self._lock:
             return self._job(job).alerts.all()
 
-    def noise_scale(self, job: str) -> float | None:
-        """Samples; None while it is not known."""
+    def moments(self) -> list[Moment]:
+        """Of every job whose status is known, by name."""
         with self._lock:
-            return self._job(job).noise.samples()
+            return [
+                Moment(
+                    job.status,
+                    job.newest[-1] if job.newest else None,
+                    job.noise.samples(),
+                    job.totals,
+                    job.alerts.all(),
+                )
+                for _, job in sorted(self._jobs.items())
+                if job.status is not None
+            ]
+
+    def slices(self, status: m.JobStatus) -> tuple[SliceRange, ...]:
+        """The slices of a job's present lineage."""
+        return self.history.slices(status.job, status.lineage)
 
     def slice_noise_scale(self, job: str, number: int) -> float | None:
         """Samples; None while it is not known."""
