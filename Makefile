@@ -21,10 +21,10 @@ PROTOS_VENV := .tools/protos
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel examples protos protos-tool clean
+.PHONY: help demo test lint bench-kernel bench-dashboard examples protos protos-tool clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
 
 demo: $(VENV)/installed-all ## train LeNet on Fashion-MNIST on this machine (ARGS=--json)
 	@$(BIN)/sheepfold demo $(ARGS)
@@ -40,6 +40,9 @@ lint: $(VENV)/installed-dev ## ruff, mypy --strict, arrow of imports
 
 bench-kernel: $(VENV)/installed-dev ## time one optimizer step beside public ones, 3 minutes (ARGS="--threads 1")
 	@$(BIN)/python -m tests.bench.kernel $(ARGS)
+
+bench-dashboard: $(VENV)/installed-dev ## time charts of 1,000,000 steps x 400 slices, 15 minutes (ARGS="--steps 40000")
+	@$(BIN)/python -m tests.bench.dashboard $(ARGS)
 
 examples: $(VENV)/installed-dev ## run every example by its documented command and kill one worker of each
 	@$(BIN)/python -m tests.bench.examples

@@ -14,11 +14,11 @@ import pytest
 from tests.unit.monitored import step_report
 
 import sheepfold_wire.messages as m
-from sheepfold_server.dashboard.history.charts import Kept
+from sheepfold_server.dashboard.history.charts import Kept, Window
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.history.file import HistoryRefused
 from sheepfold_server.dashboard.history.history import History, NotKept
-from sheepfold_server.dashboard.history.record import SCALARS
+from sheepfold_server.dashboard.history.record import SCALARS, SLICE_VALUES
 from sheepfold_server.dashboard.history.rows import exact, joined, merged
 
 JOB, LINEAGE = "lenet", "abc"
@@ -154,9 +154,11 @@ def test_steps_missed_while_nobody_listened_leave_no_trace_in_the_others() -> No
 def test_slice_series_and_heat_map_agree(points: int) -> None:
     history = History(kept=SMALL)
     fill(history, range(1_000))
-    all_slices = history.heat(JOB, LINEAGE, 200, 999, points).rows
     second = history.slice_series(JOB, LINEAGE, 1, 200, 999, points).rows
-    assert np.array_equal(second.mean, all_slices.mean[:, 5:])
+    for number, value in enumerate(SLICE_VALUES[:-1]):
+        all_slices = history.heat(JOB, LINEAGE, Window(200, 999, points), number).rows
+        assert np.array_equal(second.mean[:, number], all_slices.mean[:, 2]), value
+    assert np.array_equal(second.mean[:, -1], all_slices.mean[:, 3])
     assert second.mean[:, 4].tolist() == [1.0] * len(second), "share of steps clamped"
     assert second.low[-1, 0] >= 2.0
 
@@ -255,7 +257,7 @@ def test_restart_loses_nothing_and_goes_on(opened: Opened) -> None:
     for points in (5, 60, 600):
         mine, other = (h.series(JOB, LINEAGE, None, None, points).rows for h in (second, whole))
         assert np.array_equal(mine.mean, other.mean, equal_nan=True)
-        mine, other = (h.heat(JOB, LINEAGE, None, None, points).rows for h in (second, whole))
+        mine, other = (h.heat(JOB, LINEAGE, Window(None, None, points), 0).rows for h in (second, whole))
         assert np.array_equal(mine.mean, other.mean, equal_nan=True)
     assert kept_steps(second)[-SMALL.steps :] == kept_steps(whole)[-SMALL.steps :]
 

@@ -23,11 +23,13 @@ from sheepfold_server.dashboard.api.parameters import (
     StepRange,
     refuse,
 )
-from sheepfold_server.dashboard.history.charts import Chart, heat
+from sheepfold_server.dashboard.history.charts import Chart, Window, heat
 from sheepfold_server.dashboard.history.history import NotKept
-from sheepfold_server.dashboard.history.record import CLAMP, METRIC_PREFIX, SLICE_VALUES
+from sheepfold_server.dashboard.history.record import METRIC_PREFIX, SLICE_VALUES
 from sheepfold_server.dashboard.store import Store
 
+ROWS_PER_COLUMN = 2
+"""Rows of all slices are large: rather fewer columns than reading more of them."""
 Names = Annotated[
     str,
     Query(description="series, separated by commas; `available` in the answer names all", max_length=8192),
@@ -70,9 +72,9 @@ class ChartReader:
     def heatmap(self, job: str, steps: StepRange, columns: int, value: HeatValue) -> models.Heatmap:
         lineage = self._store.lineage(job, steps.lineage)
         names = self._history.slice_names(job, lineage)
-        found = self._history.heat(job, lineage, steps.first, steps.last, columns)
-        data = heat(found.rows.mean, SLICE_VALUES.index(value))
-        clamped = heat(found.rows.high, CLAMP) > 0
+        window = Window(steps.first, steps.last, columns, ROWS_PER_COLUMN)
+        found = self._history.heat(job, lineage, window, SLICE_VALUES.index(value))
+        data, clamped = heat(found.rows.mean, 0), heat(found.rows.high, 1) > 0
         return models.Heatmap.model_construct(
             job=job,
             lineage=lineage,

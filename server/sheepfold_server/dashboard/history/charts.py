@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sheepfold_server.dashboard.history.lineages import Lineage
-from sheepfold_server.dashboard.history.record import SLICE_VALUES
 from sheepfold_server.dashboard.history.rows import Floats, Rows, joined, merged
 from sheepfold_server.dashboard.history.tables import LEVELS, Scalars, Slices, Tables
 
@@ -39,32 +38,41 @@ class Chart:
     steps_per_point: int
 
 
-def chart(
-    tables: Tables, wanted: Scalars | Slices, kept: Kept, first: int | None, last: int | None, points: int
-) -> Chart:
-    """At most `points` rows of the steps in [first, last]; where both are None, of all.
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a chart is asked for: the steps in [first, last] (None: all) in at most so many points."""
+
+    first: int | None
+    last: int | None
+    points: int
+    rows_per_point: int = ROWS_PER_POINT
+
+
+def chart(tables: Tables, wanted: Scalars | Slices, kept: Kept, window: Window) -> Chart:
+    """The rows of a window.
 
     A row's first step is a multiple of its length, so that rows stay the same while others are added; the
     first and last row may reach beyond the range.
     """
     lineage = wanted.lineage
-    begin = max(lineage.first, 0 if first is None else first)
-    end = min(lineage.newest, lineage.newest if last is None else last)
+    begin = max(lineage.first, 0 if window.first is None else window.first)
+    end = min(lineage.newest, lineage.newest if window.last is None else window.last)
     if lineage.newest < 0 or end < begin:
         return Chart(joined((), wanted.width()), 1)
-    level, length = _resolution(lineage, kept, begin, end, points)
+    level, length = _resolution(lineage, kept, begin, end, window)
     rows = _rows(tables, wanted, level, begin // length * length, end)
     return Chart(merged(rows, length), length)
 
 
-def _resolution(lineage: Lineage, kept: Kept, begin: int, end: int, points: int) -> tuple[int, int]:
+def _resolution(lineage: Lineage, kept: Kept, begin: int, end: int, window: Window) -> tuple[int, int]:
     """(level, steps per point); level -1 is whole steps."""
+    points, rows_most = window.points, max(ROWS_AT_ONCE, window.rows_per_point * window.points)
     for level, unit in enumerate((1, *LEVELS), start=-1):
         oldest = (
             lineage.newest - kept.steps + 1 if level < 0 else (lineage.newest // unit - kept.rollups) * unit
         )
         is_kept = begin >= oldest or oldest <= lineage.first
-        if is_kept and _buckets(begin, end, unit) <= max(ROWS_AT_ONCE, ROWS_PER_POINT * points):
+        if is_kept and _buckets(begin, end, unit) <= rows_most:
             break
     length = unit * -(-_buckets(begin, end, unit) // points)
     while _buckets(begin, end, length) > points:
@@ -89,5 +97,5 @@ def _rows(tables: Tables, wanted: Scalars | Slices, level: int, begin: int, end:
 
 
 def heat(values: Floats, value: int) -> Floats:
-    """(slices, columns) of one of the five values, from (columns, slices * 5)."""
-    return values[:, value :: len(SLICE_VALUES)].T
+    """(slices, columns) of the first or second value read, from (columns, slices * 2)."""
+    return values[:, value::2].T

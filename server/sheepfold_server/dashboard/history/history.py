@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import sheepfold_wire.messages as m
-from sheepfold_server.dashboard.history.charts import Chart, Kept, chart
+from sheepfold_server.dashboard.history.charts import Chart, Kept, Window, chart
 from sheepfold_server.dashboard.history.events import Event, Events
 from sheepfold_server.dashboard.history.file import HistoryFile
 from sheepfold_server.dashboard.history.lineages import STEP_LAST, Lineage, Lineages
@@ -235,7 +235,7 @@ class History:
         """All scalars and metrics, in the order of `series_names`."""
         with self._lock:
             wanted = Scalars(self._known(job, lineage))
-            return chart(self._tables, wanted, self._kept, first, last, points)
+            return chart(self._tables, wanted, self._kept, Window(first, last, points))
 
     def series_names(self, job: str, lineage: str) -> list[str]:
         with self._lock:
@@ -247,13 +247,13 @@ class History:
         """The five values of one slice."""
         with self._lock:
             wanted = Slices(self._known(job, lineage), number)
-            return chart(self._tables, wanted, self._kept, first, last, points)
+            return chart(self._tables, wanted, self._kept, Window(first, last, points))
 
-    def heat(self, job: str, lineage: str, first: int | None, last: int | None, columns: int) -> Chart:
-        """The five values of every slice, slice by slice."""
+    def heat(self, job: str, lineage: str, window: Window, value: int) -> Chart:
+        """Of every slice, slice by slice: one of the five values, and whether it was clamped."""
         with self._lock:
-            wanted = Slices(self._known(job, lineage))
-            return chart(self._tables, wanted, self._kept, first, last, columns)
+            wanted = Slices(self._known(job, lineage), None, (value, CLAMP))
+            return chart(self._tables, wanted, self._kept, window)
 
     def slice_names(self, job: str, lineage: str) -> list[str]:
         with self._lock:

@@ -17,6 +17,7 @@ LEVELS = (16, 64, 256, 1024, 4096)
 """Steps per roll-up. A factor of 4 between two: a chart reads at most 4 times the rows it shows."""
 LEVEL_BITS = 3
 VALUES = len(SLICE_VALUES)
+ALL_VALUES = tuple(range(VALUES))
 STEP_SLICE_BYTES = 8 * VALUES
 ROLLUP_SLICE_BYTES = 4 * 3 * VALUES
 
@@ -36,13 +37,23 @@ class Scalars:
 
 @dataclass(frozen=True, slots=True)
 class Slices:
-    """Which series are read: five values of one slice, or of all of them (slice by slice)."""
+    """Which series are read: values of one slice, or of all of them, slice by slice."""
 
     lineage: Lineage
     number: int | None = None
+    values: tuple[int, ...] = ALL_VALUES
 
     def width(self) -> int:
-        return VALUES * (len(self.lineage.slices) if self.number is None else 1)
+        return len(self.values) * self.slices()
+
+    def slices(self) -> int:
+        return len(self.lineage.slices) if self.number is None else 1
+
+    def chosen(self, stored: Floats) -> Floats:
+        """(rows, slices, 5, ...) as stored -> (rows, series, ...)."""
+        if self.values != ALL_VALUES:
+            stored = np.stack([stored[:, :, value] for value in self.values], axis=2)
+        return stored.reshape(len(stored), self.width(), *stored.shape[3:])
 
 
 class Tables:
@@ -109,10 +120,12 @@ class Tables:
         if not found:
             return no_rows(wanted.width())
         step, seconds, samples, blobs = _columns(found)
-        values = _matrix(blobs, wanted.width(), np.float64)
-        if isinstance(wanted, Slices) and not is_raw:
-            clamped = values[:, CLAMP::VALUES]
-            np.copyto(clamped, np.minimum(clamped, 1.0))  # the number of the bound becomes whether
+        if isinstance(wanted, Scalars):
+            return exact(step & STEP_LAST, seconds, samples, _matrix(blobs, wanted.width(), np.float64))
+        stored = _matrix(blobs, VALUES * wanted.slices(), np.float64)
+        if not is_raw:  # the number of the bound becomes whether
+            stored = np.where(np.arange(stored.shape[1]) % VALUES == CLAMP, np.minimum(stored, 1.0), stored)
+        values = wanted.chosen(stored.reshape(len(found), -1, VALUES))
         return exact(step & STEP_LAST, seconds, samples, values)
 
     def delete_steps(self, lineage: Lineage, first: int, last: int) -> None:
@@ -144,8 +157,8 @@ class Tables:
                 return no_rows(wanted.width())
             step, seconds, samples, blobs = _columns(found)
             body = _matrix(blobs, 4 * wanted.width(), np.float64).reshape(len(found), -1, 4)
-            body[..., 3] = np.nan_to_num(body[..., 3])
-            return Rows(step, seconds, samples, body[..., 0], body[..., 1], body[..., 2], body[..., 3])
+            low, mean, high, count = (body[..., part] for part in range(4))
+            return Rows(step, seconds, samples, low, mean, high, np.nan_to_num(count))
         return self._slice_rollups(wanted, bounds)
 
     def _slice_rollups(self, wanted: Slices, bounds: tuple[int, int]) -> Rows:
@@ -160,10 +173,11 @@ class Tables:
         if not found:
             return no_rows(wanted.width())
         step, seconds, samples, blobs = _columns(found)
-        body = _matrix(blobs, 3 * wanted.width(), np.float32).reshape(len(found), -1, 3)
-        steps = np.array([row[4] for row in found], np.float64)[:, None]
+        stored = _matrix(blobs, 3 * VALUES * wanted.slices(), np.float32)
+        body = wanted.chosen(stored.reshape(len(found), -1, VALUES, 3))
+        steps = np.array([row[4] for row in found], np.float32)[:, None]
         mean = body[..., 1]
-        count = np.where(np.isfinite(mean), steps, 0.0)
+        count = np.where(np.isfinite(mean), steps, np.float32(0))
         return Rows(step, seconds, samples, body[..., 0], mean, body[..., 2], count)
 
     def insert_rollup(self, lineage: Lineage, level: int, scalars: Rows, slices: Rows) -> None:
@@ -244,7 +258,7 @@ def _matrix(blobs: Sequence[bytes], width: int, kind: type[np.floating]) -> NDAr
     """(blobs, width); shorter ones, from before a series was known, end in NaN."""
     item = np.dtype(kind).itemsize
     if all(len(blob) == width * item for blob in blobs):
-        return np.frombuffer(bytearray(b"".join(blobs)), kind).reshape(len(blobs), width)
+        return np.frombuffer(b"".join(blobs), kind).reshape(len(blobs), width)
     values = np.full((len(blobs), width), np.nan, kind)
     for row, blob in zip(values, blobs, strict=True):
         row[: len(blob) // item] = np.frombuffer(blob, kind)
