@@ -314,6 +314,26 @@ def test_place_that_cannot_be_written_is_refused_in_one_sentence(opened: Opened,
         opened("taken/history.sqlite")
 
 
+def test_full_disk_costs_what_does_not_fit_and_nothing_else(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = opened()
+    fill(history, range(100))
+    history.commit()
+    pages = history._connection.execute("PRAGMA page_count").fetchone()[0]
+    history._connection.execute(f"PRAGMA max_page_count={pages}")
+    large = Event(0, 5, 1.0, "state", "x" * 1_000_000)
+    assert history.tell(JOB, "another", large) is None
+    assert history.tell(JOB, LINEAGE, large) is None
+    assert caplog.text.count("the history cannot be written (database or disk is full)") == 1
+    assert [lineage.name for lineage in history.lineages(JOB)] == [LINEAGE]
+
+    history._connection.execute("PRAGMA max_page_count=1000000")
+    fill(history, range(100, 120))
+    history.close()
+    assert kept_steps(opened())[-120:] == list(range(120))
+
+
 # --- rows ---------------------------------------------------------------------------------------------
 
 

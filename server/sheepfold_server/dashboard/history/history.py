@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +60,7 @@ class History:
         self._lock = threading.RLock()
         self._pending = 0
         self._is_closed = False
+        self._trouble = ""
         self._slices: dict[int, tuple[int, tuple[SliceRange, ...]]] = {}
 
     def close(self) -> None:
@@ -70,25 +74,27 @@ class History:
 
     def begin(self, job: str, lineage: str) -> bool:
         """Make a lineage known; whether it was not."""
-        with self._lock:
+        with self._writing():
             is_new = self._lineages.find(job, lineage) is None
             self._lineage(job, lineage)
             return is_new
+        return False
 
     def add(self, report: m.StepReport, seconds: float, noise_scale: float | None = None) -> bool:
         """Keep a step whose commit was seen at unix time `seconds`; whether it was not known already."""
-        with self._lock:
+        with self._writing():
             lineage = self._lineage(report.job, report.lineage)
             if report.step <= lineage.newest:
                 return False
             self._lineages.learn(lineage, report)
             self.append(lineage, record_of(report, lineage.metrics, noise_scale), seconds)
             return True
+        return False
 
     def append(self, lineage: Lineage, record: Record, seconds: float) -> None:
         """Keep a record that is newer than all of its lineage, and roll up what it completes."""
         with self._lock:
-            self._write()
+            self._open_transaction()
             newest = lineage.newest
             if newest >= 0:
                 self._roll_up(lineage, newest, record.step)
@@ -104,37 +110,57 @@ class History:
 
     def flag(self, job: str, lineage: str, step: int) -> None:
         """Keep that step whole although newer ones push others out."""
-        with self._lock:
-            self._write()
+        with self._writing():
             self._tables.flag(self._lineage(job, lineage), step)
 
     def tell(self, job: str, lineage: str, event: Event, *, once: bool = False) -> Event | None:
         """Keep an event and return it with its id; with `once`, None if the same was told before."""
-        with self._lock:
+        with self._writing():
             found = self._lineage(job, lineage)
             if once and self._events.has(found, event):
                 return None
-            self._write()
             return self._events.add(found, event, self._kept.events)
+        return None
 
     def commit(self) -> None:
         """Make what was written last through a crash of this process."""
         with self._lock:
-            if self._connection.in_transaction:
-                self._connection.execute("COMMIT")
             self._pending = 0
+            try:
+                if self._connection.in_transaction:
+                    self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._lose(error)
 
-    def _write(self) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full disk costs what was not committed yet, and not the dashboard."""
+        with self._lock:
+            try:
+                self._open_transaction()
+                yield
+            except sqlite3.Error as error:
+                self._lose(error)
+
+    def _open_transaction(self) -> None:
         self._pending += 1
         if self._pending > COMMIT_STEPS:
             self.commit()
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN IMMEDIATE")
 
+    def _lose(self, error: sqlite3.Error) -> None:
+        if str(error) != self._trouble:
+            log.error("the history cannot be written (%s): steps and events are lost until it can", error)
+        self._trouble = str(error)
+        if self._connection.in_transaction:
+            self._connection.rollback()
+        self._lineages, self._pending = Lineages(self._connection), 0
+        self._slices.clear()
+
     def _lineage(self, job: str, name: str) -> Lineage:
         found = self._lineages.find(job, name)
         if found is None:
-            self._write()
             for old in self._lineages.of(job)[: -(self._kept.lineages - 1) or None]:
                 self._forget(old)
             found = self._lineages.begin(job, name)
