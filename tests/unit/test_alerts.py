@@ -15,7 +15,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.dashboard.alerts.book import AlertBook
 from sheepfold_server.dashboard.alerts.rules import RULES, Finding, Limits, View, findings
 from sheepfold_server.dashboard.app import create_app
-from sheepfold_server.dashboard.history.history import SliceRange
+from sheepfold_server.dashboard.history.ranges import SliceRange
 from sheepfold_server.dashboard.store import Store
 
 LIMITS = Limits()

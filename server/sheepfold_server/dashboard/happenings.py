@@ -37,7 +37,7 @@ def happenings(before: m.JobStatus | None, now: m.JobStatus, seconds: float) -> 
 
 
 def told_events(status: m.JobStatus, seconds: float, after: int) -> list[Event]:
-    """What the coordinator tells and had not told by its event of number `after`; `seconds` is unix time now."""
+    """What the coordinator tells and had not told by its event number `after`, at unix time `seconds`."""
     return [
         Event(0, event.step, seconds - event.age_seconds, event.kind, event.text, event.author)
         for event in status.events

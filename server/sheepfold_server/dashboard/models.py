@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 Seconds = Annotated[float, Field(description="seconds")]
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """What all answers have in common: a number that is not finite is null."""
+
     model_config = ConfigDict(from_attributes=True, ser_json_inf_nan="null")
 
 
-class SlotCounts(_Answer):
+class SlotCounts(Answer):
     """Where every lease of a slot went: leased = committed + skipped + dropped + outstanding."""
 
     leased: int = Field(description="leases given out, of any kind")
@@ -24,7 +26,7 @@ class SlotCounts(_Answer):
     outstanding: int = Field(description="leases and contributions not decided yet")
 
 
-class Slot(_Answer):
+class Slot(Answer):
     """Who computed one slot of a step."""
 
     slot: int = Field(description="number of the slot within its step, from 0")
@@ -39,7 +41,7 @@ class Slot(_Answer):
     sample_start: int = Field(description="first position in the job's sample stream; 0 where it has none")
 
 
-class Slice(_Answer):
+class Slice(Answer):
     """The layer-wise facts of one slice in one step."""
 
     slice: int = Field(description="number of the slice in the manifest, from 0")
@@ -67,14 +69,14 @@ class SliceWithRange(Slice):
     )
 
 
-class Metric(_Answer):
+class Metric(Answer):
     """A number that scripts logged beside the loss."""
 
     name: str = Field(description="name that the script gave it")
     value: float = Field(description="mean over the step's slots that have it, by weight")
 
 
-class Step(_Answer):
+class Step(Answer):
     """One committed or skipped step."""
 
     step: int = Field(description="number of the step, from 0")
@@ -108,7 +110,7 @@ class Step(_Answer):
     )
 
 
-class ShardStep(_Answer):
+class ShardStep(Answer):
     """What one shard spent on a step."""
 
     shard: int = Field(description="number of the shard, from 0")
@@ -127,7 +129,7 @@ class StepDetail(Step):
     shards: list[ShardStep] = Field(description="what each shard spent, by number; empty if not known")
 
 
-class Traffic(_Answer):
+class Traffic(Answer):
     """Traffic of a worker with one shard, since it attached first."""
 
     shard: int = Field(description="number of the shard, from 0")
@@ -137,7 +139,7 @@ class Traffic(_Answer):
     down_bytes_per_second: float | None = Field(description="rate of pulls while they run; null before one")
 
 
-class Worker(_Answer):
+class Worker(Answer):
     """An attached worker."""
 
     worker: str = Field(description="name the worker chose, unique to its process")
@@ -167,7 +169,7 @@ class Worker(_Answer):
     traffic: list[Traffic] = Field(description="the same for each shard, by number")
 
 
-class Shard(_Answer):
+class Shard(Answer):
     """A shard of the job."""
 
     shard: int = Field(description="number of the shard, from 0")
@@ -182,7 +184,7 @@ class Shard(_Answer):
     queue: int = Field(description="events that waited in its bookkeeping at the newest step")
 
 
-class JobSummary(_Answer):
+class JobSummary(Answer):
     """One line of the list of jobs."""
 
     job: str = Field(description="name of the job")
@@ -191,7 +193,7 @@ class JobSummary(_Answer):
     stop_steps: int = Field(description="version at which the job ends")
 
 
-class Change(_Answer):
+class Change(Answer):
     """Something that was changed while the job ran."""
 
     from_step: int = Field(description="first step it holds for")
@@ -219,7 +221,7 @@ class Job(JobSummary):
     counts: SlotCounts
 
 
-class Throughput(_Answer):
+class Throughput(Answer):
     """Rates over the last 10 seconds."""
 
     steps_per_second: float = Field(description="steps per second")
@@ -228,177 +230,13 @@ class Throughput(_Answer):
     bytes_out_per_second: float = Field(description="bytes of weights per second out of all shards")
 
 
-class Health(_Answer):
+class Health(Answer):
     """Whether the process serves, and what it waits for."""
 
     status: str = Field(description="ok, or why not: one sentence")
 
 
-class Problem(_Answer):
+class Problem(Answer):
     """Why a request was refused."""
 
     detail: str = Field(description="one sentence saying what was asked for and what exists")
-
-
-Values = Annotated[list[float | None], Field(description="one per point; null where a step has none")]
-
-
-class Band(_Answer):
-    """A series: per point the smallest, mean and largest of its steps; all equal where that is one step."""
-
-    min: Values
-    mean: Values
-    max: Values
-
-
-class Series(_Answer):
-    """Series of a range of steps on one axis."""
-
-    job: str = Field(description="name of the job")
-    lineage: str = Field(description="history of the job they are of")
-    steps_per_point: int = Field(description="steps that a point stands for; 1 means none was merged")
-    step: list[int] = Field(description="first step of each point")
-    seconds: list[float] = Field(description="unix time, in seconds, at which that step was seen committed")
-    samples: list[int] = Field(description="samples committed up to that step")
-    series: dict[str, Band] = Field(description="by name, in the order asked for")
-    available: list[str] = Field(description="all names that may be asked for")
-
-
-class SliceSeries(Series):
-    """Trust ratio, norms and share of clamped steps of one slice."""
-
-    slice: int = Field(description="number of the slice in the manifest, from 0")
-    name: str = Field(description="name of the slice, as in the model")
-
-
-class Heatmap(_Answer):
-    """One value of every slice over a range of steps."""
-
-    job: str = Field(description="name of the job")
-    lineage: str = Field(description="history of the job it is of")
-    steps_per_column: int = Field(description="steps that a column stands for")
-    step: list[int] = Field(description="first step of each column")
-    slices: list[str] = Field(description="name of each row")
-    value: str = Field(description="what is drawn")
-    data: str = Field(
-        description="base64 of float32, little-endian, row by row: mean over a column's steps; NaN for none"
-    )
-    clamped: str = Field(
-        description="base64 of uint8 in the same order: 1 if the ratio met a bound in any of the steps"
-    )
-
-
-class Event(_Answer):
-    """Something that happened to the job."""
-
-    id: int = Field(description="increases with each event of any job")
-    step: int = Field(description="step it belongs to")
-    seconds: float = Field(description="unix time, in seconds, at which it was seen")
-    kind: str = Field(
-        description="attach, leave, shard, restart, lineage, checkpoint, change, alert, "
-        "state, refusal or skip"
-    )
-    text: str = Field(description="one sentence")
-    author: str = Field(description="who asked for it, as they said; empty if nobody did")
-
-
-class Events(_Answer):
-    """A page of events, oldest first."""
-
-    events: list[Event] = Field(description="the newest ones of the range")
-    limit: int = Field(description="most events of this page")
-    capped: bool = Field(description="whether more were asked for than a page may have")
-
-
-class Lineage(_Answer):
-    """One history of the job."""
-
-    lineage: str = Field(description="identity of the history")
-    first_step: int = Field(description="first step that is known of it")
-    last_step: int = Field(description="last step that is known of it; -1 before one")
-    is_current: bool = Field(description="whether the job goes on in it")
-
-
-class Lineages(_Answer):
-    """All histories of the job that are kept, oldest first."""
-
-    lineages: list[Lineage] = Field(description="the newest 32 at most")
-
-
-class Schedule(_Answer):
-    """What the newest configuration plans, from step 0 to the stop."""
-
-    job: str = Field(description="name of the job")
-    step: list[int] = Field(description="some steps, the first and the last included")
-    learning_rate: list[float] = Field(description="learning rate of each")
-    slots: list[int] = Field(description="slots of each (K)")
-    slot_samples: list[int] = Field(description="samples of one slot of each")
-
-
-class Forecast(_Answer):
-    """When the job ends, and how much work was in vain."""
-
-    eta_seconds: float | None = Field(
-        description="seconds until the job ends at its present rate; null while nothing moves"
-    )
-    steps_left: int = Field(description="steps until it ends")
-    goodput: float | None = Field(
-        description="share of the decided leases that became part of an applied step; null before one"
-    )
-    waste: dict[str, int] = Field(
-        description="slots: leased_again (had been leased before), skipped (of skipped steps), and those "
-        "that ended without counting, by cause"
-    )
-
-
-class Stall(_Answer):
-    """What the job waits for."""
-
-    text: str = Field(description="one sentence with names and numbers")
-    since_seconds: float = Field(description="seconds since the open step last got a slot")
-    next_seconds: float | None = Field(
-        description="seconds until the slot may be leased again; null if nothing is timed"
-    )
-
-
-class Alert(_Answer):
-    """Something that somebody should look at."""
-
-    name: str = Field(description="name of the rule, such as SlicePinned")
-    severity: str = Field(description="warning or critical")
-    since_step: int = Field(description="step at which it began")
-    since_seconds: float = Field(description="unix time, in seconds, at which it began")
-    ended_seconds: float | None = Field(
-        description="unix time, in seconds, at which it ended; null while it is active"
-    )
-    subject: str = Field(description="slice, worker or job it is about")
-    text: str = Field(description="one sentence with numbers")
-    remedy: str = Field(description="one sentence: what to do")
-
-
-class Alerts(_Answer):
-    """Active alerts and those that ended recently, the newest first."""
-
-    alerts: list[Alert] = Field(description="active ones before ended ones")
-
-
-class LiveSteps(_Answer):
-    """Data of the event `step`."""
-
-    job: str = Field(description="name of the job")
-    steps: list[Step] = Field(description="reports since the event before, oldest first")
-
-
-class LiveStatus(Job):
-    """Data of the event `status`."""
-
-    workers: list[Worker] = Field(description="the attached workers, by name")
-    shards: list[Shard] = Field(description="the shards, by number")
-
-
-class LiveGap(_Answer):
-    """Data of the event `gap`: steps that this stream will not tell; read them from the series."""
-
-    job: str = Field(description="name of the job")
-    from_step: int = Field(description="first step left out; 0 where it is not known what the page has")
-    to_step: int = Field(description="last step left out")

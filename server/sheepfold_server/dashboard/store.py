@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import sheepfold_wire.messages as m
-from sheepfold_server.dashboard import models
+from sheepfold_server.dashboard import event_models
 from sheepfold_server.dashboard.alerts.book import Alert, AlertBook
 from sheepfold_server.dashboard.alerts.rules import Limits, View, findings
 from sheepfold_server.dashboard.happenings import happenings, told_events
 from sheepfold_server.dashboard.history.events import Event
-from sheepfold_server.dashboard.history.history import History, NotKept, SliceRange
+from sheepfold_server.dashboard.history.history import History, NotKept
+from sheepfold_server.dashboard.history.ranges import SliceRange
 from sheepfold_server.dashboard.live.feed import Feed
 from sheepfold_server.dashboard.metrics.totals import Totals
 from sheepfold_server.dashboard.noise_scale import NoiseScale, SliceNoise
@@ -154,7 +155,7 @@ class Store:
             begun = alert.ended_seconds is None
             text = f"{alert.name} of {alert.subject} {f'began: {alert.text}' if begun else 'ended'}"
             self._tell(status.job, status.lineage, Event(0, step, seconds, "alert", text))
-            self.feed.alert(status.job, models.Alert.model_validate(alert))
+            self.feed.alert(status.job, event_models.Alert.model_validate(alert))
             if begun:
                 self.history.flag(status.job, status.lineage, step)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import sheepfold_wire.messages as m
-from sheepfold_server.dashboard import models
+from sheepfold_server.dashboard import event_models, models
 
 
 def worker_answer(status: m.WorkerStatus) -> models.Worker:
@@ -47,10 +47,10 @@ def _rate(sums: Iterable[tuple[int, float]]) -> float | None:
     return sum(rates) if rates else None
 
 
-def live_status(status: m.JobStatus) -> models.LiveStatus:
+def live_status(status: m.JobStatus) -> event_models.LiveStatus:
     """A job with its workers and shards, as the stream tells of it."""
     facts = models.Job.model_validate(status).model_dump()
-    return models.LiveStatus(
+    return event_models.LiveStatus(
         **facts,
         workers=[worker_answer(worker) for worker in status.workers],
         shards=[models.Shard.model_validate(shard) for shard in status.shards],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import sheepfold_wire.messages as m
-from sheepfold_server.dashboard.history.history import SliceRange
+from sheepfold_server.dashboard.history.ranges import SliceRange
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import APIRouter, Query, Response
 
-from sheepfold_server.dashboard import models
+from sheepfold_server.dashboard import chart_models
 from sheepfold_server.dashboard.api import table
 from sheepfold_server.dashboard.api.parameters import (
     COLUMNS_DEFAULT,
@@ -45,7 +45,7 @@ class ChartReader:
     def __init__(self, store: Store) -> None:
         self._store, self._history = store, store.history
 
-    def series(self, job: str, names: str, steps: StepRange, points: int) -> models.Series:
+    def series(self, job: str, names: str, steps: StepRange, points: int) -> chart_models.Series:
         lineage = self._store.lineage(job, steps.lineage)
         available = self._history.series_names(job, lineage)
         wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
@@ -54,28 +54,30 @@ class ChartReader:
                 refuse("names", f"no series named {name!r} (known: {', '.join(available)})", name)
         found = self._history.series(job, lineage, steps.first, steps.last, points)
         columns = {name: available.index(name) if name in available else None for name in wanted}
-        return models.Series.model_construct(**_fields(job, lineage, found, columns), available=available)
+        return chart_models.Series.model_construct(
+            **_fields(job, lineage, found, columns), available=available
+        )
 
-    def slice_series(self, job: str, key: str, steps: StepRange, points: int) -> models.SliceSeries:
+    def slice_series(self, job: str, key: str, steps: StepRange, points: int) -> chart_models.SliceSeries:
         lineage = self._store.lineage(job, steps.lineage)
         names = self._history.slice_names(job, lineage)
         number = slice_number(key, names)
         found = self._history.slice_series(job, lineage, number, steps.first, steps.last, points)
         columns: dict[str, int | None] = {name: i for i, name in enumerate(SLICE_VALUES)}
-        return models.SliceSeries.model_construct(
+        return chart_models.SliceSeries.model_construct(
             **_fields(job, lineage, found, columns),
             slice=number,
             name=names[number],
             available=list(SLICE_VALUES),
         )
 
-    def heatmap(self, job: str, steps: StepRange, columns: int, value: HeatValue) -> models.Heatmap:
+    def heatmap(self, job: str, steps: StepRange, columns: int, value: HeatValue) -> chart_models.Heatmap:
         lineage = self._store.lineage(job, steps.lineage)
         names = self._history.slice_names(job, lineage)
         window = Window(steps.first, steps.last, columns, ROWS_PER_COLUMN)
         found = self._history.heat(job, lineage, window, SLICE_VALUES.index(value))
         data, clamped = heat(found.rows.mean, 0), heat(found.rows.high, 1) > 0
-        return models.Heatmap.model_construct(
+        return chart_models.Heatmap.model_construct(
             job=job,
             lineage=lineage,
             steps_per_column=found.steps_per_point,
@@ -102,7 +104,7 @@ def _fields(job: str, lineage: str, found: Chart, columns: dict[str, int | None]
     rows = found.rows
     none = [float("nan")] * len(rows)
     bands = {
-        name: models.Band.model_construct(
+        name: chart_models.Band.model_construct(
             min=none if column is None else rows.low[:, column].tolist(),
             mean=none if column is None else rows.mean[:, column].tolist(),
             max=none if column is None else rows.high[:, column].tolist(),
@@ -120,7 +122,7 @@ def _fields(job: str, lineage: str, found: Chart, columns: dict[str, int | None]
     }
 
 
-def _csv(answer: models.Series) -> table.CsvResponse:
+def _csv(answer: chart_models.Series) -> table.CsvResponse:
     fields = ["step", "seconds", "samples"]
     columns: list[Sequence[float | None]] = [answer.step, answer.seconds, answer.samples]
     for name, band in answer.series.items():
@@ -136,7 +138,7 @@ def chart_routes(store: Store) -> APIRouter:
     @routes.get("/jobs/{job}/series", summary="Series of a job: smallest, mean and largest per point.")
     def series(
         job: JobName, steps: Range, names: Names = "loss", points: Points = POINTS_DEFAULT
-    ) -> models.Series:
+    ) -> chart_models.Series:
         return reader.series(job, names, steps, points)
 
     @routes.get(
@@ -152,7 +154,7 @@ def chart_routes(store: Store) -> APIRouter:
     @routes.get("/jobs/{job}/slices/{slice:path}/series", summary="Ratio and norms of one slice.")
     def slice_series(
         job: JobName, slice: SliceKey, steps: Range, points: Points = POINTS_DEFAULT
-    ) -> models.SliceSeries:
+    ) -> chart_models.SliceSeries:
         return reader.slice_series(job, slice, steps, points)
 
     @routes.get(
@@ -168,7 +170,7 @@ def chart_routes(store: Store) -> APIRouter:
     @routes.get("/jobs/{job}/heatmap", summary="One value of every slice over steps, as packed arrays.")
     def heatmap(
         job: JobName, steps: Range, columns: Columns = COLUMNS_DEFAULT, value: Value = "trust_ratio"
-    ) -> models.Heatmap:
+    ) -> chart_models.Heatmap:
         return reader.heatmap(job, steps, columns, value)
 
     return routes

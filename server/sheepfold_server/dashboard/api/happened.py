@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from sheepfold_server.dashboard import models
+from sheepfold_server.dashboard import event_models
 from sheepfold_server.dashboard.api import table
 from sheepfold_server.dashboard.api.parameters import EVENTS_MAX, NOT_FOUND, JobName, Range, StepRange
 from sheepfold_server.dashboard.history.events import Event
@@ -37,27 +37,29 @@ def event_routes(store: Store) -> APIRouter:
         return store.history.events(job, lineage, steps.first, steps.last, tuple(kinds), limit)
 
     @routes.get("/jobs/{job}/events", summary="The newest events of a range of steps, oldest first.")
-    def events(job: JobName, steps: Range, limit: Limit = 200, kind: Kinds = []) -> models.Events:  # noqa: B006
+    def events(job: JobName, steps: Range, limit: Limit = 200, kind: Kinds = []) -> event_models.Events:  # noqa: B006
         most = min(limit, EVENTS_MAX)
-        found = [models.Event.model_validate(event) for event in read(job, steps, kind, most)]
-        return models.Events(events=found, limit=most, capped=limit > most)
+        found = [event_models.Event.model_validate(event) for event in read(job, steps, kind, most)]
+        return event_models.Events(events=found, limit=most, capped=limit > most)
 
     @routes.get("/jobs/{job}/events.csv", summary="The same as CSV.", response_class=table.CsvResponse)
     def events_csv(job: JobName, steps: Range, limit: Limit = 200, kind: Kinds = []) -> Response:  # noqa: B006
-        fields = list(models.Event.model_fields)
+        fields = list(event_models.Event.model_fields)
         found = read(job, steps, kind, min(limit, EVENTS_MAX))
         return table.csv_of(fields, ([getattr(event, name) for name in fields] for event in found))
 
     @routes.get("/jobs/{job}/alerts", summary="What somebody should look at, active and recently ended.")
-    def alerts(job: JobName) -> models.Alerts:
-        return models.Alerts(alerts=[models.Alert.model_validate(alert) for alert in store.alerts(job)])
+    def alerts(job: JobName) -> event_models.Alerts:
+        return event_models.Alerts(
+            alerts=[event_models.Alert.model_validate(alert) for alert in store.alerts(job)]
+        )
 
     @routes.get("/jobs/{job}/lineages", summary="The job's histories, oldest first.")
-    def lineages(job: JobName) -> models.Lineages:
+    def lineages(job: JobName) -> event_models.Lineages:
         present = store.lineage(job)
-        return models.Lineages(
+        return event_models.Lineages(
             lineages=[
-                models.Lineage(
+                event_models.Lineage(
                     lineage=found.name,
                     first_step=max(0, found.first),
                     last_step=found.newest,

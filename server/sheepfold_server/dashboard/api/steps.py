@@ -17,7 +17,7 @@ from sheepfold_server.dashboard.api.parameters import (
     StepRange,
     capped,
 )
-from sheepfold_server.dashboard.history.history import SliceRange
+from sheepfold_server.dashboard.history.ranges import SliceRange
 from sheepfold_server.dashboard.store import Store
 
 Limit = Annotated[int, Query(ge=1, description=f"most reports to return, at most {STEPS_MAX:,}")]

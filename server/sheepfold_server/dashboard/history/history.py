@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ from sheepfold_server.dashboard.history.charts import Chart, Kept, Window, chart
 from sheepfold_server.dashboard.history.events import Event, Events
 from sheepfold_server.dashboard.history.file import HistoryFile
 from sheepfold_server.dashboard.history.lineages import STEP_LAST, Lineage, Lineages
-from sheepfold_server.dashboard.history.record import CLAMP, RATIO, Record, record_of, report_of, slice_facts
-from sheepfold_server.dashboard.history.rows import Floats, Rows, merged
+from sheepfold_server.dashboard.history.ranges import SliceRange, slice_ranges
+from sheepfold_server.dashboard.history.record import CLAMP, Record, record_of, report_of, slice_facts
+from sheepfold_server.dashboard.history.rows import Rows, merged
 from sheepfold_server.dashboard.history.tables import LEVELS, Scalars, Slices, Tables
 
 log = logging.getLogger(__name__)
@@ -29,19 +30,6 @@ COMMIT_STEPS = 256
 
 class NotKept(LookupError):
     """No such job, lineage, step or slice here; the text says what there is."""
-
-
-@dataclass(frozen=True, slots=True)
-class SliceRange:
-    """A slice's newest facts, and its trust ratio over the steps that are kept whole."""
-
-    facts: m.SliceFacts
-    trust_ratio_min: float
-    trust_ratio_max: float
-    trust_ratio_drift: float
-    """Newest over the median; 1 is none."""
-    steps_clamped: int
-    """Newest applied steps in a row that met a bound."""
 
 
 class History:
@@ -312,25 +300,3 @@ class History:
             known = ", ".join(of.name for of in self._lineages.of(job)) or "none yet"
             raise NotKept(f"job {job!r} has no lineage {lineage!r} here (known: {known})")
         return found
-
-
-def slice_ranges(kept: Floats, names: list[str]) -> tuple[SliceRange, ...]:
-    """What applied steps, oldest first, say of each slice; `kept` is (steps, slices, 5)."""
-    if not len(kept):
-        return ()
-    ratios = kept[:, :, RATIO]
-    is_touched = np.isfinite(ratios).any(axis=0)
-    finite = np.where(is_touched, ratios, 1.0)
-    low, high, middle = np.nanmin(finite, axis=0), np.nanmax(finite, axis=0), np.nanmedian(finite, axis=0)
-    free = kept[::-1, :, CLAMP] == 0
-    in_a_row = np.where(free.any(axis=0), free.argmax(axis=0), len(kept))
-    return tuple(
-        SliceRange(
-            facts,
-            float(low[facts.slice]),
-            float(high[facts.slice]),
-            facts.trust_ratio / float(middle[facts.slice]) if middle[facts.slice] else 1.0,
-            int(in_a_row[facts.slice]),
-        )
-        for facts in slice_facts(kept[-1], names)
-    )

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
-from sheepfold_server.dashboard import models
+from sheepfold_server.dashboard import event_models, models
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.live.ring import Gap, Message, Ring
 from sheepfold_server.dashboard.workers import live_status
@@ -60,9 +60,9 @@ class Feed:
             self._statuses.setdefault(status.job, _Status()).newest = data
 
     def event(self, job: str, event: Event) -> None:
-        self._put("event", job, models.Event.model_validate(event).model_dump_json())
+        self._put("event", job, event_models.Event.model_validate(event).model_dump_json())
 
-    def alert(self, job: str, alert: models.Alert) -> None:
+    def alert(self, job: str, alert: event_models.Alert) -> None:
         self._put("alert", job, alert.model_dump_json())
 
     def _put(self, event: str, job: str, data: str) -> None:
@@ -86,7 +86,7 @@ class Feed:
             pending, self._steps = self._steps, {}
             for job, reports in pending.items():
                 steps = [models.Step.model_validate(report) for report in reports]
-                data = models.LiveSteps(job=job, steps=steps).model_dump_json()
+                data = event_models.LiveSteps(job=job, steps=steps).model_dump_json()
                 self._ring.put("step", job, data, reports[-1].step)
 
     # --- read by pages ----------------------------------------------------------------------------
@@ -146,5 +146,5 @@ class Feed:
 
 
 def _gap_message(gap: Gap, position: int) -> Message:
-    data = models.LiveGap(job=gap.job, from_step=gap.from_step, to_step=gap.to_step).model_dump_json()
+    data = event_models.LiveGap(job=gap.job, from_step=gap.from_step, to_step=gap.to_step).model_dump_json()
     return Message(position, "gap", gap.job, data)

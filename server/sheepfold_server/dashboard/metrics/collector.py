@@ -18,7 +18,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from sheepfold_server.dashboard.history.history import SliceRange
+from sheepfold_server.dashboard.history.ranges import SliceRange
 from sheepfold_server.dashboard.metrics.totals import PHASES, Totals
 from sheepfold_server.dashboard.store import Moment, Store
 
