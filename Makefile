@@ -17,11 +17,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Generated low, so that the stubs run on every later grpcio and protobuf; it wants protobuf < 6, hence a venv of its own.
 GRPCIO_TOOLS := 1.71.2
 PROTOS_VENV := .tools/protos
+PAGE := server/sheepfold_server/dashboard/web
 
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel bench-dashboard examples protos protos-tool clean
+.PHONY: help demo test lint bench-kernel bench-dashboard page examples protos protos-tool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -44,6 +45,9 @@ bench-kernel: $(VENV)/installed-dev ## time one optimizer step beside public one
 bench-dashboard: $(VENV)/installed-dev ## time charts of 1,000,000 steps x 400 slices, 15 minutes (ARGS="--steps 40000")
 	@$(BIN)/python -m tests.bench.dashboard $(ARGS)
 
+page: ## build the dashboard's page into the package; needs Node 20.19 or newer
+	cd $(PAGE) && npm ci --silent && npm run --silent build
+
 examples: $(VENV)/installed-dev ## run every example by its documented command and kill one worker of each
 	@$(BIN)/python -m tests.bench.examples
 
@@ -54,7 +58,7 @@ protos: protos-tool ## regenerate the stubs beside protos/sheepfold_wire/v1/*.pr
 protos-tool: $(PROTOS_VENV)/grpcio-tools-$(GRPCIO_TOOLS) ## the generator of the stubs, in .tools/protos
 
 clean: ## remove .venv, .tools and every cache
-	rm -rf $(VENV) .tools build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .tools $(PAGE)/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find client server protos tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than what was installed from; installing dev installs all, so it renews both.

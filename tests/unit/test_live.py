@@ -191,7 +191,7 @@ def test_stream_is_server_sent_events_that_no_proxy_holds_back() -> None:
     events = events_of(response.text)
     assert [event["event"] for event in events] == ["event", "step", "status"]
     assert [int(event["id"]) for event in events] == [1_000, 1_001, 1_002]
-    assert json.loads(events[2]["data"])["steps"][0]["step"] == 0
+    assert json.loads(events[1]["data"])["steps"][0]["step"] == 0
 
 
 @pytest.mark.parametrize("last_id", ["", "x", "-1", "1e9", "9" * 40])

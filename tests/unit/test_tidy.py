@@ -95,7 +95,9 @@ def oversized(what: str, place: str, source: str) -> dict[str, int]:
 def checked_in_texts() -> Iterator[Path]:
     """What a reader of the repository sees as text; never a cache, a build or a generated stub."""
     for folder in (*PACKAGES, "tests", "deploy", ".ci"):
-        yield from (path for path in (ROOT / folder).rglob("*") if path.is_file())
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "node_modules" not in path.parts:
+                yield path
     yield from (path for path in ROOT.glob("*") if path.is_file() and path.suffix != ".log")
 
 

@@ -14,7 +14,7 @@ class Event(Answer):
     step: int = Field(description="step it belongs to")
     seconds: float = Field(description="unix time, in seconds, at which it was seen")
     kind: str = Field(
-        description="attach, leave, shard, restart, lineage, checkpoint, change, alert, state, refusal or skip"
+        description="attach, leave, shard, restart, lineage, checkpoint, change, alert, state, refusal, skip"
     )
     text: str = Field(description="one sentence")
     author: str = Field(description="who asked for it, as they said; empty if nobody did")

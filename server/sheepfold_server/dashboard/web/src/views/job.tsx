@@ -44,18 +44,18 @@ export function JobView() {
       <Chart title="Samples of a slot as planned" unit="" loaded={loaded} smooths={false} lines={[{ name: "slot_samples", label: "samples", colour: colour(3) }]} />
       <section class="card wide" aria-label="Changes"><h2>Changes</h2>
         {!found?.changes.length ? <p class="empty">Nothing was changed since the job was created. <code>sheepfold job set KEY=VALUE {job.value} --at-step N</code></p> : (
-          <table><thead><tr><th class="n">from step</th><th>by</th><th>what</th></tr></thead>
-            <tbody>{[...found.changes].reverse().map((each, i) => <tr key={i}><td class="n">{count(each.from_step)}</td><td>{each.author}</td><td class="wraps">{each.text}</td></tr>)}</tbody></table>
+          <div class="scroll"><table><thead><tr><th class="n">from step</th><th>by</th><th>what</th></tr></thead>
+            <tbody>{[...found.changes].reverse().map((each, i) => <tr key={i}><td class="n">{count(each.from_step)}</td><td>{each.author}</td><td class="wraps">{each.text}</td></tr>)}</tbody></table></div>
         )}
       </section>
       <section class="card" aria-label="Histories"><h2>Histories <span class="quiet">a rollback begins a new one</span></h2>
-        <table><thead><tr><th>lineage</th><th class="n">first step</th><th class="n">last step</th><th /></tr></thead>
+        <div class="scroll"><table><thead><tr><th>lineage</th><th class="n">first step</th><th class="n">last step</th><th /></tr></thead>
           <tbody>{(lineages.found?.lineages ?? []).map((each) => (
             <tr key={each.lineage} class={each.is_current ? "" : "discarded"}>
               <td><code>{each.lineage.slice(0, 12)}</code> {each.is_current ? "present" : "discarded"}</td><td class="n">{count(each.first_step)}</td><td class="n">{count(each.last_step)}</td>
               <td><button type="button" aria-pressed={(view.value.lineage || "") === (each.is_current ? "" : each.lineage)} onClick={() => change({ lineage: each.is_current ? "" : each.lineage, range: null })}>show</button></td>
             </tr>
-          ))}</tbody></table>
+          ))}</tbody></table></div>
       </section>
       <section class="card" aria-label="Configuration"><h2>Configuration <span class="quiet">as in force, every value</span></h2>
         {config.found ? <pre class="scroll tall">{JSON.stringify(config.found, null, 2)}</pre> : <p class="empty">{config.why || "reading …"}</p>}

@@ -1,0 +1,94 @@
+import { describe, expect, it } from "vitest";
+import type { Series, Step } from "../src/api";
+import { grown, valueOf } from "../src/charts/series";
+import { decodeBytes, decodeFloats, DARK, diverging, LIGHT, sequential, span } from "../src/colour";
+import { bytes, duration, number, percent } from "../src/format";
+import { fromHash, START, toHash } from "../src/permalink";
+import { smoothed } from "../src/smooth";
+
+describe("smoothing", () => {
+  it("has no bias at its start: a constant stays what it is", () => {
+    expect(smoothed([3, 3, 3], 0.9).map((value) => value?.toFixed(12))).toEqual(["3.000000000000", "3.000000000000", "3.000000000000"]);
+  });
+  it("is the weighted mean of what came", () => {
+    const [, second] = smoothed([0, 1], 0.5);
+    expect(second).toBeCloseTo((0.5 * 1) / 0.75);
+  });
+  it("leaves gaps and does nothing at 0", () => {
+    expect(smoothed([1, null, 3], 0.5)[1]).toBeNull();
+    expect(smoothed([1, null, 3], 0)).toEqual([1, null, 3]);
+  });
+});
+
+describe("the permalink", () => {
+  it("of the start is empty, and holds every part of a view", () => {
+    expect(toHash(START)).toBe("");
+    const view = { ...START, job: "bert-large", view: "layers" as const, range: [10, 500] as const, follow: false, smooth: 0.9, log: true,
+      axis: "time" as const, theme: "dark" as const, slice: "encoder.0/weight", step: 7, find: "enc", value: "weight_norm" as const, lineage: "abc" };
+    expect(fromHash(`#${toHash(view)}`)).toEqual(view);
+  });
+  it("takes nothing that makes no sense", () => {
+    expect(fromHash("#view=x&range=9-3&smooth=2&axis=y&step=-1&value=z")).toEqual(START);
+  });
+});
+
+describe("colours", () => {
+  it("are the middle at 1 and the ends at the range, on both sides", () => {
+    expect(diverging(1, 2, LIGHT)).toEqual(LIGHT.middle);
+    expect(diverging(100, 2, LIGHT)).toEqual(LIGHT.high);
+    expect(diverging(0.001, 2, DARK)).toEqual(DARK.low);
+  });
+  it("show that there is no value", () => {
+    for (const value of [NaN, 0, -1, Infinity]) expect(diverging(value, 1, LIGHT)).toEqual(LIGHT.none);
+    expect(sequential(NaN, 1, 2, LIGHT)).toEqual(LIGHT.none);
+  });
+  it("span at least a factor of 2 and 95 of 100 values", () => {
+    expect(span(new Float32Array([1, 1.1]))).toBeCloseTo(0.3);
+    expect(span(new Float32Array([...Array<number>(95).fill(10), ...Array<number>(5).fill(1e9)]))).toBeCloseTo(6);
+    expect(span(new Float32Array([...Array<number>(96).fill(10), ...Array<number>(4).fill(1e9)]))).toBeCloseTo(1);
+  });
+});
+
+describe("the heat map", () => {
+  it("is float32, little-endian, in base64", () => {
+    const text = btoa(String.fromCharCode(...new Uint8Array(new Float32Array([1, 0.5, NaN]).buffer)));
+    expect([...decodeFloats(text)]).toEqual([1, 0.5, NaN]);
+    expect([...decodeBytes(btoa("\u0001\u0000"))]).toEqual([1, 0]);
+  });
+});
+
+const step = (n: number, more: Partial<Step> = {}): Step => ({
+  step: n, version: n + 1, is_skip: false, skip_reason: "", learning_rate: 0.1, loss: 1 / (n + 1), gradient_norm: 1, clip_scale: 1, samples: 8,
+  wait_seconds: 0.5, prepare_seconds: 0.25, apply_seconds: 0.25, bytes_in: 1, bytes_out: 1, metrics: [{ name: "acc", value: 0.5 }], ...more,
+});
+
+describe("a series that grows", () => {
+  const series: Series = {
+    job: "j", lineage: "l", steps_per_point: 1, step: [0], seconds: [1], samples: [8], available: [],
+    series: { loss: { min: [1], mean: [1], max: [1] }, "metric:acc": { min: [0.5], mean: [0.5], max: [0.5] } },
+  };
+  it("takes new steps once, skipped ones without their samples", () => {
+    const more = grown(series, [step(0), step(1), step(2, { is_skip: true, loss: null })], 9);
+    expect(more.step).toEqual([0, 1, 2]);
+    expect(more.samples).toEqual([8, 16, 16]);
+    expect(more.series["loss"]?.mean).toEqual([1, 0.5, null]);
+    expect(more.series["metric:acc"]?.max).toEqual([0.5, 0.5, 0.5]);
+    expect(grown(more, [step(1)], 9)).toBe(more);
+  });
+  it("computes what a report does not name", () => {
+    expect(valueOf(step(0), "step_seconds")).toBe(1);
+    expect(valueOf(step(0), "samples_per_second")).toBe(8);
+    expect(valueOf(step(0), "metric:none")).toBeNull();
+  });
+});
+
+describe("numbers for people", () => {
+  it("have four digits, and a dash for none", () => {
+    expect([number(1234.567), number(0.0001234), number(null), number(0)]).toEqual(["1,235", "1.23e-4", "–", "0"]);
+  });
+  it("name their units", () => {
+    expect([bytes(999), bytes(2_000_000), duration(0.95), duration(75), duration(90_000), percent(0.123)]).toEqual([
+      "999 B", "2.0 MB", "950 ms", "1 min 15 s", "1 d 1 h", "12.3 %",
+    ]);
+  });
+});
