@@ -22,6 +22,7 @@ from sheepfold_server.cli.demo.progress import Lines
 from sheepfold_server.cli.jobs import parse_assignment
 from sheepfold_server.cli.listen import listen_host
 from sheepfold_server.cli.status import all_jobs, one_job
+from sheepfold_server.dashboard.history.history import History
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.job import Job, LossScale, job_from_toml
@@ -321,6 +322,16 @@ def test_dashboard_on_a_taken_port_is_refused() -> None:
         refusal = Outcome("dashboard", "--listen", f"127.0.0.1:{port}").refusal()
     assert f"127.0.0.1:{port}" in refusal
     assert "--listen" in refusal
+
+
+def test_second_dashboard_on_the_same_history_is_refused(tmp_path: Path) -> None:
+    first = History(tmp_path / "history.sqlite")
+    refusal = Outcome(
+        "dashboard", "--listen", "127.0.0.1:0", "--history", str(tmp_path / "history.sqlite")
+    ).refusal()
+    first.close()
+    assert "in use by the dashboard with pid" in refusal
+    assert "--history" in refusal
 
 
 def test_up_in_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import uvicorn
 
 from sheepfold_server.dashboard.app import create_app
 from sheepfold_server.dashboard.follower import Follower
+from sheepfold_server.dashboard.history.file import HistoryRefused
 from sheepfold_server.dashboard.history.history import History
 from sheepfold_server.dashboard.listen import CONNECTIONS_MAX, bind
 from sheepfold_server.dashboard.live.feed import Feed
@@ -65,8 +66,12 @@ def run_dashboard(config: DashboardConfig, on_ready: Callable[[str], None] = lam
     Raises CannotListen, HistoryRefused, TrackerMissing.
     """
     mirror = Mirror([tracker_of(text) for text in config.trackers])
-    history = History(config.history)
     bound = bind(config.listen)
+    try:
+        history = History(config.history)
+    except HistoryRefused:
+        bound.close()
+        raise
     host = config.listen.rpartition(":")[0]
     address = f"{host}:{bound.getsockname()[1]}"
     store = Store(history)
