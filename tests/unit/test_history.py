@@ -181,6 +181,21 @@ def test_slices_say_how_far_their_ratio_drifted_and_how_long_they_are_clamped() 
     assert (first.steps_clamped, second.steps_clamped) == (2, 4)
 
 
+def test_slices_say_the_same_after_a_restart(opened: Opened) -> None:
+    history = opened()
+    fill(history, range(90))
+    before = history.slices(JOB, LINEAGE)
+    history.close()
+    history = opened()
+    assert history.slices(JOB, LINEAGE) == before
+    assert [found.steps_clamped for found in before] == [0, 90]
+    fill(history, range(90, 92))
+    assert history.slices(JOB, LINEAGE)[1].steps_clamped == 92
+    assert kept_steps(history).count(90) == 1
+    flagged = history._connection.execute("SELECT count(*) FROM steps WHERE is_flagged").fetchone()[0]
+    assert flagged == 1, "the clamp that began before the restart did not begin again"
+
+
 # --- what is kept -------------------------------------------------------------------------------------
 
 

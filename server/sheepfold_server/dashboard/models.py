@@ -61,7 +61,8 @@ class SliceWithRange(Slice):
     trust_ratio_min: float = Field(description="smallest trust ratio over the kept steps")
     trust_ratio_max: float = Field(description="largest trust ratio over the kept steps")
     trust_ratio_drift: float = Field(
-        description="trust ratio in the newest step over its median in the kept steps; 1 means none"
+        description="trust ratio in the newest step over its median in the kept ones, beyond 512 of them the "
+        "median of means of 16; 1 means none"
     )
     steps_clamped: int = Field(description="newest steps in a row in which the ratio met a bound")
     noise_scale: float | None = Field(

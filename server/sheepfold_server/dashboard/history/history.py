@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 import sheepfold_wire.messages as m
-from sheepfold_server.dashboard.history.charts import Chart, Kept, Window, chart
+from sheepfold_server.dashboard.history.charts import ROWS_AT_ONCE, Chart, Kept, Window, chart
 from sheepfold_server.dashboard.history.events import Event, Events
 from sheepfold_server.dashboard.history.file import HistoryFile
 from sheepfold_server.dashboard.history.lineages import STEP_LAST, Lineage, Lineages
-from sheepfold_server.dashboard.history.ranges import SliceRange, slice_ranges
-from sheepfold_server.dashboard.history.record import CLAMP, Record, record_of, report_of, slice_facts
+from sheepfold_server.dashboard.history.ranges import Runs, SliceRange, clamp_runs, slice_ranges
+from sheepfold_server.dashboard.history.record import CLAMP, RATIO, Record, record_of, report_of, slice_facts
 from sheepfold_server.dashboard.history.rows import Rows, merged
 from sheepfold_server.dashboard.history.tables import LEVELS, Scalars, Slices, Tables
 
@@ -161,14 +161,22 @@ class History:
         self._slices.pop(lineage.id, None)
 
     def _clamp_changes(self, lineage: Lineage, record: Record) -> bool:
+        """Whether a slice begins or ends to meet a bound with this step."""
         if record.is_skip or not len(record.slices):
             return False
-        clamped = np.nan_to_num(record.slices[:, CLAMP]) > 0
-        before = np.zeros(len(clamped), np.bool_)
-        known = min(len(clamped), len(lineage.clamped))
-        before[:known] = lineage.clamped[:known]
-        lineage.clamped = clamped
-        return bool((clamped != before).any())
+        before = self._runs(lineage)
+        lineage.runs = clamp_runs(before, record.slices)
+        was = np.zeros(len(lineage.runs), np.bool_)
+        was[: len(before)] = before > 0
+        return bool(((lineage.runs > 0) != was).any())
+
+    def _runs(self, lineage: Lineage) -> Runs:
+        if lineage.runs is None:
+            lineage.runs = np.zeros(len(lineage.slices), np.int64)
+            first = lineage.newest - self._kept.steps + 1
+            for slices in self._tables.newest_slices(lineage, self._kept.steps, first):
+                lineage.runs = clamp_runs(lineage.runs, slices)
+        return lineage.runs
 
     def _roll_up(self, lineage: Lineage, newest: int, step: int) -> None:
         """Close every stretch that ends before `step`."""
@@ -279,10 +287,17 @@ class History:
             found = self._known(job, lineage)
             step, ranges = self._slices.get(found.id, (-1, ()))
             if step != found.newest:
-                kept = self._tables.slices_of(found, found.newest - self._kept.steps + 1, found.newest)
-                ranges = slice_ranges(kept, found.slices)
+                ranges = self._ranges(found)
                 self._slices[found.id] = (found.newest, ranges)
             return ranges
+
+    def _ranges(self, lineage: Lineage) -> tuple[SliceRange, ...]:
+        newest = self._tables.newest_slices(lineage, 1)
+        if not newest:
+            return ()
+        window = Window(max(0, lineage.newest - self._kept.steps + 1), None, ROWS_AT_ONCE, 1)
+        ratios = chart(self._tables, Slices(lineage, None, (RATIO,)), self._kept, window).rows
+        return slice_ranges(newest[0], ratios, self._runs(lineage), lineage.slices)
 
     def events(
         self, job: str, lineage: str, first: int | None, last: int | None, kinds: tuple[str, ...], limit: int

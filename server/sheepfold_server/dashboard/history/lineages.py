@@ -31,8 +31,8 @@ class Lineage:
     """Samples committed up to the newest step."""
     pruned: int = 0
     """Steps before this one are gone, but for flagged ones."""
-    clamped: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
-    """Which slices met a bound in the newest applied step."""
+    runs: NDArray[np.int64] | None = None
+    """Newest applied steps in a row that each slice met a bound; None until it is read from kept ones."""
 
     def key(self, step: int) -> int:
         """Key of a step in the table of steps."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 import sheepfold_wire.messages as m
 from sheepfold_server.dashboard.history.record import CLAMP, RATIO, slice_facts
-from sheepfold_server.dashboard.history.rows import Floats
+from sheepfold_server.dashboard.history.rows import Floats, Rows
+
+Runs = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +29,37 @@ class SliceRange:
     """Newest applied steps in a row that met a bound."""
 
 
-def slice_ranges(kept: Floats, names: list[str]) -> tuple[SliceRange, ...]:
-    """What applied steps, oldest first, say of each slice; `kept` is (steps, slices, 5)."""
-    if not len(kept):
-        return ()
-    ratios = kept[:, :, RATIO]
-    is_touched = np.isfinite(ratios).any(axis=0)
-    finite = np.where(is_touched, ratios, 1.0)
-    low, high, middle = np.nanmin(finite, axis=0), np.nanmax(finite, axis=0), np.nanmedian(finite, axis=0)
-    free = kept[::-1, :, CLAMP] == 0
-    in_a_row = np.where(free.any(axis=0), free.argmax(axis=0), len(kept))
+def slice_ranges(
+    newest: Floats,  # (slices, 5), of the newest applied step
+    ratios: Rows,  # of the kept steps, one series per slice
+    runs: Runs,  # (slices,)
+    names: Sequence[str],
+) -> tuple[SliceRange, ...]:
+    """What the newest step and the kept ones say of each slice."""
+    now = newest[:, RATIO]
+    if len(ratios):
+        with warnings.catch_warnings():  # a slice that no kept step touched has no value, and gets its newest
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found = np.nanmin(ratios.low, 0), np.nanmax(ratios.high, 0), np.nanmedian(ratios.mean, 0)
+        low, high, middle = (np.where(np.isfinite(part), part, now) for part in found)
+    else:
+        low = high = middle = now
     return tuple(
         SliceRange(
             facts,
             float(low[facts.slice]),
             float(high[facts.slice]),
             facts.trust_ratio / float(middle[facts.slice]) if middle[facts.slice] else 1.0,
-            int(in_a_row[facts.slice]),
+            int(runs[facts.slice]),
         )
-        for facts in slice_facts(kept[-1], names)
+        for facts in slice_facts(newest, names)
     )
+
+
+def clamp_runs(before: Runs, slices: Floats) -> Runs:
+    """Steps in a row that each slice met a bound, after a step with these values (slices, 5)."""
+    known = np.zeros(max(len(before), len(slices)), np.int64)
+    known[: len(before)] = before
+    is_clamped = np.zeros(len(known), np.bool_)
+    is_clamped[: len(slices)] = np.nan_to_num(slices[:, CLAMP]) > 0
+    return np.where(is_clamped, known + 1, 0)

@@ -100,13 +100,17 @@ class Tables:
         ).fetchall()
         return [row[0] for row in (reversed(found) if newest else found)]
 
-    def slices_of(self, lineage: Lineage, first: int, last: int) -> Floats:
-        """(steps, slices, 5) of the applied steps in [first, last]."""
-        rows = self.steps(Slices(lineage), first, last, is_raw=True)
-        return rows.mean.reshape(len(rows), -1, VALUES)
+    def newest_slices(self, lineage: Lineage, count: int, first: int = 0) -> list[Floats]:
+        """Of the newest applied steps from `first` on, oldest first: (slices, 5) each, as stored."""
+        found = self._connection.execute(
+            "SELECT slices FROM steps WHERE key BETWEEN ? AND ? AND length(slices) > 0 "
+            "ORDER BY key DESC LIMIT ?",
+            (lineage.key(first), lineage.key(STEP_LAST), count),
+        ).fetchall()
+        return [np.frombuffer(row[0]).reshape(-1, VALUES) for row in reversed(found)]
 
-    def steps(self, wanted: Scalars | Slices, first: int, last: int, *, is_raw: bool = False) -> Rows:
-        """One row per kept step in [first, last]; of slices, per applied one. `is_raw`: bounds as numbers."""
+    def steps(self, wanted: Scalars | Slices, first: int, last: int) -> Rows:
+        """One row per kept step in [first, last]; of slices, per applied one."""
         column = "scalars"
         if isinstance(wanted, Slices):
             column = "slices"
@@ -123,8 +127,8 @@ class Tables:
         if isinstance(wanted, Scalars):
             return exact(step & STEP_LAST, seconds, samples, _matrix(blobs, wanted.width(), np.float64))
         stored = _matrix(blobs, VALUES * wanted.slices(), np.float64)
-        if not is_raw:  # the number of the bound becomes whether
-            stored = np.where(np.arange(stored.shape[1]) % VALUES == CLAMP, np.minimum(stored, 1.0), stored)
+        # The number of the bound becomes whether there is one.
+        stored = np.where(np.arange(stored.shape[1]) % VALUES == CLAMP, np.minimum(stored, 1.0), stored)
         values = wanted.chosen(stored.reshape(len(found), -1, VALUES))
         return exact(step & STEP_LAST, seconds, samples, values)
 
