@@ -147,7 +147,7 @@ class Store:
         with self._lock:
             newest, noise_scale = tuple(job.newest), job.noise.samples()
         view = View(status, newest, self.slices(status), noise_scale)
-        found = findings(view, self._limits)
+        found = [] if status.state == "ended" else findings(view, self._limits)
         step = max(0, status.version - 1)
         with self._lock:
             changed = job.alerts.update(found, step, seconds)

@@ -23,16 +23,19 @@ export interface Step {
   step: number; version: number; is_skip: boolean; skip_reason: string; learning_rate: number; loss: number | null;
   gradient_norm: number; clip_scale: number; samples: number; wait_seconds: number; prepare_seconds: number;
   apply_seconds: number; bytes_in: number; bytes_out: number; metrics: Metric[];
+  commit_seconds: number; loss_scale: number; committed_at: number;
 }
+export interface ShardStep { shard: number; fold_seconds: number; apply_seconds: number; bytes_in: number; bytes_out: number }
 export interface Slice { slice: number; name: string; w_norm: number; u_norm: number; g_norm: number; trust_ratio: number; clamp: string }
 export interface SliceRange extends Slice {
   trust_ratio_min: number; trust_ratio_max: number; trust_ratio_drift: number | null; steps_clamped: number;
+  noise_scale: number | null;
 }
 export interface Slot {
   slot: number; worker: string; samples: number; weight: number; attempts: number; base_version: number;
   loss: number | null; host?: string; gradient_norm?: number; sample_start?: number;
 }
-export interface StepDetail extends Step { counts: Counts; slices: Slice[]; slots: Slot[] }
+export interface StepDetail extends Step { counts: Counts; slices: Slice[]; slots: Slot[]; shards: ShardStep[] }
 export interface Band { min: (number | null)[]; mean: (number | null)[]; max: (number | null)[] }
 export interface Series {
   job: string; lineage: string; steps_per_point: number; step: number[]; seconds: number[]; samples: number[];

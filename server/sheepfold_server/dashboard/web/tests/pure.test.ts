@@ -59,7 +59,8 @@ describe("the heat map", () => {
 
 const step = (n: number, more: Partial<Step> = {}): Step => ({
   step: n, version: n + 1, is_skip: false, skip_reason: "", learning_rate: 0.1, loss: 1 / (n + 1), gradient_norm: 1, clip_scale: 1, samples: 8,
-  wait_seconds: 0.5, prepare_seconds: 0.25, apply_seconds: 0.25, bytes_in: 1, bytes_out: 1, metrics: [{ name: "acc", value: 0.5 }], ...more,
+  wait_seconds: 0.5, prepare_seconds: 0.25, apply_seconds: 0.25, bytes_in: 1, bytes_out: 1, metrics: [{ name: "acc", value: 0.5 }],
+  commit_seconds: 0, loss_scale: 0, committed_at: 0, ...more,
 });
 
 describe("a series that grows", () => {

@@ -15,7 +15,7 @@ const READ_EVERY_MS = 2000;
 const VALUES: readonly (readonly [HeatValue, string])[] = [
   ["trust_ratio", "trust ratio"], ["weight_norm", "‖w‖"], ["update_norm", "‖u‖"], ["gradient_norm", "‖g‖"],
 ];
-type Key = "name" | "trust_ratio" | "trust_ratio_min" | "trust_ratio_max" | "trust_ratio_drift" | "steps_clamped" | "w_norm" | "u_norm" | "g_norm";
+type Key = "name" | "trust_ratio" | "trust_ratio_min" | "trust_ratio_max" | "trust_ratio_drift" | "steps_clamped" | "w_norm" | "u_norm" | "g_norm" | "noise_scale";
 const COLUMNS: readonly (readonly [Key, string, string])[] = [
   ["name", "slice", "as in the model"],
   ["trust_ratio", "ratio", "in the newest step"],
@@ -26,6 +26,7 @@ const COLUMNS: readonly (readonly [Key, string, string])[] = [
   ["w_norm", "‖w‖", "before the step"],
   ["u_norm", "‖u‖", "of the update"],
   ["g_norm", "‖g‖", "of the mean gradient"],
+  ["noise_scale", "noise scale", "gradient noise scale of the slice, in samples"],
 ];
 
 export function Layers() {
@@ -112,6 +113,7 @@ function Table() {
             <td class="n" data-ratio={row.name}>{number(row.trust_ratio)}</td><td class="n">{number(row.trust_ratio_min)}</td><td class="n">{number(row.trust_ratio_max)}</td>
             <td class="n">{number(row.trust_ratio_drift)}</td><td class={row.steps_clamped ? "n bad" : "n"}>{row.steps_clamped ? `${count(row.steps_clamped)} ${row.clamp}` : ""}</td>
             <td class="n">{number(row.w_norm)}</td><td class="n">{number(row.u_norm)}</td><td class="n">{number(row.g_norm)}</td>
+            <td class="n">{row.noise_scale === null ? "–" : count(row.noise_scale)}</td>
           </tr>
         ))}</tbody>
       </table></div>

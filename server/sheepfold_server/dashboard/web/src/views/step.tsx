@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { jobUrl, read, type StepDetail } from "../api";
-import { bytes, count, duration, number } from "../format";
+import { bytes, count, duration, number, utc } from "../format";
 import { newestStep } from "../live";
 import { change, job, view } from "../state";
 
@@ -39,6 +39,7 @@ export function StepView() {
         {!step ? <p class="empty">{why.value || "No step yet."}</p> : <Facts step={step} />}
       </section>
       {step && <Slots step={step} />}
+      {step && step.shards.length > 0 && <Shards step={step} />}
       {step && <Slices step={step} />}
     </>
   );
@@ -48,8 +49,10 @@ function Facts({ step }: { step: StepDetail }) {
   const facts: [string, string][] = [
     ["version", count(step.version)], ["loss", number(step.loss)], ["learning rate", number(step.learning_rate)],
     ["gradient norm", number(step.gradient_norm)], ["clip scale", number(step.clip_scale)], ["samples", count(step.samples)],
-    ["wait", duration(step.wait_seconds)], ["prepare", duration(step.prepare_seconds)], ["apply", duration(step.apply_seconds)],
+    ["wait", duration(step.wait_seconds)], ["prepare", duration(step.prepare_seconds)], ["commit", duration(step.commit_seconds)], ["apply", duration(step.apply_seconds)],
     ["gradients in", bytes(step.bytes_in)], ["weights out", bytes(step.bytes_out)],
+    ...(step.loss_scale ? [["loss scale", number(step.loss_scale)] as [string, string]] : []),
+    ["published", step.committed_at ? utc(step.committed_at).slice(11) : "–"],
     ...step.metrics.map((metric): [string, string] => [metric.name, number(metric.value)]),
   ];
   return (
@@ -78,6 +81,20 @@ function Slots({ step }: { step: StepDetail }) {
           ))}</tbody>
         </table></div>
       )}
+    </section>
+  );
+}
+
+function Shards({ step }: { step: StepDetail }) {
+  return (
+    <section class="card wide" aria-label="Shards of the step"><h2>Shards <span class="quiet">what each spent</span></h2>
+      <div class="scroll"><table>
+        <thead><tr><th class="n">shard</th><th class="n">fold</th><th class="n">apply and encode</th><th class="n">gradients in</th><th class="n">weights out</th></tr></thead>
+        <tbody>{step.shards.map((shard) => (
+          <tr key={shard.shard}><td class="n">{shard.shard}</td><td class="n">{duration(shard.fold_seconds)}</td><td class="n">{duration(shard.apply_seconds)}</td>
+            <td class="n">{bytes(shard.bytes_in)}</td><td class="n">{bytes(shard.bytes_out)}</td></tr>
+        ))}</tbody>
+      </table></div>
     </section>
   );
 }
