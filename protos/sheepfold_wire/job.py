@@ -177,6 +177,14 @@ class LossScale(Section):
     growth_steps: Positive = 2_000
 
 
+class Report(Section):
+    """What step reports hold beside what every step yields anyway."""
+
+    cosines_every: Count = 16
+    """In every so many steps each slot's cosine to the mean is measured, which takes about as long as folding
+    it; 0: never."""
+
+
 class Statistics(Section):
     """What becomes of model buffers that batches update (BatchNorm): `mean` by weight, integers by max."""
 
@@ -200,6 +208,7 @@ class Job(Section):
     """Left out: gradients come as they are; a worker's own GradScaler may have scaled its loss."""
     init: Init = Init()  # type: ignore[call-arg]
     serve: Serve = Serve()
+    report: Report = Report()
     frozen: Annotated[Patterns, Field(strict=False)] = ()
     """Parameters, by pattern, that steps leave as they are."""
     seed: Count = 0

@@ -11,6 +11,7 @@ from tests.oracle.settings import optimizer_of
 from tests.oracle.shards import Job, Values, pack
 
 from sheepfold_server.optim.kernel import EagerKernel
+from sheepfold_server.optim.products import slot_products
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.optim.steps import StepOrderError
 from sheepfold_wire.codecs import Codec, decode, encode
@@ -236,6 +237,22 @@ def test_weights_are_encoded_as_the_workers_codec_encodes_them(codec: Codec) -> 
     raw = bytearray(2 * 330_000)
     encode(codec, values(0)["big"], raw)
     np.testing.assert_array_equal(start(3).values(codec)["big"], decode(codec, raw))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_products_of_slots_with_their_mean_are_those_of_the_whole_model(shards: int) -> None:
+    job, seeds = start(shards), (1, 2, 5)
+    products = np.zeros(len(seeds))
+    for index, shard in enumerate(job.shards):
+        parts = [(pack(job.plan, index, values(seed)), Codec.FP32) for seed in seeds]
+        shard.begin(0)
+        shard.fold(0, [(payload, codec, 1.0) for payload, codec in parts])
+        shard.finish(0, 3.0)
+        products += slot_products(shard.layout, shard.mean(0), parts)
+    parameters = [tensor.name for tensor in MANIFEST.tensors if tensor.kind == "parameter"]
+    slots = [np.concatenate([values(s)[n].ravel().astype(np.float64) for n in parameters]) for s in seeds]
+    mean = np.mean(slots, axis=0)
+    np.testing.assert_allclose(products, [slot @ mean for slot in slots], rtol=1e-6)
 
 
 def test_a_logged_mean_replays_to_the_same_bits() -> None:

@@ -37,6 +37,7 @@ class SlotReport:
     files: tuple[FileRange, ...] = ()
     host: str = ""
     gradient_norm: float = 0.0
+    cosine: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,6 +279,7 @@ class Applied:
     bytes_out: int = 0
     memory_bytes: int = 0
     queue: int = 0
+    slot_products: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class SlotCounts(_message.Message):
     def __init__(self, leased: _Optional[int] = ..., committed: _Optional[int] = ..., leased_again: _Optional[int] = ..., dropped: _Optional[int] = ..., skipped: _Optional[int] = ..., outstanding: _Optional[int] = ...) -> None: ...
 
 class SlotReport(_message.Message):
-    __slots__ = ("slot", "worker", "samples", "weight", "attempts", "base_version", "loss", "attempt", "sample_start", "files", "host", "gradient_norm")
+    __slots__ = ("slot", "worker", "samples", "weight", "attempts", "base_version", "loss", "attempt", "sample_start", "files", "host", "gradient_norm", "cosine")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,7 @@ class SlotReport(_message.Message):
     FILES_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
+    COSINE_FIELD_NUMBER: _ClassVar[int]
     slot: int
     worker: str
     samples: int
@@ -49,7 +50,8 @@ class SlotReport(_message.Message):
     files: _containers.RepeatedCompositeFieldContainer[_coordinator_pb2.FileRange]
     host: str
     gradient_norm: float
-    def __init__(self, slot: _Optional[int] = ..., worker: _Optional[str] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., attempts: _Optional[int] = ..., base_version: _Optional[int] = ..., loss: _Optional[float] = ..., attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., sample_start: _Optional[int] = ..., files: _Optional[_Iterable[_Union[_coordinator_pb2.FileRange, _Mapping]]] = ..., host: _Optional[str] = ..., gradient_norm: _Optional[float] = ...) -> None: ...
+    cosine: float
+    def __init__(self, slot: _Optional[int] = ..., worker: _Optional[str] = ..., samples: _Optional[int] = ..., weight: _Optional[float] = ..., attempts: _Optional[int] = ..., base_version: _Optional[int] = ..., loss: _Optional[float] = ..., attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., sample_start: _Optional[int] = ..., files: _Optional[_Iterable[_Union[_coordinator_pb2.FileRange, _Mapping]]] = ..., host: _Optional[str] = ..., gradient_norm: _Optional[float] = ..., cosine: _Optional[float] = ...) -> None: ...
 
 class SliceFacts(_message.Message):
     __slots__ = ("slice", "name", "weight_norm", "update_norm", "gradient_norm", "trust_ratio", "clamp", "slot_gradient_norm")

@@ -438,7 +438,7 @@ class SliceReport(_message.Message):
     def __init__(self, slice: _Optional[int] = ..., weight_norm: _Optional[float] = ..., update_norm: _Optional[float] = ..., trust_ratio: _Optional[float] = ..., clamp: _Optional[str] = ...) -> None: ...
 
 class Applied(_message.Message):
-    __slots__ = ("job", "step", "slices", "fold_seconds", "apply_seconds", "encode_seconds", "bytes_in", "bytes_out", "memory_bytes", "queue")
+    __slots__ = ("job", "step", "slices", "fold_seconds", "apply_seconds", "encode_seconds", "bytes_in", "bytes_out", "memory_bytes", "queue", "slot_products")
     JOB_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SLICES_FIELD_NUMBER: _ClassVar[int]
@@ -449,6 +449,7 @@ class Applied(_message.Message):
     BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_PRODUCTS_FIELD_NUMBER: _ClassVar[int]
     job: str
     step: int
     slices: _containers.RepeatedCompositeFieldContainer[SliceReport]
@@ -459,7 +460,8 @@ class Applied(_message.Message):
     bytes_out: int
     memory_bytes: int
     queue: int
-    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[SliceReport, _Mapping]]] = ..., fold_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., queue: _Optional[int] = ...) -> None: ...
+    slot_products: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[SliceReport, _Mapping]]] = ..., fold_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., queue: _Optional[int] = ..., slot_products: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ShardFailed(_message.Message):
     __slots__ = ("job", "why")

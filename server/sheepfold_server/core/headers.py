@@ -42,6 +42,11 @@ class ShardJob:
     """Whether blocks of a split slice live here."""
     counts_skips: bool = False
     """Whether a skipped step advances the bias counters."""
+    cosines_every: int = 0
+    """Steps of which one compares its slots with their mean; 0: none does."""
+
+    def compares(self, step: int) -> bool:
+        return self.cosines_every > 0 and step % self.cosines_every == 0
 
 
 def check_target(job: ShardJob, incarnation: int, manifest_digest: str, plan_digest: str) -> None:

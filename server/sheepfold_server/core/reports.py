@@ -65,10 +65,28 @@ def _slot_norms(state: JobState, step: OpenStep, winners: list[Attempt]) -> Slot
     return slot_norms(winners, geometry.blocks_of_shard, geometry.slice_of_block, frozen)
 
 
+def _cosines(state: JobState, step: OpenStep, norms: SlotNorms) -> list[float]:
+    """Between each slot's gradient and the mean; empty where the shards did not compare them.
+
+    Frozen tensors are in the products but in no norm, so that nothing is told where there are some.
+    """
+    products = [report.slot_products for _, report in sorted(step.applied.items())]
+    count = len(norms.of_slot)
+    if not count or step.gradient_norm <= 0 or state.config.at(step.step).frozen:
+        return []
+    if any(len(of_shard) != count for of_shard in products):
+        return []
+    whole = [sum(of_slot) for of_slot in zip(*products, strict=True)]
+    pairs = zip(whole, norms.of_slot, strict=True)
+    bounded = ((product, norm * step.gradient_norm) for product, norm in pairs)
+    return [max(-1.0, min(1.0, product / most)) if most > 0 else 0.0 for product, most in bounded]
+
+
 def _slot_reports(
     state: JobState, step: OpenStep, winners: list[Attempt], norms: SlotNorms
 ) -> tuple[m.SlotReport, ...]:
     reports = []
+    cosines = _cosines(state, step, norms)
     for index, attempt in enumerate(winners):
         if attempt.facts is None:
             continue
@@ -87,6 +105,7 @@ def _slot_reports(
                 files=() if state.files is None else state.files.ranges(attempt.id),
                 host="" if worker is None else worker.request.host,
                 gradient_norm=norms.of_slot[index] if norms.of_slot else 0.0,
+                cosine=cosines[index] if cosines else None,
             )
         )
     return tuple(reports)

@@ -173,7 +173,9 @@ class Shard:
             self._out.append(e.FoldSlots(found.step, self._next_fold(found), found.folded == 0, tuple(slots)))
         elif found.close is not None and found.folded == len(found.close.slots):
             found.phase = SumPhase.FINISHING
-            self._out.append(e.FinishSum(found.step, self._next_fold(found), found.close.divisor))
+            compared = tuple(s.attempt for s in found.close.slots) if self.job.compares(found.step) else ()
+            fold, divisor = self._next_fold(found), found.close.divisor
+            self._out.append(e.FinishSum(found.step, fold, divisor, compared))
 
     def _on_sum(self, event: e.FoldDone | e.FoldFailed | e.SumReady | e.Appended) -> None:
         """The kernel answers; what belongs to a sum that was dropped meanwhile is ignored."""

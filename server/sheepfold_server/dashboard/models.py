@@ -39,6 +39,9 @@ class Slot(Answer):
     host: str = Field(description="host name of the worker; empty if it had left before the commit")
     gradient_norm: float = Field(description="Euclidean norm of the contribution, unclipped; 0 if not known")
     sample_start: int = Field(description="first position in the job's sample stream; 0 where it has none")
+    cosine: float | None = Field(
+        description="cosine between the contribution and the step's mean; null where not measured"
+    )
 
 
 class Slice(Answer):

@@ -11,7 +11,7 @@ from torch import Tensor
 from sheepfold_server.optim.fold import StatisticSums
 from sheepfold_server.optim.layout import Integers, ShardLayout, default_tile_rows, tiles, to_host
 from sheepfold_server.optim.payload import Part, write_part
-from sheepfold_wire.codecs import Codec
+from sheepfold_wire.codecs import Buffer, Codec, encode
 from sheepfold_wire.digest import BIAS_COUNTERS, STATISTICS, Entry
 from sheepfold_wire.manifest import ROW_ELEMENTS
 
@@ -72,3 +72,11 @@ def state_digests(
         values = held[place.offset : place.offset + place.elements]
         entries.append((STATISTICS + place.tensor, xxhash.xxh3_128_digest(values.tobytes())))
     return entries
+
+
+def reencoded(exact: Buffer, elements: int, codec: Codec) -> bytearray:
+    """An fp32 part with its first `elements` values in another codec; statistics stay as they are."""
+    values, rest = np.frombuffer(exact, np.float32, elements), memoryview(exact)[4 * elements :]
+    out = bytearray(elements * codec.itemsize)
+    encode(codec, values, out)
+    return out + rest

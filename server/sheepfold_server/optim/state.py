@@ -151,9 +151,8 @@ class ShardTensors:
         self.kernel.fold_last(total, part.parameters, float(factor), is_first, by, squares, self._largest)
         open_step.pending = None
         largest = self._largest.amax() if self.layout.rows else self._largest.new_zeros(())
-        figures = to_host(
-            torch.cat([self._gradient.block_sums().select(0, 0), largest.to(torch.float64).view(1)])
-        )
+        sums = self._gradient.block_sums().select(0, 0)
+        figures = to_host(torch.cat([sums, largest.to(torch.float64).view(1)]))
         statistics_are_finite = open_step.statistics.divide(np.float32(by))
         open_step.gradient_squares = figures[:-1]
         open_step.phase = Phase.MEAN
@@ -162,6 +161,10 @@ class ShardTensors:
             max_abs=float(figures[-1]),
             sum_of_squares=figures[:-1],
         )
+
+    def mean(self, step: int) -> Tensor:
+        """The finished mean gradient, (rows, 1024), until pass 1 writes u over it."""
+        return self._in_phase(step, Phase.MEAN).total
 
     def mean_part(self, step: int) -> bytes:
         """The finished mean as an fp32 part: folded alone, with factor and divisor 1, it is restored."""
@@ -308,9 +311,7 @@ class ShardTensors:
     def _in_phase(self, step: int, *allowed: Phase) -> OpenStep:
         open_step = self._steps.get(step)
         if open_step is None:
-            raise StepOrderError(
-                f"step {step} is not open; open steps: {sorted(self._steps)}; begin it first"
-            )
+            raise StepOrderError(f"step {step} is not open; open steps: {sorted(self._steps)}; begin it")
         if open_step.phase not in allowed:
             raise StepOrderError(
                 f"the sum of step {step} {open_step.phase.value}; this phase wants one that "

@@ -21,12 +21,14 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import ShardJob
 from sheepfold_server.core.shard import Shard
+from sheepfold_server.optim.export import reencoded
+from sheepfold_server.optim.products import slot_products
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.optim.steps import SliceTotals
 from sheepfold_server.shell.about import resident_bytes
 from sheepfold_server.shell.actor import Actor
 from sheepfold_server.storage.null import NullStorage
-from sheepfold_wire.codecs import Codec, encode
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.digest import Entry
 from sheepfold_wire.frames import Buffer
 from sheepfold_wire.ids import AttemptId
@@ -76,6 +78,8 @@ class ShardActor:
         self.tensor_of_block = [slices[index].tensor for _, index in self._block_ids]
         self.bytes_in = self.bytes_out = 0
         self._reported_in = self._reported_out = 0
+        self._products: dict[int, tuple[float, ...]] = {}
+        """Inner products of slots with their mean, by step; until its Applied."""
 
     # --- from the services ----------------------------------------------------------------------------
 
@@ -185,6 +189,7 @@ class ShardActor:
             new_in, new_out = self.bytes_in - self._reported_in, self.bytes_out - self._reported_out
             self._reported_in, self._reported_out = self.bytes_in, self.bytes_out
         memory, queue = resident_bytes(), self._actor.waiting
+        report = replace(report, slot_products=self._products.pop(report.step, ()))
         return replace(report, bytes_in=new_in, bytes_out=new_out, memory_bytes=memory, queue=queue)
 
     def _answer(self, token: int, answer: object) -> None:
@@ -243,7 +248,8 @@ class ShardActor:
             case e.FoldSlots():
                 self._fold_parts(effect)
             case e.FinishSum():
-                self._on_kernel(lambda: self._finish(effect))
+                parts = [self._parts[attempt] for attempt in effect.compared if attempt in self._parts]
+                self._on_kernel(lambda: self._finish(effect, parts))
             case e.DiscardSum(step):
                 self._on_kernel(lambda: self.tensors.discard(step) if self.tensors.is_open(step) else None)
             case e.SkipStep(step, counts):
@@ -288,10 +294,13 @@ class ShardActor:
             return
         self._actor.submit(e.FoldDone(effect.step, effect.fold, time.perf_counter() - began))
 
-    def _finish(self, effect: e.FinishSum) -> None:
+    def _finish(self, effect: e.FinishSum, parts: list[tuple[Buffer, Codec]]) -> None:
         report = self.tensors.finish(effect.step, effect.divisor)
         squares = tuple(report.sum_of_squares.tolist())
         self._actor.submit(e.SumReady(effect.step, effect.fold, report.finite, report.max_abs, squares))
+        if parts and len(parts) == len(effect.compared) and report.finite:
+            mean = self.tensors.mean(effect.step)
+            self._products[effect.step] = slot_products(self.tensors.layout, mean, parts)
 
     def _skip(self, step: int, counts: bool) -> None:
         if self.tensors.is_open(step):
@@ -334,14 +343,6 @@ def _block_ids(tensors: ShardTensors) -> list[tuple[int, int]]:
         for f in plan.shard_fragments(tensors.layout.shard)
         for i in range(f.blocks)
     ]
-
-
-def reencoded(exact: Buffer, elements: int, codec: Codec) -> bytearray:
-    """An fp32 part with its first `elements` values in another codec; statistics stay as they are."""
-    values, rest = np.frombuffer(exact, np.float32, elements), memoryview(exact)[4 * elements :]
-    out = bytearray(elements * codec.itemsize)
-    encode(codec, values, out)
-    return out + rest
 
 
 def entries(found: list[Entry]) -> tuple[m.DigestEntry, ...]:

@@ -164,6 +164,7 @@ class ShardProcess:
             open_steps=job.batch.open_steps,
             holds_split=any(f.slice in plan.split_slices for f in plan.shard_fragments(shard)),
             counts_skips=job.optimizer.skipped_step == "count",
+            cosines_every=job.report.cosines_every,
         )
         kernel = self._kernel_of(job, ShardLayout(plan, shard))
         tensors = ShardTensors(plan, shard, job.optimizer, kernel, job.batch.open_steps)

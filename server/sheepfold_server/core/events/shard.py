@@ -202,11 +202,15 @@ class FoldSlots:
 
 @dataclass(frozen=True, slots=True)
 class FinishSum:
-    """sum /= divisor, with norms and finite test (then SumReady)."""
+    """sum /= divisor, with norms and finite test (then SumReady).
+
+    `compared`: attempts in slot order, whose inner products with the mean go into Applied; often none.
+    """
 
     step: int
     fold: int
     divisor: float
+    compared: tuple[AttemptId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

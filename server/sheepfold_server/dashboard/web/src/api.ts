@@ -33,7 +33,7 @@ export interface SliceRange extends Slice {
 }
 export interface Slot {
   slot: number; worker: string; samples: number; weight: number; attempts: number; base_version: number;
-  loss: number | null; host?: string; gradient_norm?: number; sample_start?: number;
+  loss: number | null; host?: string; gradient_norm?: number; sample_start?: number; cosine?: number | null;
 }
 export interface StepDetail extends Step { counts: Counts; slices: Slice[]; slots: Slot[]; shards: ShardStep[] }
 export interface Band { min: (number | null)[]; mean: (number | null)[]; max: (number | null)[] }

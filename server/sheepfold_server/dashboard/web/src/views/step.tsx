@@ -71,12 +71,12 @@ function Slots({ step }: { step: StepDetail }) {
       {step.slots.length === 0 ? <p class="empty">The step was given up before its slots were in.</p> : (
         <div class="scroll tall"><table>
           <thead><tr><th class="n">slot</th><th>worker</th><th>host</th><th class="n">first sample</th><th class="n">samples</th><th class="n">weight</th><th class="n">loss</th>
-            {hasNorms && <th class="n">‖g‖</th>}<th class="n">attempts</th><th class="n">version</th></tr></thead>
+            {hasNorms && <th class="n">‖g‖</th>}<th class="n" title="of its gradient to the mean; measured every report.cosines_every steps">cosine</th><th class="n">attempts</th><th class="n">version</th></tr></thead>
           <tbody>{step.slots.map((slot) => (
             <tr key={slot.slot}>
               <td class="n">{slot.slot}</td><td>{slot.worker}</td><td>{slot.host ?? ""}</td><td class="n">{slot.sample_start === undefined ? "" : count(slot.sample_start)}</td>
               <td class="n">{count(slot.samples)}</td><td class="n">{number(slot.weight)}</td><td class="n">{number(slot.loss)}</td>
-              {hasNorms && <td class="n">{number(slot.gradient_norm)}</td>}<td class={slot.attempts > 1 ? "n bad" : "n"}>{slot.attempts}</td><td class="n">{count(slot.base_version)}</td>
+              {hasNorms && <td class="n">{number(slot.gradient_norm)}</td>}<td class="n">{number(slot.cosine)}</td><td class={slot.attempts > 1 ? "n bad" : "n"}>{slot.attempts}</td><td class="n">{count(slot.base_version)}</td>
             </tr>
           ))}</tbody>
         </table></div>
