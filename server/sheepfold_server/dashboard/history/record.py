@@ -29,8 +29,15 @@ SCALARS = (
     "noise_scale",
     "samples_per_second",
     "is_skip",
+    "fold_seconds",
+    "commit_seconds",
+    "update_seconds",
 )
-"""In the order of the stored vector; behind them the metrics, in the order in which they first came."""
+"""In the order of the stored vector; behind them the metrics, in the order in which they first came.
+
+`apply_seconds` is commit (until the decision is durable) and update (the shards' passes); folding, of the
+slowest shard, goes on while slots are waited for.
+"""
 METRIC_PREFIX = "metric:"
 
 SLICE_VALUES = ("trust_ratio", "weight_norm", "update_norm", "gradient_norm", "clamped")
@@ -74,6 +81,9 @@ def record_of(report: m.StepReport, metrics: Sequence[str], noise_scale: float |
         np.nan if noise_scale is None else noise_scale,
         report.samples / seconds if seconds > 0 else np.nan,
         float(report.is_skip),
+        max((shard.fold_seconds for shard in report.shards), default=np.nan),
+        report.commit_seconds,
+        max(0.0, report.apply_seconds - report.commit_seconds),
         *(logged.get(name, np.nan) for name in metrics),
     ]
     return Record(

@@ -9,6 +9,7 @@ export function valueOf(step: Step, name: string): number | null {
   }
   const seconds = step.wait_seconds + step.prepare_seconds + step.apply_seconds;
   if (name === "step_seconds") return seconds;
+  if (name === "update_seconds") return Math.max(0, step.apply_seconds - step.commit_seconds);
   if (name === "samples_per_second") return seconds > 0 ? step.samples / seconds : null;
   const value = (step as unknown as Record<string, unknown>)[name];
   if (typeof value === "boolean") return value ? 1 : 0;

@@ -19,7 +19,7 @@ export function colour(index: number): string {
   return all[index % all.length] ?? "#888888";
 }
 
-const NAMES = ["loss", "samples_per_second", "wait_seconds", "prepare_seconds", "apply_seconds", "samples", "noise_scale", "gradient_norm", "learning_rate"];
+const NAMES = ["loss", "samples_per_second", "wait_seconds", "prepare_seconds", "commit_seconds", "update_seconds", "samples", "noise_scale", "gradient_norm", "learning_rate"];
 const READ_EVERY_MS = 2000;
 
 function useOften<T>(route: string): T | null {
@@ -49,7 +49,8 @@ export function Overview() {
       <Chart title="Time of a step" unit="seconds" loaded={loaded} stacked lines={[
         { name: "wait_seconds", label: "wait for slots", colour: colour(1) },
         { name: "prepare_seconds", label: "prepare", colour: colour(3) },
-        { name: "apply_seconds", label: "apply", colour: colour(0) },
+        { name: "commit_seconds", label: "commit", colour: colour(4) },
+        { name: "update_seconds", label: "apply and encode", colour: colour(0) },
       ]} />
       <Chart title="Batch and noise scale" unit="samples" loaded={loaded} lines={[
         { name: "samples", label: "global batch", colour: colour(2) },
