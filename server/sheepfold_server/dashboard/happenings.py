@@ -5,20 +5,6 @@ from __future__ import annotations
 import sheepfold_wire.messages as m
 from sheepfold_server.dashboard.history.events import Event
 
-KINDS = (
-    "attach",
-    "leave",
-    "shard",
-    "restart",
-    "lineage",
-    "checkpoint",
-    "change",
-    "alert",
-    "state",
-    "refusal",
-    "skip",
-)
-
 
 def happenings(before: m.JobStatus | None, now: m.JobStatus, seconds: float) -> list[Event]:
     """What the coordinator itself does not tell; not numbered yet, seen at unix time `seconds`.
