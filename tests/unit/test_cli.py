@@ -8,6 +8,7 @@ import socket
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -23,6 +24,7 @@ from sheepfold_server.cli.jobs import parse_assignment
 from sheepfold_server.cli.listen import listen_host
 from sheepfold_server.cli.status import all_jobs, one_job
 from sheepfold_server.dashboard.history.history import History
+from sheepfold_wire import messages as m
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.job import Job, LossScale, job_from_toml
@@ -363,6 +365,17 @@ def test_status_shows_who_is_waited_for_and_where_every_slot_went() -> None:
     assert "40 leased = 32 committed + 0 skipped + 3 dropped + 5 outstanding; 2 leased again" in shown
     assert "worker-a" in shown
     assert "down" in shown
+
+
+def test_status_of_one_job_tells_why_slots_were_dropped_and_what_happened_last() -> None:
+    worker = replace(STATUS.workers[0], usage=m.WorkerUsage(8.0, 0.4), refused=2)
+    events = tuple(m.Event(n, 70.0 - n, n, "change", "ann", f"change {n}") for n in range(1, 12))
+    drops = (m.Drop("expired", 2), m.Drop("refused", 1))
+    shown = rendered(one_job(replace(STATUS, workers=(worker,), drops=drops, events=events)))
+    assert "3 dropped (2 expired, 1 refused)" in " ".join(shown.split())
+    assert re.search(r"worker-a .* 5\.0% +2 ", shown)
+    assert re.search(r"11 +59 s +change +change 11, by ann", shown)
+    assert "change 3," not in shown  # the newest eight
 
 
 def test_status_of_all_jobs_has_a_line_each() -> None:

@@ -18,6 +18,7 @@ from sheepfold_wire.control import Control, NoAnswer
 EPILOG = "Example: `sheepfold status lenet --watch`"
 REFRESH_SECONDS = 0.5
 SILENT_SECONDS = 5.0
+EVENTS_SHOWN = 8
 
 
 def status(
@@ -77,7 +78,9 @@ def one_job(s: m.JobStatus) -> RenderableType:
     facts = _table("", "")
     facts.show_header = False
     c = s.counts
+    causes = ", ".join(f"{drop.count:,} {drop.reason}" for drop in s.drops)
     ends = f"{c.committed:,} committed + {c.skipped:,} skipped + {c.dropped:,} dropped"
+    ends += f" ({causes})" if causes else ""
     steps_per_second, samples_per_second = _rates(s)
     for name, value in (
         ("job", f"{s.job}, {s.state}" + (f": {s.why}" if s.why else "")),
@@ -96,7 +99,7 @@ def one_job(s: m.JobStatus) -> RenderableType:
         ),
     ):
         facts.add_row(name, value)
-    return Group(facts, Text(), _workers(s), Text(), _shards(s))
+    return Group(facts, Text(), _workers(s), Text(), _shards(s), Text(), _events(s))
 
 
 def waiting(s: m.JobStatus) -> str:
@@ -111,7 +114,9 @@ def _rates(s: m.JobStatus) -> tuple[str, str]:
 
 
 def _workers(s: m.JobStatus) -> Table:
-    table = _table("worker", "host", "pid", "device", "slots", "samples", "holding", "last seen")
+    table = _table(
+        "worker", "host", "pid", "device", "slots", "samples", "data wait", "refused", "holding", "last seen"
+    )
     for w in s.workers:
         seen = f"{w.seconds_since_seen:.1f} s ago"
         table.add_row(
@@ -121,9 +126,28 @@ def _workers(s: m.JobStatus) -> Table:
             w.device,
             f"{w.slots_committed:,}",
             f"{w.samples_committed:,}",
+            _data_wait(w),
+            Text(f"{w.refused:,}", style="bold red" if w.refused else ""),
             str(w.holding),
             Text(seen, style="bold red" if w.seconds_since_seen > SILENT_SECONDS else ""),
         )
+    return table
+
+
+def _data_wait(worker: m.WorkerStatus) -> str:
+    """Share of the time of its slots that it waited for its loader."""
+    usage = worker.usage
+    if usage is None or usage.slot_seconds <= 0 or usage.data_wait_seconds <= 0:
+        return "-"
+    return f"{usage.data_wait_seconds / usage.slot_seconds:.1%}"
+
+
+def _events(s: m.JobStatus) -> Table:
+    """What happened last, the newest first."""
+    table = _table("step", "ago", "event", "what happened")
+    for event in reversed(s.events[-EVENTS_SHOWN:]):
+        by = f", by {event.author}" if event.author else ""
+        table.add_row(f"{event.step:,}", f"{event.age_seconds:,.0f} s", event.kind, f"{event.text}{by}")
     return table
 
 
