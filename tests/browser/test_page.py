@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from playwright.sync_api import Page, expect
-from tests.browser.watched import LAYERS, ManyLayers, Training, Watched, watched
+from tests.browser.training import LAYERS, ManyLayers, Training
+from tests.browser.watched import Watched, watched
 from tests.integration.test_cli_up import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

@@ -37,6 +37,16 @@ def of_workers(step: int, slots: Sequence[str]) -> m.StepReport:
     )
 
 
+def with_norms(step: int, **norms: float) -> m.StepReport:
+    """A slot of each worker, whose norms vary a little from step to step."""
+    slot, wobble = step_report(step).slots[0], 1.0 + 0.05 * (step % 3)
+    slots = tuple(
+        replace(slot, slot=i, worker=name, gradient_norm=norm * wobble)
+        for i, (name, norm) in enumerate(norms.items())
+    )
+    return replace(report(step), slots=slots, slot_gradient_norm=1.0)
+
+
 def attached(*names: str) -> m.JobStatus:
     worker = STATUS.workers[0]
     return replace(STATUS, workers=tuple(replace(worker, worker=name) for name in names))
@@ -58,6 +68,7 @@ SPEAKS = {
     ),
     "ThroughputDrop": View(STATUS, [*STEADY, *(report(step, seconds=2.5) for step in range(32, 40))]),
     "Straggler": View(attached(*"abcd"), [*EVEN, *(of_workers(step, "abca") for step in range(32, 64))]),
+    "WorkerDeviates": View(STATUS, [with_norms(step, a=1.0, b=1.1, c=3.0) for step in range(16)]),
     "BatchAboveNoiseScale": View(STATUS, STEADY, noise_scale=200.0),
 }
 SILENT = {
@@ -67,6 +78,7 @@ SILENT = {
     "NonFiniteContributor": View(STATUS, [replace(report(0), loss=None, slots=())]),
     "ThroughputDrop": View(STATUS, [*STEADY, *(report(step, seconds=1.9) for step in range(32, 40))]),
     "Straggler": View(attached(*"abcd"), [*EVEN, *(of_workers(step, "abcd") for step in range(32, 64))]),
+    "WorkerDeviates": View(STATUS, [with_norms(step, a=1.0, b=1.1, c=1.2) for step in range(16)]),
     "BatchAboveNoiseScale": View(STATUS, STEADY, noise_scale=256.0),
 }
 

@@ -34,6 +34,10 @@ class Limits:
     straggler_workers: int = 3
     straggler_slots: int = 6
     """Workers, and slots of the median one, from which on a comparison means something."""
+    deviation_slots: int = 12
+    """Slots of a worker from which on its norms are judged."""
+    deviation_z: float = 4.0
+    """Robust z-score of a worker's median norm among the norms of all slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,32 @@ def straggler(view: View, limits: Limits) -> Iterator[tuple[str, str]]:
             )
 
 
+def worker_deviates(view: View, limits: Limits) -> Iterator[tuple[str, str]]:
+    """A worker whose contributions are larger or smaller than those of all, each relative to its step's.
+
+    The z-score is robust: distance of medians over 1.4826 times the median absolute deviation of all slots.
+    """
+    norms: dict[str, list[float]] = {}
+    for report in view.reports:
+        if report.slot_gradient_norm > 0:
+            for slot in report.slots:
+                norms.setdefault(slot.worker, []).append(slot.gradient_norm / report.slot_gradient_norm)
+    everything = [norm for of_worker in norms.values() for norm in of_worker]
+    if len(norms) < 2 or not everything:
+        return
+    middle = median(everything)
+    spread = max(1.4826 * median(abs(norm - middle) for norm in everything), 1e-3 * middle)
+    for worker, of_worker in sorted(norms.items()):
+        own = median(of_worker)
+        z = (own - middle) / spread
+        if len(of_worker) >= limits.deviation_slots and abs(z) > limits.deviation_z:
+            yield (
+                worker,
+                f"the norm of its gradients is {own / middle:.2f} times the usual one, z = {z:+.1f} over "
+                f"{len(of_worker)} slots",
+            )
+
+
 def batch_above_noise_scale(view: View, limits: Limits) -> Iterator[tuple[str, str]]:
     if view.noise_scale is None or not view.reports:
         return
@@ -206,6 +236,12 @@ RULES = (
         "warning",
         straggler,
         "look at that worker's data loading and device; without it the others take its slots",
+    ),
+    Rule(
+        "WorkerDeviates",
+        "warning",
+        worker_deviates,
+        "look at that worker's data, its precision and its versions; stop it if the others are well",
     ),
     Rule(
         "BatchAboveNoiseScale",

@@ -172,13 +172,15 @@ def _totals(totals: Sequence[tuple[str, Totals]]) -> Iterator[Metric]:
     )
     received = _counter("push_received_bytes", "Bytes of gradients received by all shards")
     sent = _counter("pull_sent_bytes", "Bytes of weights sent by all shards")
+    lost = _counter("reports_lost", "Step reports that never reached the dashboard")
     for job, total in totals:
         for phase in PHASES:
             seconds.add_metric((job, phase), total.seconds[phase].buckets(), total.seconds[phase].sum)
         ratios.add_metric((job,), total.ratios.buckets(), total.ratios.sum)
         received.add((job,), total.bytes_in)
         sent.add((job,), total.bytes_out)
-    yield from (seconds, ratios, received.metric, sent.metric)
+        lost.add((job,), total.reports_lost)
+    yield from (seconds, ratios, received.metric, sent.metric, lost.metric)
 
 
 def _alerts(moments: Sequence[Moment]) -> Iterator[Metric]:

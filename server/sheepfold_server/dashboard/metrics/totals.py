@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import sheepfold_wire.messages as m
 
-PHASES = ("wait", "prepare", "apply")
+PHASES = ("wait", "prepare", "commit", "update")
 DURATION_BOUNDS = (
     0.001,
     0.0025,
@@ -60,11 +60,18 @@ class Totals:
         self.seconds = {phase: Distribution(DURATION_BOUNDS) for phase in PHASES}
         self.ratios = Distribution(RATIO_BOUNDS)
         self.bytes_in = self.bytes_out = 0
+        self.reports_lost = 0
+        """Steps whose report never came: this process was too slow, or away for too long."""
+        self._version = 0
 
     def step(self, report: m.StepReport) -> None:
         self.seconds["wait"].add([report.wait_seconds])
         self.seconds["prepare"].add([report.prepare_seconds])
-        self.seconds["apply"].add([report.apply_seconds])
+        self.seconds["commit"].add([report.commit_seconds])
+        self.seconds["update"].add([max(0.0, report.apply_seconds - report.commit_seconds)])
         self.ratios.add(s.trust_ratio for s in report.slices if s.trust_ratio < float("inf"))
         self.bytes_in += report.bytes_in
         self.bytes_out += report.bytes_out
+        if self._version:
+            self.reports_lost += max(0, report.version - self._version - 1)
+        self._version = report.version
