@@ -24,6 +24,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from tests.bench.dashboard_load import load
 from tests.unit.monitored import STATUS, step_report
 
 import sheepfold_wire.messages as m
@@ -155,9 +156,18 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps of the history, at least 100")
     parser.add_argument("--slices", type=int, default=400)
+    parser.add_argument(
+        "--load-seconds", type=float, default=120.0, help="of stepping; 0 leaves the load out"
+    )
+    parser.add_argument("--load-only", action="store_true", help="no history")
     chosen = parser.parse_args()
+    found: dict[str, float | str] = {"bench": "dashboard"}
     with tempfile.TemporaryDirectory() as directory:
-        print(json.dumps(run(max(100, chosen.steps), chosen.slices, Path(directory))))
+        if not chosen.load_only:
+            found |= run(max(100, chosen.steps), chosen.slices, Path(directory))
+        if chosen.load_seconds > 0:
+            found |= load(chosen.load_seconds, Path(directory))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ def training(opened: Watched) -> Iterator[Training]:
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 6))
     found = Training(opened.up.address, "small", model, 6)
     found.advance(5)
+    # Before the dashboard has looked, what a page asks about the job is not found, and the browser logs that.
+    eventually(lambda: len(opened.api_or_nothing("/jobs/small/slices")) == 4, "the job on the dashboard")
     yield found
     found.close()
 

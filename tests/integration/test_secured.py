@@ -301,7 +301,9 @@ def test_line_that_up_prints_is_all_it_takes_and_stays_the_same(tmp_path: Path) 
         train(line, small_job())
         eventually(lambda: is_ready(up), "the dashboard's word that it follows the coordinator")
         token = line.rpartition("token=")[2]
-        readable = [file for file in directory.rglob("*") if file.is_file() and token in file.read_text()]
+        readable = [
+            file for file in directory.rglob("*") if file.is_file() and token.encode() in file.read_bytes()
+        ]
         assert sorted(file.name for file in readable) == ["connection", "token"]
         assert {stat.S_IMODE(file.stat().st_mode) for file in readable} == {0o600}
         for pid in up.pids():

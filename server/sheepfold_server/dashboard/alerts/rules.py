@@ -167,9 +167,11 @@ def worker_deviates(view: View, limits: Limits) -> Iterator[tuple[str, str]]:
     """
     norms: dict[str, list[float]] = {}
     for report in view.reports:
-        if report.slot_gradient_norm > 0:
-            for slot in report.slots:
-                norms.setdefault(slot.worker, []).append(slot.gradient_norm / report.slot_gradient_norm)
+        usual = median(slot.gradient_norm for slot in report.slots) if report.slots else 0.0
+        for slot in (
+            report.slots if usual > 0 else ()
+        ):  # the root mean square would follow the one that deviates
+            norms.setdefault(slot.worker, []).append(slot.gradient_norm / usual)
     everything = [norm for of_worker in norms.values() for norm in of_worker]
     if len(norms) < 2 or not everything:
         return

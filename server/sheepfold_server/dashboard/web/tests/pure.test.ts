@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Series, Step } from "../src/api";
 import { grown, valueOf } from "../src/charts/series";
-import { decodeBytes, decodeFloats, DARK, diverging, LIGHT, sequential, span } from "../src/colour";
+import { decodeBytes, decodeFloats, DARK, diverging, LIGHT, sequential, Shades, span } from "../src/colour";
 import { bytes, duration, number, percent } from "../src/format";
 import { fromHash, START, toHash } from "../src/permalink";
 import { smoothed } from "../src/smooth";
@@ -46,6 +46,17 @@ describe("colours", () => {
     expect(span(new Float32Array([1, 1.1]))).toBeCloseTo(0.3);
     expect(span(new Float32Array([...Array<number>(95).fill(10), ...Array<number>(5).fill(1e9)]))).toBeCloseTo(6);
     expect(span(new Float32Array([...Array<number>(96).fill(10), ...Array<number>(4).fill(1e9)]))).toBeCloseTo(1);
+  });
+});
+
+describe("shades", () => {
+  it("paint each value with its colour, and what is no number as none", () => {
+    const shades = new Shades(0.01, 100, LIGHT, (value) => diverging(value, 2, LIGHT));
+    const pixels = new Uint32Array(5);
+    shades.paint(new Float32Array([1, 100, 1e-9, NaN, 0]), pixels);
+    const rgb = (pixel: number) => [pixel & 255, (pixel >> 8) & 255, (pixel >> 16) & 255];
+    expect([...pixels].map(rgb)).toEqual([LIGHT.middle, LIGHT.high, LIGHT.low, LIGHT.none, LIGHT.none].map((colour) => [...colour]));
+    expect([...pixels].map((pixel) => pixel >>> 24)).toEqual([255, 255, 255, 255, 255]);
   });
 });
 

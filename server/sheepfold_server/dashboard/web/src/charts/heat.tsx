@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { type Heatmap, jobUrl, read } from "../api";
-import { DARK, decodeBytes, decodeFloats, diverging, LIGHT, sequential, span } from "../colour";
+import { DARK, decodeBytes, decodeFloats, diverging, LIGHT, sequential, Shades, span } from "../colour";
 import { number } from "../format";
 import { newSteps, stale } from "../live";
 import { change, go, isDark, job, view } from "../state";
@@ -63,19 +63,12 @@ export function draw(canvas: HTMLCanvasElement, decoded: Decoded, rows: readonly
   canvas.style.height = `${height + AXIS_HEIGHT}px`;
   const context = canvas.getContext("2d");
   if (!context || !columns || !rows.length) return rowHeight;
-  const palette = dark ? DARK : LIGHT;
   const isRatio = map.value === "trust_ratio";
-  const range = span(values);
-  const positive = isRatio ? [] : Array.from(values).filter((value) => value > 0);
-  const least = positive.reduce((a, b) => Math.min(a, b), Infinity);
-  const most = positive.reduce((a, b) => Math.max(a, b), 0);
+  const shades = shadesOf(values, isRatio, dark);
   const image = new ImageData(columns, rows.length);
+  const pixels = new Uint32Array(image.data.buffer);
   rows.forEach((row, y) => {
-    for (let x = 0; x < columns; x++) {
-      const value = values[row * columns + x] ?? NaN;
-      const colour = isRatio ? diverging(value, range, palette) : sequential(value, least, most, palette);
-      image.data.set([colour[0], colour[1], colour[2], 255], 4 * (y * columns + x));
-    }
+    shades.paint(values.subarray(row * columns, (row + 1) * columns), pixels.subarray(y * columns, (y + 1) * columns));
   });
   const small = document.createElement("canvas");
   small.width = columns;
@@ -91,6 +84,24 @@ export function draw(canvas: HTMLCanvasElement, decoded: Decoded, rows: readonly
   context.restore();
   if (gutter) drawNames(context, map, rows, gutter, rowHeight, getComputedStyle(canvas).color);
   return rowHeight;
+}
+
+function shadesOf(values: Float32Array, isRatio: boolean, dark: boolean): Shades {
+  const palette = dark ? DARK : LIGHT;
+  if (isRatio) {
+    const range = span(values);
+    return new Shades(10 ** -range, 10 ** range, palette, (value) => diverging(value, range, palette));
+  }
+  let least = Infinity;
+  let most = 0;
+  for (const value of values) {
+    if (value > 0 && value < Infinity) {
+      least = Math.min(least, value);
+      most = Math.max(most, value);
+    }
+  }
+  if (!(most > 0)) least = most = 1;
+  return new Shades(least, most, palette, (value) => sequential(value, least, most, palette));
 }
 
 /** Room for names beside the rows, in CSS pixels; none where rows are too low or the screen too narrow. */
@@ -136,7 +147,10 @@ export function HeatMap({ decoded, url }: { decoded: Decoded; url: string }) {
   const rows = useMemo(() => rowsShown(decoded.map, view.value.find), [decoded.map, view.value.find]);
   useEffect(() => {
     const paint = (): void => {
-      if (canvas.current && box.current) height.current = draw(canvas.current, decoded, rows, box.current.clientWidth, isDark.value);
+      if (!canvas.current || !box.current) return;
+      const began = performance.now();
+      height.current = draw(canvas.current, decoded, rows, box.current.clientWidth, isDark.value);
+      performance.measure("heat map", { start: began, end: performance.now() });
     };
     paint();
     const watcher = new ResizeObserver(paint);
