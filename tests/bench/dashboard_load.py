@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import statistics
 import threading
 import time
@@ -67,13 +68,15 @@ def cpu_seconds(pids: list[int]) -> float:
 
 @contextmanager
 def readers(address: str) -> Iterator[None]:
-    """Read the stream of the job in as many connections, until it is over."""
+    """Read the stream of the job in as many connections; at the end none of them is left."""
     connections = [HTTPConnection(address) for _ in range(READERS)]
+    following: list[int] = []
 
     def read(connection: HTTPConnection) -> None:
         try:
             connection.request("GET", "/api/v1/events?job=load", headers={"Accept": "text/event-stream"})
             response = connection.getresponse()
+            following.append(response.status)
             while response.read1(65_536):
                 pass
         except (OSError, HTTPException):  # it was closed
@@ -83,11 +86,22 @@ def readers(address: str) -> Iterator[None]:
     for thread in threads:
         thread.start()
     try:
+        eventually(lambda: following == [200] * READERS, "all readers follow the stream")
         yield
     finally:
         for connection in connections:
             if connection.sock is not None:
-                connection.sock.close()
+                # close() alone would wait for the thread that reads, and the next block would be watched too.
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+        for connection in connections:
+            connection.close()
+
+
+def is_followed(up: Up) -> bool:
+    response = up.get("/api/v1/jobs/load")
+    return response is not None and response.status_code == 200
 
 
 def slowdown(up: Up, browser: Browser, seconds: float, pairs: int) -> tuple[float, float]:
@@ -98,6 +112,7 @@ def slowdown(up: Up, browser: Browser, seconds: float, pairs: int) -> tuple[floa
     stepper, ratios, made = Stepper(up.address), [], 0
     try:
         stepper.steps(2.0)
+        eventually(lambda: is_followed(up), "the job on the dashboard")
 
         def per_step() -> float:
             nonlocal made
