@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import schemathesis
+from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
-from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
+from schemathesis.config import SchemathesisConfig
 from tests.unit.browser import Browser
 from tests.unit.monitored import STATUS, step_report
 
@@ -18,7 +19,7 @@ from sheepfold_server.dashboard.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 SETTINGS = settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     database=None,
@@ -42,9 +43,17 @@ def filled() -> Store:
     return store
 
 
-APP = create_app(filled())
-# The stream never ends, so that no call of it returns; its bad inputs are tested below.
-SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP).exclude(path="/api/v1/events")
+def app_of_a_closed_feed() -> FastAPI:
+    """As when the process stops: only so does the stream of events come to an end."""
+    store = filled()
+    store.feed.close()
+    return create_app(store)
+
+
+APP = app_of_a_closed_feed()
+# A document cannot say that `to` is not below `from`, or which series a job has: refusing those is right.
+CONFIG = SchemathesisConfig.from_dict({"checks": {"positive_data_acceptance": {"enabled": False}}})
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP, config=CONFIG)
 
 
 @schemathesis.hook
@@ -58,10 +67,9 @@ def map_path_parameters(context: Any, path_parameters: Any) -> Any:
 
 @SCHEMA.parametrize()
 @SETTINGS
-def test_no_input_is_an_error_of_ours(case: Any) -> None:
-    response = case.call()
-    assert response.status_code < 500, response.text
-    case.validate_response(response, checks=[status_code_conformance, content_type_conformance])
+def test_no_input_is_an_error_of_ours_or_answered_otherwise_than_described(case: Any) -> None:
+    """Status, media type, headers and body are as described, and what the description forbids is refused."""
+    case.call_and_validate()
 
 
 @pytest.mark.parametrize("query", ["?job=nobody", "?job=", "?job=%00", "?job=" + "x" * 5_000])

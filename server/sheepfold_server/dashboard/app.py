@@ -19,12 +19,10 @@ from sheepfold_server.dashboard.api.live import live_routes
 from sheepfold_server.dashboard.api.metrics import metric_routes
 from sheepfold_server.dashboard.api.outlook import outlook_routes
 from sheepfold_server.dashboard.api.steps import step_routes
-from sheepfold_server.dashboard.api.table import CsvResponse
 from sheepfold_server.dashboard.history.history import NotKept
 from sheepfold_server.dashboard.reference import reference_page
 from sheepfold_server.dashboard.store import Store
 
-CSV = CsvResponse.media_type
 STATIC = Path(str(files("sheepfold_server.dashboard") / "static"))
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -62,12 +60,11 @@ def create_app(store: Store) -> FastAPI:
 
 
 def _describe_refusals(app: FastAPI) -> None:
-    """Refusals are JSON on every route; FastAPI would describe those of a CSV route as CSV."""
+    """Refusals are JSON on every route; FastAPI would describe those of a CSV route or a stream as such."""
     for described in app.openapi()["paths"].values():
         for status, answer in described["get"]["responses"].items():
-            content = answer.get("content", {})
-            if status != "200" and CSV in content:
-                content["application/json"] = content.pop(CSV)
+            if status != "200" and answer.get("content"):
+                answer["content"] = {"application/json": next(iter(answer["content"].values()))}
 
 
 class WithHeaders:
