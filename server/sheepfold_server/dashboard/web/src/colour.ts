@@ -47,35 +47,42 @@ export function sequential(value: number, least: number, most: number, palette: 
   return mix(palette.middle, palette.low, Math.max(0, Math.min(1, place)));
 }
 
-const SHADES = 256;
+const INFINITE_BITS = 0x7f800000;
 
-/** Colours of values of one kind, looked up: a pixel each, as ImageData holds it on a little-endian machine. */
+/**
+ * Colours of values of one kind, looked up: a pixel each, as ImageData holds it on a little-endian machine.
+ *
+ * The upper half of a float32 above 0, read as an integer, rises with its logarithm in 128 steps per power of two, so
+ * that it is the place in the table and no logarithm is taken per value.
+ */
 export class Shades {
-  private readonly table = new Uint32Array(SHADES + 1);
+  private readonly table: Uint32Array;
+  private readonly first: number;
   private readonly none: number;
 
   /** `at`: the colour of a value; `least` and `most`: where the colours end, both above 0. */
-  constructor(private readonly least: number, private readonly most: number, palette: Palette, at: (value: number) => Rgb) {
-    for (let i = 0; i <= SHADES; i++) this.table[i] = pixel(at(10 ** (this.low + (i / SHADES) * this.width)));
+  constructor(least: number, most: number, palette: Palette, at: (value: number) => Rgb) {
+    const value = new Float32Array([least, most]);
+    const bits = new Uint32Array(value.buffer);
+    const [first, last] = [bits[0]! >>> 16, bits[1]! >>> 16];
+    this.first = first;
+    this.table = new Uint32Array(last - first + 1);
+    for (let i = 0; i < this.table.length; i++) {
+      bits[0] = (first + i) << 16;
+      this.table[i] = pixel(at(value[0]!));
+    }
     this.none = pixel(palette.none);
-  }
-
-  private get low(): number {
-    return Math.log10(this.least);
-  }
-
-  private get width(): number {
-    return Math.log10(this.most) - this.low || 1;
   }
 
   /** Fill `pixels` with the colours of `values`. */
   paint(values: Float32Array, pixels: Uint32Array): void {
-    const { low, table, none } = this;
-    const scale = SHADES / this.width;
+    const { first, table, none } = this;
+    const top = table.length - 1;
+    const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
     for (let i = 0; i < pixels.length; i++) {
-      const value = values[i]!;
-      const place = Math.round((Math.log10(value) - low) * scale);
-      pixels[i] = value > 0 && value < Infinity ? table[place < 0 ? 0 : place > SHADES ? SHADES : place]! : none;
+      const place = (bits[i]! >>> 16) - first;
+      const isNumber = bits[i]! > 0 && bits[i]! < INFINITE_BITS;
+      pixels[i] = isNumber ? table[place < 0 ? 0 : place > top ? top : place]! : none;
     }
   }
 }

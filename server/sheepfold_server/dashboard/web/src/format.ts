@@ -1,7 +1,11 @@
 /** Numbers as people read them; every one says its unit. */
 
+// Made once: toLocaleString with options makes a formatter at each call, 0.05 ms, and a table has thousands of cells.
+const WHOLE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const FOUR_DIGITS = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 4 });
+
 export function count(value: number): string {
-  return Math.round(value).toLocaleString("en-US");
+  return WHOLE.format(Math.round(value));
 }
 
 /** Four significant digits, in powers of ten where it is very large or small; a dash for none. */
@@ -10,7 +14,7 @@ export function number(value: number | null | undefined): string {
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
-  return Number(value.toPrecision(4)).toLocaleString("en-US", { maximumSignificantDigits: 4 });
+  return FOUR_DIGITS.format(Number(value.toPrecision(4)));
 }
 
 export function bytes(value: number): string {

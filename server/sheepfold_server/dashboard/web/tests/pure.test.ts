@@ -58,6 +58,13 @@ describe("shades", () => {
     expect([...pixels].map(rgb)).toEqual([LIGHT.middle, LIGHT.high, LIGHT.low, LIGHT.none, LIGHT.none].map((colour) => [...colour]));
     expect([...pixels].map((pixel) => pixel >>> 24)).toEqual([255, 255, 255, 255, 255]);
   });
+  it("are within 2 of 255 of the colour that is computed", () => {
+    const values = Float32Array.from({ length: 500 }, (_, i) => 10 ** (i / 100 - 2.5));
+    const pixels = new Uint32Array(values.length);
+    new Shades(10 ** -0.5, 10 ** 0.5, DARK, (value) => diverging(value, 0.5, DARK)).paint(values, pixels);
+    const off = [...pixels].flatMap((pixel, i) => diverging(values[i] ?? NaN, 0.5, DARK).map((part, channel) => Math.abs(part - ((pixel >> (8 * channel)) & 255))));
+    expect(Math.max(...off)).toBeLessThanOrEqual(2);
+  });
 });
 
 describe("the heat map", () => {

@@ -146,10 +146,14 @@ export function HeatMap({ decoded, url }: { decoded: Decoded; url: string }) {
   const height = useRef(4);
   const rows = useMemo(() => rowsShown(decoded.map, view.value.find), [decoded.map, view.value.find]);
   useEffect(() => {
+    let drawn = -1;  // the width; an observer calls once as it begins, and nothing has changed then
     const paint = (): void => {
       if (!canvas.current || !box.current) return;
       const began = performance.now();
-      height.current = draw(canvas.current, decoded, rows, box.current.clientWidth, isDark.value);
+      const width = box.current.clientWidth;
+      if (width === drawn) return;
+      height.current = draw(canvas.current, decoded, rows, width, isDark.value);
+      drawn = width;
       performance.measure("heat map", { start: began, end: performance.now() });
     };
     paint();
