@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -114,21 +115,23 @@ def slowdown(up: Up, browser: Browser, seconds: float, pairs: int) -> tuple[floa
         stepper.steps(2.0)
         eventually(lambda: is_followed(up), "the job on the dashboard")
 
-        def per_step() -> float:
+        def per_step(who: str) -> float:
             nonlocal made
             before, steps = cpu_seconds(pids), stepper.steps(each)
             made += steps
-            return (cpu_seconds(pids) - before) / steps
+            found = (cpu_seconds(pids) - before) / steps
+            print(f"{who}: {steps / each:.1f} steps/s, {1e3 * found:.2f} CPU-ms per step", file=sys.stderr)
+            return found
 
         for number in range(pairs):
-            alone = per_step() if number % 2 == 0 else 0.0
+            alone = per_step("nobody watches") if number % 2 == 0 else 0.0
             with readers(address):
                 page = browser.new_page()
                 page.goto(f"http://{address}/#job=load&view=layers")
                 page.wait_for_selector("canvas")
-                watched = per_step()
+                watched = per_step("20 readers and a page")
                 page.close()
-            alone = alone or per_step()
+            alone = alone or per_step("nobody watches")
             ratios.append(watched / alone)
     finally:
         stepper.close()
