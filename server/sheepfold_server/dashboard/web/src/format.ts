@@ -24,8 +24,9 @@ export function bytes(value: number): string {
   return `${Math.round(value)} B`;
 }
 
-/** 950 ms, 4.2 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
+/** 0.23 ms, 950 ms, 4.2 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
 export function duration(seconds: number): string {
+  if (seconds > 0 && seconds < 0.00995) return `${Number((seconds * 1000).toPrecision(2))} ms`;
   if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
@@ -41,6 +42,18 @@ export function percent(share: number | null | undefined): string {
 /** 2026-11-25 16:03:12 UTC */
 export function utc(seconds: number): string {
   return `${new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}
+
+/** Times of an axis in UTC: as fine as their distance, with the day where it begins. `distance`: seconds. */
+export function clocks(times: readonly number[], distance: number): string[] {
+  let day = "";
+  return times.map((time) => {
+    const text = new Date(time * 1000).toISOString();
+    if (distance >= 86_400) return text.slice(5, 10);
+    const isNewDay = text.slice(0, 10) !== day;
+    day = text.slice(0, 10);
+    return text.slice(11, distance >= 60 ? 16 : 19) + (isNewDay ? `\n${text.slice(5, 10)} UTC` : "");
+  });
 }
 
 export function ago(seconds: number, now: number): string {

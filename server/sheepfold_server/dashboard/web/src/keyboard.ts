@@ -1,6 +1,6 @@
 /** Keys for what is done often; none while somebody types. */
 
-import { change, go, isDark, isHelpShown, view } from "./state";
+import { change, go, isHelpShown, toggleTheme, view } from "./state";
 import { VIEWS } from "./permalink";
 
 export const KEYS: readonly (readonly [string, string])[] = [
@@ -27,7 +27,7 @@ export function onKey(event: KeyboardEvent): void {
   else if (event.key === "0") change({ range: null });
   else if (event.key === "f") change({ follow: !view.value.follow });
   else if (event.key === "l") change({ log: !view.value.log });
-  else if (event.key === "t") change({ theme: isDark.value ? "light" : "dark" });
+  else if (event.key === "t") toggleTheme();
   else if (event.key === "?") isHelpShown.value = !isHelpShown.value;
   else if (event.key === "/") {
     go("layers");

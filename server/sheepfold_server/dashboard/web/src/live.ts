@@ -2,7 +2,9 @@
 
 import { effect, signal } from "@preact/signals";
 import { type Alert, type Job, type JobEvent, type JobSummary, read, ROOT, jobUrl, type Shard, type Step, type Worker } from "./api";
-import { change, job } from "./state";
+import { count } from "./format";
+import { slid } from "./permalink";
+import { change, job, view } from "./state";
 
 export const jobs = signal<JobSummary[]>([]);
 export const status = signal<Job | null>(null);
@@ -17,14 +19,29 @@ export const newestStep = signal<Step | null>(null);
 export const stale = signal(0);
 /** Why nothing is heard; empty while all is well. */
 export const trouble = signal("");
+/** Whether the stream is open now. */
+export const isLive = signal(false);
 
 const EVENTS_KEPT = 500;
+const AGAIN_MS = 2000;
 let stream: EventSource | null = null;
+let again = 0;
 
 export function start(): void {
   void readJobs();
   setInterval(() => void readJobs(), 5000);
   effect(() => { connect(job.value); });
+  effect(() => { slide(newestStep.value); });
+  effect(() => {
+    const told = status.value;
+    document.title = told ? `${told.job} ${count(Math.max(0, told.version))}/${count(told.stop_steps)} – sheepfold` : "sheepfold";
+  });
+}
+
+/** While the view follows, a zoomed range keeps its width and moves with the newest step. */
+function slide(newest: Step | null): void {
+  const { range, follow, lineage } = view.peek();
+  if (newest && range && follow && !lineage && newest.step > range[1]) change({ range: slid(range, newest.step) });
 }
 
 async function readJobs(): Promise<void> {
@@ -41,6 +58,8 @@ async function readJobs(): Promise<void> {
 
 function connect(name: string): void {
   stream?.close();
+  clearTimeout(again);
+  isLive.value = false;
   status.value = null;
   workers.value = [];
   shards.value = [];
@@ -49,7 +68,19 @@ function connect(name: string): void {
   newestStep.value = null;
   if (!name) return;
   void readOnce(name);
+  listen(name);
+}
+
+function listen(name: string): void {
   stream = new EventSource(`${ROOT}/events?job=${encodeURIComponent(name)}`);
+  stream.onopen = () => { isLive.value = true; };
+  stream.onerror = () => {
+    isLive.value = false;
+    // A browser connects again by itself, but never after a refusal: such as that of a dashboard which was started a
+    // moment ago and has not heard of the job yet. A new stream has no Last-Event-ID, so all is read again.
+    if (stream?.readyState !== EventSource.CLOSED) return;
+    again = window.setTimeout(() => { stale.value++; void readOnce(name); listen(name); }, AGAIN_MS);
+  };
   on<Job & { workers: Worker[]; shards: Shard[] }>("status", (told) => {
     if (status.peek() && status.peek()!.lineage !== told.lineage) stale.value++;
     status.value = told;

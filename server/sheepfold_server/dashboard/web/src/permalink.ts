@@ -21,11 +21,16 @@ export interface View {
   find: string;
   value: HeatValue;
   lineage: string;
+  /** Column that the table of slices is sorted by, `-` before it for descending; empty: as in the model. */
+  sort: string;
+  /** Titles of the charts that are shown as tables. */
+  tables: readonly string[];
 }
 
 export const START: View = {
   job: "", view: "overview", range: null, follow: true, smooth: 0.6, log: false, axis: "step", theme: "",
   slice: "", step: null, find: "", value: "trust_ratio", lineage: "",
+  sort: "", tables: [],
 };
 const VALUES: readonly HeatValue[] = ["trust_ratio", "weight_norm", "update_norm", "gradient_norm"];
 const AXES: readonly Axis[] = ["step", "time", "samples"];
@@ -33,7 +38,7 @@ const AXES: readonly Axis[] = ["step", "time", "samples"];
 /** Only what differs from the start; readable by people. */
 export function toHash(view: View): string {
   const out = new URLSearchParams();
-  for (const key of ["job", "view", "axis", "theme", "slice", "find", "value", "lineage"] as const) {
+  for (const key of ["job", "view", "axis", "theme", "slice", "find", "value", "lineage", "sort"] as const) {
     if (view[key] !== START[key]) out.set(key, view[key]);
   }
   if (view.range) out.set("range", `${view.range[0]}-${view.range[1]}`);
@@ -41,6 +46,7 @@ export function toHash(view: View): string {
   if (view.step !== null) out.set("step", String(view.step));
   if (!view.follow) out.set("follow", "0");
   if (view.log) out.set("log", "1");
+  for (const title of view.tables) out.append("table", title);
   return out.toString();
 }
 
@@ -68,5 +74,17 @@ export function fromHash(hash: string): View {
     find: given.get("find") ?? "",
     value: among("value", VALUES, START.value),
     lineage: given.get("lineage") ?? "",
+    sort: given.get("sort") ?? "",
+    tables: given.getAll("table"),
   };
+}
+
+/** Whether somebody who looks at `to` after `from` would want to go back: another job, view, slice or history. */
+export function isOtherPlace(from: View, to: View): boolean {
+  return from.job !== "" && (["job", "view", "slice", "lineage"] as const).some((key) => from[key] !== to[key]);
+}
+
+/** A range of the same width that ends at `last`. */
+export function slid(range: readonly [number, number], last: number): [number, number] {
+  return [Math.max(0, range[0] + last - range[1]), last];
 }

@@ -1,9 +1,10 @@
 import { describe, expect, it } from "vitest";
 import type { Series, Step } from "../src/api";
-import { grown, valueOf } from "../src/charts/series";
+import { grown, indexOf, since, valueAt, valueOf } from "../src/charts/series";
 import { decodeBytes, decodeFloats, DARK, diverging, LIGHT, sequential, Shades, span } from "../src/colour";
-import { bytes, duration, number, percent } from "../src/format";
-import { fromHash, START, toHash } from "../src/permalink";
+import { bytes, clocks, duration, number, percent } from "../src/format";
+import { fromHash, isOtherPlace, slid, START, toHash } from "../src/permalink";
+import { columns, type Look } from "../src/charts/plot";
 import { smoothed } from "../src/smooth";
 
 describe("smoothing", () => {
@@ -24,8 +25,18 @@ describe("the permalink", () => {
   it("of the start is empty, and holds every part of a view", () => {
     expect(toHash(START)).toBe("");
     const view = { ...START, job: "bert-large", view: "layers" as const, range: [10, 500] as const, follow: false, smooth: 0.9, log: true,
-      axis: "time" as const, theme: "dark" as const, slice: "encoder.0/weight", step: 7, find: "enc", value: "weight_norm" as const, lineage: "abc" };
+      axis: "time" as const, theme: "dark" as const, slice: "encoder.0/weight", step: 7, find: "enc", value: "weight_norm" as const, lineage: "abc",
+      sort: "-trust_ratio", tables: ["Loss", "Trust ratio of encoder.0/weight"] };
     expect(fromHash(`#${toHash(view)}`)).toEqual(view);
+  });
+  it("tells another place, to which one goes back, from another look at the same", () => {
+    const view = { ...START, job: "bert" };
+    expect(isOtherPlace(view, { ...view, view: "layers" })).toBe(true);
+    expect(isOtherPlace(view, { ...view, smooth: 0, follow: false, range: [1, 2], tables: ["Loss"] })).toBe(false);
+    expect(isOtherPlace(START, view)).toBe(false);
+  });
+  it("slides a range by its end and keeps its width", () => {
+    expect(slid([10, 30], 35)).toEqual([15, 35]);
   });
   it("takes nothing that makes no sense", () => {
     expect(fromHash("#view=x&range=9-3&smooth=2&axis=y&step=-1&value=z")).toEqual(START);
@@ -94,6 +105,22 @@ describe("a series that grows", () => {
     expect(more.series["metric:acc"]?.max).toEqual([0.5, 0.5, 0.5]);
     expect(grown(more, [step(1)], 9)).toBe(more);
   });
+  it("tells the time of a step where the report does, else that of its arrival", () => {
+    expect(grown(series, [step(1, { committed_at: 7 }), step(2)], 9).seconds).toEqual([1, 7, 9]);
+  });
+  it("loses at its start what slid out of sight, but no point that still reaches into it", () => {
+    const more = grown(series, [step(1), step(2)], 9);
+    expect(since(more, 1).step).toEqual([1, 2]);
+    expect(since(more, 1).series["loss"]?.mean).toEqual([0.5, 1 / 3]);
+    expect(since({ ...more, step: [0, 10, 20], steps_per_point: 10 }, 15).step).toEqual([10, 20]);
+    expect(since(more, 0)).toBe(more);
+  });
+  it("has a value at a place, and without one the newest there is", () => {
+    expect([valueAt([1, null, 3, null], 1), valueAt([1, null, 3, null], null), valueAt([], null), valueAt(undefined, 0)]).toEqual([null, 3, null, null]);
+  });
+  it("is searched by step", () => {
+    expect([0, 9, 10, 11, 99].map((at) => indexOf([0, 10, 20], at))).toEqual([0, 0, 1, 1, 2]);
+  });
   it("computes what a report does not name", () => {
     expect(valueOf(step(0), "step_seconds")).toBe(1);
     expect(valueOf(step(0), "samples_per_second")).toBe(8);
@@ -101,9 +128,36 @@ describe("a series that grows", () => {
   });
 });
 
+describe("columns of a chart", () => {
+  const bands = (mean: (number | null)[]) => ({ min: mean, mean, max: mean });
+  const series: Series = {
+    job: "j", lineage: "l", steps_per_point: 1, step: [0, 1], seconds: [5, 6], samples: [8, 16], available: [],
+    series: { wait: bands([1, 2]), apply: bands([0.5, null]) },
+  };
+  const look: Look = {
+    lines: ["wait", "apply"].map((name) => ({ name, label: name, colour: "#000000" })), stacked: false, log: false, axis: "step", smooth: 0, format: number,
+  };
+  it("stand on top of each other where they are stacked", () => {
+    expect(columns(series, { ...look, stacked: true, axis: "samples" })).toEqual([[8, 16], [1, 2], [1.5, 2]]);
+  });
+  it("are range, raw and smoothed line otherwise, without what a log scale cannot show", () => {
+    const found = columns({ ...series, series: { wait: bands([0, 2]) } }, { ...look, lines: look.lines.slice(0, 1), log: true, axis: "time" });
+    expect(found).toEqual([[5, 6], [null, 2], [null, 2], [null, 2], [null, 2]]);
+  });
+});
+
 describe("numbers for people", () => {
   it("have four digits, and a dash for none", () => {
     expect([number(1234.567), number(0.0001234), number(null), number(0)]).toEqual(["1,235", "1.23e-4", "–", "0"]);
+  });
+  it("are times in UTC on an axis, with the day where it begins", () => {
+    const midnight = Date.UTC(2026, 10, 25) / 1000;
+    expect(clocks([midnight - 60, midnight, midnight + 60], 60)).toEqual(["23:59\n11-24 UTC", "00:00\n11-25 UTC", "00:01"]);
+    expect(clocks([midnight + 5], 5)).toEqual(["00:00:05\n11-25 UTC"]);
+    expect(clocks([midnight], 86_400)).toEqual(["11-25"]);
+  });
+  it("show durations below a hundredth of a second", () => {
+    expect([duration(0.00023), duration(0.0099), duration(0)]).toEqual(["0.23 ms", "9.9 ms", "0 ms"]);
   });
   it("name their units", () => {
     expect([bytes(999), bytes(2_000_000), duration(0.95), duration(75), duration(90_000), percent(0.123)]).toEqual([

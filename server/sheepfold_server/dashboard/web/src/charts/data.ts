@@ -2,10 +2,10 @@
 
 import { signal, type Signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
-import { jobUrl, type Query, read, type Series } from "../api";
+import { jobUrl, type Query, read, Refused, type Series } from "../api";
 import { newSteps, stale } from "../live";
-import { change, job, view } from "../state";
-import { grown } from "./series";
+import { job, view } from "../state";
+import { grown, since } from "./series";
 
 export const POINTS = 800;
 const READ_EVERY_MS = 3000;
@@ -16,7 +16,6 @@ export interface Loaded {
   why: Signal<string>;
   route: string;
   query: Query;
-  hasCsv: boolean;
 }
 
 /** The series of these names for the range of the view. */
@@ -33,46 +32,44 @@ function useLoaded(route: string, query: Query, grows: boolean): Loaded {
   const { range, lineage, follow } = view.value;
   const series = useMemo(() => signal<Series | null>(null), []);
   const why = useMemo(() => signal(""), []);
-  const from = range?.[0] ?? null;
-  const to = range && !(follow && grows) ? range[1] : null;
-  const full = { ...query, from, to, lineage, points: POINTS };
-  const url = route && job.value ? jobUrl(job.value, route, full) : "";
+  const slides = follow && range !== null && !lineage;
+  const full = { ...query, from: range?.[0] ?? null, to: slides ? null : (range?.[1] ?? null), lineage, points: POINTS };
+  // A range that slides is read once in a while, and not with each of its steps: then only its width counts.
+  const key = JSON.stringify([job.value, route, query, lineage, slides ? range[1] - range[0] : range]);
   const round = stale.value;
   useEffect(() => {
-    let isCurrent = true;
-    if (!url) {
+    const name = job.peek();
+    if (!route || !name) {
       series.value = null;
       return;
     }
-    const load = (): Promise<void> => read<Series>(url).then(
-      (found) => { if (isCurrent) { series.value = found; why.value = ""; } },
-      (error: Error) => { if (isCurrent) { series.value = null; why.value = error.message; } },
-    );
-    void load();
+    let isCurrent = true;
     let readAt = performance.now();
+    const load = (): Promise<void> => {
+      readAt = performance.now();
+      const from = slides ? view.peek().range?.[0] ?? null : full.from;
+      return read<Series>(jobUrl(name, route, { ...full, from })).then(
+        (found) => { if (isCurrent) { series.value = found; why.value = ""; } },
+        (error: Error) => {
+          // Nobody answers: what is drawn stays true, and the head of the page says so.
+          if (!isCurrent || (series.peek() && !(error instanceof Refused))) return;
+          series.value = null;
+          why.value = error.message;
+        },
+      );
+    };
+    void load();
     const stop = newSteps.subscribe((steps) => {
+      if (!steps.length || lineage || full.to !== null) return;
       const present = series.peek();
-      if (!steps.length || !present || lineage || (to !== null)) return;
-      if (grows) series.value = grown(present, steps, Date.now() / 1000);
-      // What a report does not hold (a slice, the noise scale) and what a long chart condenses comes from the API.
-      if (present.step.length > 2 * POINTS || performance.now() - readAt > READ_EVERY_MS) {
-        readAt = performance.now();
-        void load();
+      if (grows && present) {
+        const more = grown(present, steps, Date.now() / 1000);
+        series.value = slides ? since(more, view.peek().range?.[0] ?? 0) : more;
       }
+      // What a report does not hold (a slice, the noise scale) and what a long chart condenses comes from the API.
+      if ((present?.step.length ?? 0) > 2 * POINTS || performance.now() - readAt > READ_EVERY_MS) void load();
     });
     return () => { isCurrent = false; stop(); };
-  }, [url, round, grows, to]);
-  useSliding(series, grows && follow && range !== null);
-  return { series, why, route, query: full, hasCsv: true };
-}
-
-/** While the view follows, a zoomed range keeps its width and moves with the newest step. */
-function useSliding(series: Signal<Series | null>, slides: boolean): void {
-  const newest = series.value?.step[series.value.step.length - 1];
-  useEffect(() => {
-    const range = view.peek().range;
-    if (slides && range && newest !== undefined && newest > range[1]) {
-      change({ range: [range[0] + newest - range[1], newest] });
-    }
-  }, [newest, slides]);
+  }, [key, round]);
+  return { series, why, route, query: full };
 }

@@ -1,13 +1,17 @@
 /** Options of uPlot for our charts: lines with their range and raw values, or areas on top of each other. */
 
 import uPlot from "uplot";
-import type { JobEvent, Series } from "../api";
-import { number } from "../format";
+import type { Series } from "../api";
+import { clocks } from "../format";
 import type { Axis } from "../permalink";
 import { smoothed } from "../smooth";
 
 export interface Line { name: string; label: string; colour: string }
-export interface Look { lines: readonly Line[]; stacked: boolean; log: boolean; axis: Axis; smooth: number }
+/** A number as the chart's unit wants it; null and undefined too. */
+export type Format = (value: number | null | undefined) => string;
+export interface Look { lines: readonly Line[]; stacked: boolean; log: boolean; axis: Axis; smooth: number; format: Format }
+
+const DOUBLE_CLICK_MS = 280;
 
 export function xOf(series: Series, axis: Axis): number[] {
   if (axis === "time") return series.seconds;
@@ -63,14 +67,20 @@ function seriesOf(look: Look): { series: uPlot.Series[]; bands: uPlot.Band[] } {
 }
 
 export interface Hooks {
-  onZoom: (first: number, last: number) => void;
+  /** Left out: no part can be chosen. */
+  onZoom?: (first: number, last: number) => void;
   onReset: () => void;
+  /** A click, and not the first of two. Left out: a click does nothing. */
+  onPick?: (index: number) => void;
   onCursor: (index: number | null) => void;
 }
 
+/** Places on the x axis: of events, and of the present where the chart goes beyond it. */
+export interface Marks { events: readonly number[]; present: number | null }
+
 export function optionsOf(
   look: Look, size: { width: number; height: number }, colours: { ink: string; line: string }, hooks: Hooks,
-  marks: () => readonly { x: number; event: JobEvent }[],
+  marks: () => Marks,
 ): uPlot.Options {
   const axis: uPlot.Axis = {
     stroke: colours.ink, grid: { stroke: colours.line, width: 1 }, ticks: { stroke: colours.line, width: 1 }, font: "11px system-ui",
@@ -79,16 +89,18 @@ export function optionsOf(
     ...size,
     ...seriesOf(look),
     legend: { show: false },
-    cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => { hooks.onReset(); return null; } } },
+    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+    cursor: { sync: { key: "steps" }, drag: { x: Boolean(hooks.onZoom), y: false, setScale: false }, bind: { dblclick: () => () => { hooks.onReset(); return null; } } },
     scales: { x: { time: look.axis === "time" }, y: look.stacked ? { range: (_, least, most) => [Math.min(0, least ?? 0), (most ?? 1) * 1.05 || 1] } : { distr: look.log ? 3 : 1 } },
     axes: [
-      look.axis === "time" ? { ...axis, size: 34 } : { ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en-US") : "")) },
-      { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : number(tick))) },
+      look.axis === "time" ? { ...axis, size: 38, values: (_, ticks, _place, _space, distance) => clocks(ticks, distance) } : { ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en-US") : "")) },
+      { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : look.format(tick))) },
     ],
     hooks: {
+      ready: [(plot) => { if (hooks.onPick) listenForPicks(plot.over, (left) => hooks.onPick?.(plot.posToIdx(left))); }],
       setSelect: [(plot) => {
         if (plot.select.width < 4) return;
-        hooks.onZoom(plot.posToIdx(plot.select.left), plot.posToIdx(plot.select.left + plot.select.width));
+        hooks.onZoom?.(plot.posToIdx(plot.select.left), plot.posToIdx(plot.select.left + plot.select.width));
         plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
       }],
       setCursor: [(plot) => hooks.onCursor(plot.cursor.idx ?? null)],
@@ -97,20 +109,43 @@ export function optionsOf(
   };
 }
 
-function drawMarks(plot: uPlot, marks: readonly { x: number; event: JobEvent }[], colour: string): void {
+/** Tells of single clicks of a mouse. A finger has no way to point before it presses: it reads by a touch. */
+function listenForPicks(over: HTMLElement, pick: (left: number) => void): void {
+  let timer = 0;
+  let downAt = 0;
+  over.addEventListener("mousedown", (event) => { downAt = event.clientX; });
+  over.addEventListener("dblclick", () => clearTimeout(timer));
+  over.addEventListener("click", (event) => {
+    clearTimeout(timer);
+    const isDrag = Math.abs(event.clientX - downAt) > 3;
+    if (isDrag || event.detail !== 1 || (event as PointerEvent).pointerType === "touch") return;
+    timer = window.setTimeout(pick, DOUBLE_CLICK_MS, event.offsetX);
+  });
+}
+
+function drawMarks(plot: uPlot, { events, present }: Marks, colour: string): void {
   const { ctx, bbox } = plot;
   ctx.save();
   ctx.strokeStyle = ctx.fillStyle = colour;
-  ctx.globalAlpha = 0.55;
-  ctx.setLineDash([3, 3]);
-  for (const { x } of marks) {
+  const upright = (x: number): number | null => {
     const left = Math.round(plot.valToPos(x, "x", true));
-    if (left < bbox.left || left > bbox.left + bbox.width) continue;
+    if (left < bbox.left || left > bbox.left + bbox.width) return null;
     ctx.beginPath();
     ctx.moveTo(left, bbox.top);
     ctx.lineTo(left, bbox.top + bbox.height);
     ctx.stroke();
-    ctx.fillRect(left - 3, bbox.top + bbox.height - 6, 6, 6);
+    return left;
+  };
+  if (present !== null) {
+    ctx.lineWidth = 2 * devicePixelRatio;
+    upright(present);
+  }
+  ctx.lineWidth = devicePixelRatio;
+  ctx.globalAlpha = 0.4;
+  ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
+  for (const x of new Set(events)) {
+    const left = upright(x);
+    if (left !== null) ctx.fillRect(left - 3, bbox.top + bbox.height - 6, 6, 6);
   }
   ctx.restore();
 }

@@ -16,7 +16,7 @@ export function valueOf(step: Step, name: string): number | null {
   return typeof value === "number" && Number.isFinite(value) ? value : null;
 }
 
-/** A series with newer steps at its end; those it has already are left out. */
+/** A series with newer steps at its end; those it has already are left out. `at`: seconds, where a step does not tell. */
 export function grown(series: Series, steps: readonly Step[], at: number): Series {
   const last = series.step[series.step.length - 1] ?? -1;
   const fresh = steps.filter((step) => step.step > last + series.steps_per_point - 1);
@@ -30,8 +30,40 @@ export function grown(series: Series, steps: readonly Step[], at: number): Serie
   return {
     ...series,
     step: [...series.step, ...fresh.map((step) => step.step)],
-    seconds: [...series.seconds, ...fresh.map(() => at)],
+    seconds: [...series.seconds, ...fresh.map((step) => step.committed_at || at)],
     samples: [...series.samples, ...counts],
     series: Object.fromEntries(bands),
   };
+}
+
+/** A series without the points before a step; the same one where there are none. */
+export function since(series: Series, step: number): Series {
+  const first = series.step.findIndex((each) => each + series.steps_per_point > step);
+  if (first <= 0) return series;
+  const cut = <T>(values: readonly T[]): T[] => values.slice(first);
+  return {
+    ...series,
+    step: cut(series.step), seconds: cut(series.seconds), samples: cut(series.samples),
+    series: Object.fromEntries(Object.entries(series.series).map(([name, band]) => [name, { min: cut(band.min), mean: cut(band.mean), max: cut(band.max) }])),
+  };
+}
+
+/** The value at a place; without a place, the newest there is. */
+export function valueAt(values: readonly (number | null)[] | undefined, index: number | null): number | null {
+  if (!values) return null;
+  if (index !== null) return values[index] ?? null;
+  for (let i = values.length - 1; i >= 0; i--) if (values[i] !== null) return values[i] ?? null;
+  return null;
+}
+
+/** The last place whose step is not after this one. */
+export function indexOf(steps: readonly number[], step: number): number {
+  let low = 0;
+  let high = steps.length - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if ((steps[middle] ?? 0) <= step) low = middle;
+    else high = middle - 1;
+  }
+  return low;
 }

@@ -33,15 +33,15 @@ export function JobView() {
   const config = useRead<unknown>("/config");
   const lineages = useRead<{ lineages: Lineage[] }>("/lineages");
   const loaded: Loaded = {
-    series: { value: asSeries(schedule.found) } as Loaded["series"], why: { value: schedule.why } as Loaded["why"], route: "/schedule", query: { points: 400 }, hasCsv: false,
+    series: { value: asSeries(schedule.found) } as Loaded["series"], why: { value: schedule.why } as Loaded["why"], route: "/schedule", query: { points: 400 },
   };
   const found = status.value;
   return (
     <>
-      <Chart title="Learning rate as planned" unit="to the last step" loaded={loaded} smooths={false} lines={[{ name: "learning_rate", label: "rate", colour: colour(4) }]} />
-      <Chart title="Batch as planned" unit="samples" loaded={loaded} smooths={false} lines={[{ name: "batch", label: "global batch", colour: colour(2) }]} />
-      <Chart title="Slots as planned" unit="K, each one push of a worker" loaded={loaded} smooths={false} lines={[{ name: "slots", label: "slots", colour: colour(1) }]} />
-      <Chart title="Samples of a slot as planned" unit="" loaded={loaded} smooths={false} lines={[{ name: "slot_samples", label: "samples", colour: colour(3) }]} />
+      <Chart title="Learning rate as planned" unit="to the last step" loaded={loaded} smooths={false} isPlan lines={[{ name: "learning_rate", label: "rate", colour: colour(4) }]} />
+      <Chart title="Batch as planned" unit="samples" loaded={loaded} smooths={false} isPlan lines={[{ name: "batch", label: "global batch", colour: colour(2) }]} />
+      <Chart title="Slots as planned" unit="K, each one push of a worker" loaded={loaded} smooths={false} isPlan lines={[{ name: "slots", label: "slots", colour: colour(1) }]} />
+      <Chart title="Samples of a slot as planned" unit="" loaded={loaded} smooths={false} isPlan lines={[{ name: "slot_samples", label: "samples", colour: colour(3) }]} />
       <section class="card wide" aria-label="Changes"><h2>Changes</h2>
         {!found?.changes.length ? <p class="empty">Nothing was changed since the job was created. <code>sheepfold job set KEY=VALUE {job.value} --at-step N</code></p> : (
           <div class="scroll"><table><thead><tr><th class="n">from step</th><th>by</th><th>what</th></tr></thead>
@@ -67,11 +67,9 @@ export function JobView() {
 function asSeries(found: Schedule | null): Series | null {
   if (!found) return null;
   const band = (values: number[]) => ({ min: values, mean: values, max: values });
-  let samples = 0;
   const batch = found.slots.map((slots, i) => slots * (found.slot_samples[i] ?? 0));
   return {
-    job: "", lineage: "", steps_per_point: 1, step: found.step, seconds: found.step.map(() => 0), available: [],
-    samples: batch.map((each) => (samples += each)),
+    job: "", lineage: "", steps_per_point: 1, step: found.step, seconds: [], samples: [], available: [],
     series: { learning_rate: band(found.learning_rate), slots: band(found.slots), slot_samples: band(found.slot_samples), batch: band(batch) },
   };
 }
