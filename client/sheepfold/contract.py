@@ -101,6 +101,8 @@ def _wrapped(line: str) -> list[str]:
 def _data(job: Job) -> str:
     if job.data.mode == "free":
         return "free: your own loader; a lease is permission for one slot's samples"
+    if job.data.mode == "shards":
+        return f"shards: leases name ranges of {len(job.data.files):,} files, {job.data.samples:,} samples"
     return f"indexed: leases name samples of {job.data.samples:,}, seed {job.data.seed}"
 
 

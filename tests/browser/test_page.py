@@ -157,7 +157,15 @@ def test_a_link_shows_another_person_the_same_view(site: Watched) -> None:
     expect(cells).to_have_text(["3", "2", "1"])
     page.keyboard.press("0")
     expect(page.get_by_role("button", name="all steps")).to_be_visible()
-    assert "range" not in page.url
+    expect(page).not_to_have_url(re.compile("range"))
+
+
+def test_the_back_button_leads_to_the_view_before_and_not_off_the_page(site: Watched) -> None:
+    page = site.open("job=small")
+    page.keyboard.press("2")
+    expect(page.get_by_role("region", name="Heat map")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("region", name="Progress")).to_be_visible()
 
 
 def test_zooming_by_the_mouse_reads_that_range_and_keeps_it_while_steps_come(
@@ -198,6 +206,7 @@ def test_four_hundred_slices_are_drawn_found_and_sorted(site: Watched, tmp_path:
     training = Training(site.up.address, "wide", ManyLayers(), 3)
     try:
         training.advance(3)
+        eventually(lambda: len(site.api_or_nothing("/jobs/wide/slices")) == 2 * LAYERS, "its slices")
         page = site.open("job=wide&view=layers", color_scheme="dark")
         table = page.get_by_role("region", name="Slices", exact=True)
         expect(table.locator("tbody tr")).to_have_count(2 * LAYERS)

@@ -44,6 +44,8 @@ def main(address: str, job_json: str) -> None:
         loader: Any
         if job.data.mode == "shards":
             loader = sheepfold.SequentialFiles(read_file, micro_batch=4, collate=torch.tensor)
+        elif job.data.mode == "free":
+            loader = DataLoader(Numbers(96), batch_size=4)
         else:
             sampler: Any = run.batch_sampler(micro_batch=4)
             loader = DataLoader(Numbers(job.data.samples), batch_sampler=sampler, num_workers=1)
@@ -52,7 +54,7 @@ def main(address: str, job_json: str) -> None:
             for batch in slot:
                 samples += batch.tolist()
                 chosen = batch % len(x)
-                slot.backward(slot_loss(model, x[chosen], y[chosen]))
+                slot.backward(slot_loss(model, x[chosen], y[chosen]), weight=len(batch))
             print(json.dumps({"attempt": list(slot.lease.attempt), "samples": samples}), flush=True)
             run.step()
 

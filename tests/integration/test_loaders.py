@@ -59,6 +59,20 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
+def trained_with_a_death(fold: RunningFold, job: Job) -> list[str]:
+    """What three workers printed; one of them is killed with a slot in hand."""
+    workers = [start(fold, job) for _ in range(3)]
+    try:
+        until(lambda: fold.fleet.jobs() == ("small",) and fold.fleet.status("small").version >= 1, "a step")
+        workers[0].kill()
+        told = workers[0].communicate(timeout=30)[0]
+        return [told, *(finished(process) for process in workers[1:])]
+    finally:
+        for process in workers:
+            process.kill()
+            process.communicate()
+
+
 DATA: dict[str, dict[str, Any]] = {
     "indexed": {"samples": SAMPLES, "seed": 5},
     "shards": {"mode": "shards", "files": [{"name": str(i), "samples": 24} for i in range(4)]},
@@ -70,23 +84,24 @@ def test_every_sample_of_an_epoch_is_committed_once_though_a_worker_dies(mode: s
     """Two epochs of 96 samples in steps of 32; one of three workers is killed with a slot in hand."""
     job = small_job(data=DATA[mode], stop={"steps": 6}, leases={"seconds": 3.0})
     with running_fold(2) as fold:
-        workers = [start(fold, job) for _ in range(3)]
-        try:
-            until(
-                lambda: fold.fleet.jobs() == ("small",) and fold.fleet.status("small").version >= 1, "a step"
-            )
-            workers[0].kill()
-            told = workers[0].communicate(timeout=30)[0]
-            outputs = [told, *(finished(process) for process in workers[1:])]
-        finally:
-            for process in workers:
-                process.kill()
-                process.communicate()
+        outputs = trained_with_a_death(fold, job)
         reports = Reports(fold, "small")
         for text in outputs:
             reports.read(text)
         assert reports.count() == Counter({sample: 2 for sample in range(SAMPLES)})
         assert fold.fleet.status("small").skipped_samples == ()
+
+
+def test_every_contribution_of_free_loaders_counts_once_though_a_worker_dies() -> None:
+    """What a free loader reads is its own affair; that each contribution is in one step, whole, is ours."""
+    job = small_job(data={"mode": "free"}, stop={"steps": 6}, leases={"seconds": 3.0})
+    with running_fold(2) as fold:
+        outputs = trained_with_a_death(fold, job)
+        reports = Reports(fold, "small")
+        for text in outputs:
+            reports.read(text)
+        assert len(reports.committed) == 6 * 8
+        assert sum(reports.count().values()) == 6 * 32 == fold.fleet.status("small").samples_committed
 
 
 def test_a_loaders_slots_give_the_bits_of_indexing_by_hand() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,6 +51,12 @@ def attached(*names: str) -> m.JobStatus:
     return replace(STATUS, workers=tuple(replace(worker, worker=name) for name in names))
 
 
+def refusing(refused: int, committed: int) -> m.JobStatus:
+    worker = replace(STATUS.workers[0], refused=refused, slots_committed=committed)
+    event = m.Event(1, 0.0, 3, "refusal", "", "attempt 1:9 by worker-a is refused: 3 non-finite elements")
+    return replace(STATUS, workers=(worker,), events=(event,))
+
+
 def spoken(view: View) -> list[tuple[str, str]]:
     return [(found.name, found.subject) for found in findings(view, LIMITS)]
 
@@ -62,10 +67,7 @@ SPEAKS = {
     "SlicePinned": View(STATUS, slices=[slice_in(10.0, "ratio", 50)]),
     "RatioOutside": View(STATUS, slices=[slice_in(1e3)]),
     "RepeatedSkip": View(STATUS, [*STEADY, *(step_report(s, is_skip=s % 2 == 0) for s in range(32, 38))]),
-    "NonFiniteContributor": View(
-        STATUS,
-        [*STEADY, replace(STEADY[0], step=32, slots=(replace(STEADY[0].slots[0], loss=math.nan),))],
-    ),
+    "NonFiniteContributor": View(refusing(3, committed=20)),
     "ThroughputDrop": View(STATUS, [*STEADY, *(report(step, seconds=2.5) for step in range(32, 40))]),
     "Straggler": View(attached(*"abcd"), [*EVEN, *(of_workers(step, "abca") for step in range(32, 64))]),
     "WorkerDeviates": View(STATUS, [with_norms(step, a=1.0, b=1.1, c=3.0) for step in range(16)]),
@@ -75,7 +77,7 @@ SILENT = {
     "SlicePinned": View(STATUS, slices=[slice_in(10.0, "ratio", 49)]),
     "RatioOutside": View(STATUS, slices=[slice_in(1e-4), slice_in(1e2)]),
     "RepeatedSkip": View(STATUS, [step_report(step, is_skip=step % 5 == 0) for step in range(40)]),
-    "NonFiniteContributor": View(STATUS, [replace(report(0), loss=None, slots=())]),
+    "NonFiniteContributor": View(refusing(3, committed=27)),
     "ThroughputDrop": View(STATUS, [*STEADY, *(report(step, seconds=1.9) for step in range(32, 40))]),
     "Straggler": View(attached(*"abcd"), [*EVEN, *(of_workers(step, "abcd") for step in range(32, 64))]),
     "WorkerDeviates": View(STATUS, [with_norms(step, a=1.0, b=1.1, c=1.2) for step in range(16)]),
@@ -99,7 +101,11 @@ def test_rule_is_silent_just_below_its_limit(rule: str) -> None:
         ("SlicePinned", "encoder.0.weight", ("50 steps", "it is 10", "||w|| = 2", "||u|| = 0.5", "(ratio)")),
         ("RatioOutside", "encoder.0.weight", ("is 1000", "0.0001 to 100")),
         ("RepeatedSkip", "lenet", ("3 of the newest 10", "step 36", "a gradient was not finite")),
-        ("NonFiniteContributor", "worker-a", ("1 of its slots", "step 32")),
+        (
+            "NonFiniteContributor",
+            "worker-a",
+            ("3 of its 23 contributions", "last: attempt 1:9 by worker-a is refused: 3 non-finite elements"),
+        ),
         ("ThroughputDrop", "lenet", ("newest 8 steps", "32 before")),
         ("Straggler", "d", ("0 slots of the newest 32 steps", "median worker 32")),
         ("BatchAboveNoiseScale", "lenet", ("256 samples", "noise scale of 200")),

@@ -416,6 +416,22 @@ def test_the_contract_is_short_and_names_what_was_agreed() -> None:
     assert "durability: none: survives any worker; the loss of a shard or the coordinator" in text
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"samples": 32, "seed": 5}, "data: indexed: leases name samples of 32, seed 5"),
+        (
+            {"mode": "shards", "files": [{"name": "a.tar", "samples": 32}]},
+            "data: shards: leases name ranges of 1 files, 32 samples",
+        ),
+        ({"mode": "free"}, "data: free: your own loader"),
+    ],
+)
+def test_the_contract_names_what_a_lease_is_about(data: dict[str, Any], said: str) -> None:
+    with joined(FakeServer(job_of(data=data))) as run:
+        assert said in contract(run.worker)
+
+
 def test_the_contract_is_printed_once_and_beside_the_scripts_output(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,9 @@ class Limits:
     straggler_workers: int = 3
     straggler_slots: int = 6
     """Workers, and slots of the median one, from which on a comparison means something."""
+    refusals: int = 3
+    refusals_share: float = 0.1
+    """Refused contributions of a worker, and their share of all of its, that are too many."""
     deviation_slots: int = 12
     """Slots of a worker from which on its norms are judged."""
     deviation_z: float = 4.0
@@ -107,17 +109,14 @@ def repeated_skip(view: View, limits: Limits) -> Iterator[tuple[str, str]]:
 
 
 def not_finite(view: View, limits: Limits) -> Iterator[tuple[str, str]]:
-    bad: dict[str, list[int]] = {}
-    for report in view.reports:
-        for slot in report.slots:
-            if slot.loss is not None and not math.isfinite(slot.loss):
-                bad.setdefault(slot.worker, []).append(report.step)
-    for worker, steps in bad.items():
-        yield (
-            worker,
-            f"the loss of {len(steps)} of its slots in the newest {len(view.reports)} steps is not finite, "
-            f"the last time in step {steps[-1]}",
-        )
+    """A worker whose contributions are refused again and again: no report ever holds what is not finite."""
+    for worker in view.status.workers:
+        pushed = worker.refused + worker.slots_committed
+        if worker.refused >= limits.refusals and worker.refused > limits.refusals_share * pushed:
+            told = [event.text for event in view.status.events if event.kind == "refusal"]
+            newest = [text for text in told if worker.worker in text][-1:]
+            last = f", last: {newest[0]}" if newest else ""
+            yield worker.worker, f"{worker.refused:,} of its {pushed:,} contributions were refused{last}"
 
 
 def throughput_drop(view: View, limits: Limits) -> Iterator[tuple[str, str]]:
