@@ -516,6 +516,11 @@ def test_what_cannot_be_gone_back_to_is_refused(
         desk.ask(m.RewindRequest("r", "j", to_version, ranges, "ann"))
 
 
+def test_a_job_that_has_not_begun_has_nothing_to_go_back_to() -> None:
+    with pytest.raises(BadConfig, match="to_version = 3: job j has no version yet"):
+        Desk().ask(m.RewindRequest("r", "j", 3))
+
+
 def test_without_a_checkpoint_a_job_does_not_go_back_and_stays_as_it_is() -> None:
     desk = Desk(job_of(slots=1)).start()
     desk.stage(desk.leased("a"))

@@ -13,7 +13,8 @@ def rewind(state: JobState, request: m.RewindRequest) -> NoReturn:
     """Raises BadConfig for what cannot be meant, NoCheckpoint where the version is in none."""
     version = request.to_version
     if not 0 <= version <= state.version:
-        raise BadConfig(f"to_version = {version}: job {state.name} has versions 0 to {state.version}")
+        has = f"versions 0 to {state.version}" if state.version >= 0 else "no version yet"
+        raise BadConfig(f"to_version = {version}: job {state.name} has {has}")
     if request.skip and state.job.data.mode != "indexed":
         raise BadConfig(f'skip: data.mode = "{state.job.data.mode}" has no sample stream; leave it out')
     first = state.batch.offset(version)
