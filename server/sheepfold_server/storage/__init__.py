@@ -1,1 +1,1 @@
-"""Durability: today only `NullStorage`; a server process that dies takes its job along."""
+"""What outlives a process: logs. Bytes, files and checksums; what they mean is the core's."""

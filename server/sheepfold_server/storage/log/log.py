@@ -1,0 +1,188 @@
+"""The segments of a log, and the one process that appends to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch
+from sheepfold_server.storage.log.records import encode_header
+from sheepfold_server.storage.log.segment import (
+    FORMAT,
+    PAGE_BYTES,
+    Found,
+    SegmentHeader,
+    boot_id,
+    create,
+    encode_page,
+    new_generation,
+    read_page,
+    read_records,
+    sync_directory,
+)
+from sheepfold_wire.frames import Buffer
+
+SPARES_MAX = 2
+SUFFIX = ".log"
+WRITE_BYTES = 64 << 20
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: Path
+    number: int
+    first_sequence: int
+    bytes: int
+
+
+class RecordLog:
+    """One directory of segments. Every process begins a segment of its own; what it finds it never changes.
+
+    `append` is for one thread at a time. With `is_synced` a record is on the disk when it returns, as far as
+    the disk honours fsync; without, it survives the process, and not the machine.
+    """
+
+    def __init__(self, directory: Path, belongs_to: str, segment_bytes: int, is_synced: bool = False) -> None:
+        self.directory = directory
+        self._belongs_to, self._segment_bytes, self.is_synced = belongs_to, segment_bytes, is_synced
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._segments: list[_Segment] = []
+        self._spares: list[Path] = []
+        self._fd = -1
+        self._at = self._generation = 0
+        self._sequence, self._previous = 0, 0
+        self._is_read = False
+        self.is_empty = True
+
+    @property
+    def next_sequence(self) -> int:
+        """Number of the record that is appended next."""
+        return self._sequence
+
+    @property
+    def bytes(self) -> int:
+        """What the segments take on the disk."""
+        return sum(segment.bytes for segment in self._segments)
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    def read(self) -> Iterator[Found]:
+        """Every record, once, before the first append. Raises LogCorrupt, LogMismatch."""
+        for leftover in (*self.directory.glob("*.new"), *self.directory.glob("*.spare")):
+            leftover.unlink()
+        heads = self._heads()
+        for index, (path, head) in enumerate(heads):
+            following = heads[index + 1][1] if index + 1 < len(heads) else None
+            if index and (head.first_sequence, head.previous) != (self._sequence, self._previous):
+                raise LogCorrupt(
+                    f"{path} continues after record {head.first_sequence - 1}, the segments before it end "
+                    f"with {self._sequence - 1}; restore the missing ones, or begin from a checkpoint in an "
+                    "empty directory"
+                )
+            self._sequence, self._previous = head.first_sequence, head.previous
+            self._segments.append(_Segment(path, head.number, head.first_sequence, path.stat().st_size))
+            for found in read_records(path, head, None if following is None else following.first_sequence):
+                self.is_empty = False
+                yield found
+                self._sequence, self._previous = found.header.sequence + 1, found.header.checksum
+        self._is_read = True
+
+    def _heads(self) -> list[tuple[Path, SegmentHeader]]:
+        """Segments in their order. One that was being made when its process died has no page yet."""
+        heads = []
+        for path in sorted(self.directory.glob(f"*{SUFFIX}")):
+            head = read_page(path)
+            if head.belongs_to != self._belongs_to:
+                raise LogMismatch(
+                    f"{path} is of {head.belongs_to}, expected is {self._belongs_to}; give the directory of "
+                    "this one, or an empty one"
+                )
+            heads.append((path, head))
+        return heads
+
+    # --- appending ------------------------------------------------------------------------------------
+
+    def append(self, text: str, payload: Sequence[Buffer] = ()) -> int:
+        """The record's number. Raises OSError; the log then is as it was, and the call can be repeated.
+
+        The pieces of `payload` must not change until it returns.
+        """
+        assert self._is_read, "a log is read before it is appended to"
+        encoded = text.encode()
+        header, facts = encode_header(self._generation, self._sequence, self._previous, encoded, payload)
+        if self._fd < 0 or self._at + facts.record_bytes > self._segments[-1].bytes:
+            self._begin_segment(facts.record_bytes)
+            header, facts = encode_header(self._generation, self._sequence, self._previous, encoded, payload)
+        _write(self._fd, header + encoded, self._at)
+        at = self._at + len(header) + len(encoded)
+        for piece in payload:
+            at = _write(self._fd, piece, at)
+        if self.is_synced:
+            os.fdatasync(self._fd)
+        self._at += facts.record_bytes
+        self._sequence, self._previous = self._sequence + 1, facts.checksum
+        self.is_empty = False
+        return facts.sequence
+
+    def _begin_segment(self, record_bytes: int) -> None:
+        """Room for many records, or for one that is larger; under its name only once its page is written."""
+        number = self._segments[-1].number + 1 if self._segments else 0
+        fresh = self.directory / f"{number:08d}.new"
+        length = max(self._segment_bytes, PAGE_BYTES + record_bytes)
+        fd = self._reuse(fresh, length)
+        if fd < 0:
+            fresh.unlink(missing_ok=True)
+            fd = create(fresh, length)
+        generation = new_generation()
+        page = SegmentHeader(
+            FORMAT, self._belongs_to, number, self._sequence, self._previous, generation, boot_id()
+        )
+        path = fresh.with_suffix(SUFFIX)
+        try:
+            _write(fd, encode_page(page), 0)
+            os.fsync(fd)
+            fresh.rename(path)
+            sync_directory(self.directory)
+        except OSError:
+            os.close(fd)
+            raise
+        self.close()
+        self._fd, self._at, self._generation = fd, PAGE_BYTES, generation
+        self._segments.append(_Segment(path, number, self._sequence, os.fstat(fd).st_size))
+
+    def _reuse(self, path: Path, length: int) -> int:
+        """A file that is no longer needed, if it is long enough."""
+        while self._spares:
+            spare = self._spares.pop()
+            if spare.stat().st_size >= length:
+                spare.rename(path)
+                return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            spare.unlink()
+        return -1
+
+    def forget_before(self, sequence: int) -> None:
+        """Records before that are no longer needed; whole segments of them make room for new ones."""
+        while len(self._segments) > 1 and self._segments[1].first_sequence <= sequence:
+            gone = self._segments.pop(0)
+            spare = gone.path.with_suffix(".spare")
+            gone.path.rename(spare)
+            if len(self._spares) < SPARES_MAX:
+                self._spares.append(spare)
+            else:
+                spare.unlink()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _write(fd: int, data: Buffer, at: int) -> int:
+    """Where the next byte goes."""
+    with memoryview(data) as view, view.cast("B") as rest:
+        done = 0
+        while done < len(rest):
+            done += os.pwrite(fd, rest[done : done + WRITE_BYTES], at + done)
+        return at + done

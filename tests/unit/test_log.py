@@ -1,0 +1,224 @@
+"""The record log: what was appended is read again, whatever happened; damage is never read over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sheepfold_server.storage.log import segment as segments
+from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch
+from sheepfold_server.storage.log.log import RecordLog
+from sheepfold_server.storage.log.segment import PAGE_BYTES, read_payload
+
+SEGMENT_BYTES = 16 << 10
+OWNER = "shard 0 of 2, job j"
+
+
+def opened(directory: Path, owner: str = OWNER, is_synced: bool = False) -> RecordLog:
+    return RecordLog(directory, owner, SEGMENT_BYTES, is_synced)
+
+
+def read(directory: Path, owner: str = OWNER) -> list[tuple[str, bytes]]:
+    """(text, payload) of every record, by a log of its own."""
+    return [(found.text, bytes(read_payload(found))) for found in opened(directory, owner).read()]
+
+
+def written(directory: Path, records: list[tuple[str, bytes]], is_synced: bool = False) -> RecordLog:
+    """As one process appends them."""
+    log = opened(directory, is_synced=is_synced)
+    assert sum(1 for _ in log.read()) >= 0
+    for text, payload in records:
+        log.append(text, [payload])
+    return log
+
+
+def records(count: int, first: int = 0, size: int = 688) -> list[tuple[str, bytes]]:
+    """Texts and payloads that fill whole lines of 64 bytes as long as there are few: no byte is padding."""
+    return [
+        (f"record {i:8}", bytes([i % 256]) * (size + 64 * (i % 3) + 1)) for i in range(first, first + count)
+    ]
+
+
+def only_segment(directory: Path) -> Path:
+    found = sorted(directory.glob("*.log"))
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("is_synced", [False, True])
+def test_what_is_appended_is_read_again_in_order(is_synced: bool, tmp_path: Path) -> None:
+    given = [*records(3), ("no payload", b""), *records(60, first=10)]
+    written(tmp_path, given, is_synced).close()
+    assert len(list(tmp_path.glob("*.log"))) > 1, "it spans segments"
+    assert read(tmp_path) == given
+
+
+def test_every_process_appends_to_a_segment_of_its_own(tmp_path: Path) -> None:
+    for start in (0, 5, 10):
+        written(tmp_path, records(5, first=start)).close()
+    assert len(list(tmp_path.glob("*.log"))) == 3
+    assert read(tmp_path) == records(15)
+
+
+def test_record_larger_than_a_segment_has_one_to_itself(tmp_path: Path) -> None:
+    given = [*records(2), ("large", os.urandom(5 * SEGMENT_BYTES)), *records(2, first=2)]
+    written(tmp_path, given).close()
+    assert read(tmp_path) == given
+
+
+def test_payload_in_pieces_is_the_pieces_together(tmp_path: Path) -> None:
+    log = written(tmp_path, [])
+    log.append("pieces", [b"abc", bytearray(b"def"), memoryview(b"ghi")])
+    assert read(tmp_path) == [("pieces", b"abcdefghi")]
+
+
+def test_process_that_died_in_a_record_leaves_what_it_had_finished(tmp_path: Path) -> None:
+    """Whatever prefix of the last record was written: it is cut, and the next process goes on."""
+    log = written(tmp_path, records(3))
+    path, end = only_segment(tmp_path), log._at
+    content = path.read_bytes()
+    log.append("torn", [b"x" * 300])
+    torn = path.read_bytes()
+    for reached in range(end, end + 400, 7):
+        path.write_bytes(torn[:reached] + content[reached:])
+        assert read(tmp_path)[:3] == records(3)
+        assert [text for text, _ in read(tmp_path)[3:]] in ([], ["torn"])
+
+
+def test_process_after_a_torn_record_is_not_disturbed_by_it(tmp_path: Path) -> None:
+    log = written(tmp_path, records(3))
+    end = log._at
+    log.append("torn", [b"x" * 300])
+    with only_segment(tmp_path).open("r+b") as file:
+        file.seek(end + 100)
+        file.write(b"\0" * 50)
+    written(tmp_path, records(2, first=3)).close()
+    assert read(tmp_path) == records(5)
+
+
+@pytest.mark.parametrize("where", range(0, 2600, 13))
+def test_flipped_bit_before_the_last_record_is_found_and_named(where: int, tmp_path: Path) -> None:
+    log = written(tmp_path, records(3))
+    last = log._at
+    log.append("last", [b"y" * 100])
+    path = only_segment(tmp_path)
+    content = bytearray(path.read_bytes())
+    at = PAGE_BYTES + where
+    content[at] ^= 4
+    path.write_bytes(content)
+    if at >= last:  # the log then ends before it, as if it had never been finished
+        assert read(tmp_path) in ([*records(3), ("last", b"y" * 100)], records(3))
+    else:
+        with pytest.raises(LogCorrupt, match=r"segment|record .* restore"):
+            read(tmp_path)
+
+
+def test_flipped_bit_in_the_first_page_is_found(tmp_path: Path) -> None:
+    written(tmp_path, records(1)).close()
+    path = only_segment(tmp_path)
+    for at in range(0, 180, 9):
+        content = bytearray(path.read_bytes())
+        content[at] ^= 1
+        path.write_bytes(content)
+        with pytest.raises((LogCorrupt, LogMismatch)):
+            read(tmp_path)
+        content[at] ^= 1
+        path.write_bytes(content)
+
+
+def test_missing_segment_is_found(tmp_path: Path) -> None:
+    written(tmp_path, records(60)).close()
+    sorted(tmp_path.glob("*.log"))[1].unlink()
+    with pytest.raises(LogCorrupt, match="restore"):
+        read(tmp_path)
+
+
+def test_log_of_another_owner_is_refused_with_both_named(tmp_path: Path) -> None:
+    written(tmp_path, records(1)).close()
+    with pytest.raises(LogMismatch, match=r"is of shard 0 of 2, job j, expected is shard 1 of 2, job j"):
+        read(tmp_path, "shard 1 of 2, job j")
+
+
+def test_pages_of_another_start_of_the_machine_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without fsync a loss of power loses pages in any order: the log ends before the first hole."""
+    written(tmp_path, records(4)).close()
+    path = only_segment(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[PAGE_BYTES + 900] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(LogCorrupt):
+        read(tmp_path)
+    monkeypatch.setattr(segments, "boot_id", lambda: "another start")
+    assert len(read(tmp_path)) < 4
+
+
+def test_what_is_forgotten_makes_room_and_is_not_read_again(tmp_path: Path) -> None:
+    log = written(tmp_path, records(60))
+    before = len(list(tmp_path.glob("*.log")))
+    log.forget_before(40)
+    log.append("after", [b"z"])
+    found = read(tmp_path)
+    assert len(list(tmp_path.glob("*.log"))) < before
+    assert found[-1] == ("after", b"z")
+    first = int(found[0][0].split()[1])
+    assert 0 < first <= 40
+    assert found[:-1] == records(60 - first, first)
+
+
+def test_forgotten_segment_is_used_again_and_its_old_records_are_not_taken_for_new_ones(
+    tmp_path: Path,
+) -> None:
+    log = written(tmp_path, records(60))
+    inodes = {path.stat().st_ino for path in tmp_path.glob("*.log")}
+    log.forget_before(50)
+    more = records(25, first=60)
+    for text, payload in more:
+        log.append(text, [payload])
+    assert {path.stat().st_ino for path in tmp_path.glob("*.log")} & inodes
+    found = read(tmp_path)
+    assert found[-25:] == more
+    assert [int(text.split()[1]) for text, _ in found] == list(range(85 - len(found), 85))
+
+
+def fails(on: int, real: Callable[..., int], error: OSError) -> Callable[..., int]:
+    calls = 0
+
+    def call(*arguments: object) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == on:
+            raise error
+        return real(*arguments)
+
+    return call
+
+
+@pytest.mark.parametrize("on", [1, 2])
+@pytest.mark.parametrize("function", ["pwrite", "fdatasync", "posix_fallocate", "fsync"])
+def test_append_that_failed_can_be_repeated(
+    function: str, on: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, say: nothing that was appended is lost, and nothing counts twice."""
+    log = written(tmp_path, records(8), is_synced=True)
+    real = getattr(os, function)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, fails(on, real, OSError(28, "No space left on device")))
+        done = 8
+        while done < 40:
+            text, payload = records(1, first=done)[0]
+            try:
+                log.append(text, [payload])
+            except OSError:
+                continue
+            done += 1
+    assert read(tmp_path) == records(40)
+
+
+def test_append_before_reading_is_a_mistake_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="read before"):
+        opened(tmp_path).append("early")
