@@ -11,7 +11,12 @@ from sheepfold.worker import Worker
 from sheepfold_wire.job import Job, LossScale
 from sheepfold_wire.optimizer import OptimizerKeys, tensor_settings
 
-DURABILITY = "none: survives any worker; the loss of a shard or the coordinator ends the job"
+SURVIVES = {
+    "none": "survives any worker; the loss of a shard or the coordinator ends the job",
+    "wal": "a committed step survives kill -9 of any process, not a loss of power",
+    "wal_fsync": "a committed step survives a loss of power, not that of a disk",
+}
+"""By level."""
 
 
 def contract(worker: Worker) -> str:
@@ -29,7 +34,7 @@ def contract(worker: Worker) -> str:
         f"  batch: {batch.samples:,} samples, K = {slots(job)} slots, weighed by {batch.weight}",
         f"  data: {_data(job)}",
         f"  statistics (model buffers): {_statistics(worker)}",
-        f"  durability: {DURABILITY}",
+        f"  durability: {worker.durability}: {SURVIVES.get(worker.durability, 'see its documentation')}",
         f"  ends: at version {job.stop.steps:,}",
     ]
     return "\n".join(lines)

@@ -54,7 +54,6 @@ class _Retries:
     """Backoff of one kind of call."""
 
     failures: int = 0
-    first_at: float = 0.0
     not_before: float = 0.0
     checksums: int = 0
 
@@ -336,13 +335,15 @@ class Session:
             self._reach(Failed(event.error))
             return
         retries = self._back_off(event, now)
+        if event.shard >= 0 and retries.failures >= 2:  # started anew, elsewhere? The coordinator knows
+            self.attached = None
         if retries.failures >= 3:
             failing = f"{event.call.name.lower()} fails, trying again: {event.error}"
             self._say(self._waiting.goes_on(failing, now))
 
     def _back_off(self, event: CallFailed, now: float) -> _Retries:
         """Exponential, full jitter: anywhere between nothing and the doubled last bound."""
-        retries = self._retries.setdefault((event.call, event.shard), _Retries(first_at=now))
+        retries = self._retries.setdefault((event.call, event.shard), _Retries())
         retries.failures += 1
         bound = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_FIRST * 2.0 ** min(retries.failures, 16))
         retries.not_before = now + bound * self._jitter()

@@ -59,6 +59,7 @@ class Worker:
         self.manifest = terms.manifest
         self.plan = terms.plan
         self.version_at_attach = terms.reply.version
+        self.durability = terms.reply.durability
         self.down = joining.down
         self._driver, self._transport, self._patience = driver, transport, joining.patience
 

@@ -185,6 +185,15 @@ class Report(Section):
     it; 0: never."""
 
 
+class Durability(Section):
+    """What committed steps survive, where the servers have a data directory (--dir); without one, nothing.
+
+    `wal`: kill -9 of any process. `wal_fsync`: also a loss of power, as far as the disk honours fsync.
+    """
+
+    level: Literal["wal", "wal_fsync"] = "wal"
+
+
 class Statistics(Section):
     """What becomes of model buffers that batches update (BatchNorm): `mean` by weight, integers by max."""
 
@@ -209,6 +218,7 @@ class Job(Section):
     init: Init = Init()  # type: ignore[call-arg]
     serve: Serve = Serve()
     report: Report = Report()
+    durability: Durability = Durability()
     frozen: Annotated[Patterns, Field(strict=False)] = ()
     """Parameters, by pattern, that steps leave as they are."""
     seed: Count = 0

@@ -68,7 +68,8 @@ HEADERS: list[tuple[str, dict[str, Any], type[SheepfoldError], str]] = [
     ("length", {"payload_bytes": 12}, errors.ShapeMismatch, "has 12 bytes"),
     ("huge length", {"payload_bytes": 1 << 50}, errors.ShapeMismatch, "1125899906842624 bytes"),
     ("presence", {"facts": m.Facts(4, 4.0, 0, b"\x03\x00")}, errors.ShapeMismatch, "bitmap has 2 bytes"),
-    ("job", {"job": "another"}, errors.JobUnknown, "another"),
+    ("job", {"job": "another"}, errors.NotReady, "another is not open"),
+    ("name", {"job": "No Job"}, errors.JobUnknown, "No Job"),
     ("shard", {"shard": 1}, errors.JobUnknown, "the part is for shard 1"),
 ]
 

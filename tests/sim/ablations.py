@@ -18,6 +18,7 @@ from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.stepping import Stepping
 from sheepfold_server.core.steps import OpenStep
 from sheepfold_server.core.sums import SumPhase
+from sheepfold_wire.job import Job
 
 
 class FoldsEveryPush(Shard):
@@ -50,24 +51,19 @@ class _AdmitsFirstStaged(Stepping):
 class _SendsNormsAsTheyCame(Stepping):
     """Totals over blocks in the order the shards answered, not in block order."""
 
-    def on_norms(self, shard: int, report: m.Norms) -> None:
-        step = self._s.steps.get(report.step)
-        had = step is not None and step.totals is not None
-        super().on_norms(shard, report)
-        if step is None or had or step.totals is None:
+    def _on_totals(self, totals: m.Totals) -> None:
+        step = self._s.steps.get(totals.step)
+        if step is None or step.totals is not None:
             return
-        gradients = {t.slice: t.gradient_squares for t in step.totals.slices}
-        totals: dict[int, tuple[float, float]] = {}
+        gradients = {t.slice: t.gradient_squares for t in totals.slices}
+        sums: dict[int, tuple[float, float]] = {}
         for norms in reversed(step.norms.values()):
             for block in norms.blocks:
                 index = self._geometry.slice_of_block[block.block]
-                weights, updates = totals.get(index, (0.0, 0.0))
-                totals[index] = weights + block.weight_partial, updates + block.update_partial
-        wrong = m.Totals(
-            self._s.name, step.step, tuple(m.SliceTotals(i, *t, gradients[i]) for i, t in totals.items())
-        )
-        for effect in [f for f in self._s.outbox if isinstance(f, e.ToShard) and f.command == step.totals]:
-            self._s.outbox[self._s.outbox.index(effect)] = e.ToShard(effect.shard, wrong)
+                weights, updates = sums.get(index, (0.0, 0.0))
+                sums[index] = weights + block.weight_partial, updates + block.update_partial
+        slices = tuple(m.SliceTotals(i, *found, gradients[i]) for i, found in sums.items())
+        super()._on_totals(m.Totals(self._s.name, step.step, slices))
 
 
 class _TellsBeforeLog(Stepping):
@@ -135,6 +131,63 @@ class TakesStaleAnswers(Session):
         return False
 
 
+class NotesNothing(Shard):
+    """A decision is acted on without a note of it in the log."""
+
+    def handle(self, event: e.ShardEvent) -> list[e.ShardEffect]:
+        return [effect for effect in super().handle(event) if not isinstance(effect, e.AppendNote)]
+
+
+class _KeepsTotalsToItself(Shard):
+    """The norms of split slices are not noted: one shard cannot replay the step alone."""
+
+    def handle(self, event: e.ShardEvent) -> list[e.ShardEffect]:
+        def is_totals(effect: e.ShardEffect) -> bool:
+            return isinstance(effect, e.AppendNote) and isinstance(effect.note, m.Totals)
+
+        return [effect for effect in super().handle(event) if not is_totals(effect)]
+
+
+class _SaysPreparedFirst(Shard):
+    """PREPARED goes out before the mean gradient is in the log."""
+
+    def handle(self, event: e.ShardEvent) -> list[e.ShardEffect]:
+        effects = super().handle(event)
+        early = [e.Report(effect.record.prepared) for effect in effects if isinstance(effect, e.Append)]
+        return [*effects, *early]
+
+
+class _StagesInitFirst(Shard):
+    """Initial weights count as staged before they are in the log."""
+
+    def handle(self, event: e.ShardEvent) -> list[e.ShardEffect]:
+        effects = super().handle(event)
+        return [*effects, *(e.Report(f.staged) for f in effects if isinstance(f, e.LogInit))]
+
+
+class _BeginsNoTerm(Coordinator):
+    """Every process is the first: attempts of an earlier one have the same numbers."""
+
+    def __init__(self, job: Job, shard_count: int, term: int, lineage: str) -> None:
+        super().__init__(job, shard_count, 1, lineage)
+
+
+class _ForgetsPrepared(Recovery):
+    """What shards prepared for an earlier term is left standing."""
+
+    def _forget_earlier_terms(self, shard: int) -> None:
+        pass
+
+
+class _TellsTotalsOnce(Stepping):
+    """A shard that was started anew between its pass 1 and the totals is not told them again."""
+
+    def on_norms(self, shard: int, report: m.Norms) -> None:
+        step = self._s.steps.get(report.step)
+        if step is None or step.totals is None:
+            super().on_norms(shard, report)
+
+
 ABLATIONS: dict[str, tuple[Cores, set[str]]] = {
     "no deduplication": (Cores(shard=FoldsEveryPush), {"exactly_once"}),
     "admitted before all shards staged it": (
@@ -153,6 +206,22 @@ ABLATIONS: dict[str, tuple[Cores, set[str]]] = {
         Cores(coordinator=_with(_recovery=_KeepsUndecidedSteps)),
         {"all_shards_or_none", "liveness"},
     ),
+    "decisions acted on without a note": (Cores(shard=NotesNothing), {"consistent_versions"}),
+    "norms not noted": (Cores(shard=_KeepsTotalsToItself), {"consistent_versions"}),
+    "prepared before it is logged": (Cores(shard=_SaysPreparedFirst), {"all_shards_or_none"}),
+    "initial weights staged before they are logged": (
+        Cores(shard=_StagesInitFirst),
+        {"liveness", "sessions_go_on"},
+    ),
+    "the same term again": (
+        Cores(coordinator=_BeginsNoTerm),
+        {"all_shards_or_none", "exactly_once", "liveness", "told_the_truth"},
+    ),
+    "prepared sums of earlier terms kept": (
+        Cores(coordinator=_with(_recovery=_ForgetsPrepared)),
+        {"all_shards_or_none"},
+    ),
+    "totals told once": (Cores(coordinator=_with(_stepping=_TellsTotalsOnce)), {"liveness"}),
     "mixed versions taken": (Cores(session=TakesMixedVersions), {"pure_pull"}),
     "stale answers taken": (Cores(session=TakesStaleAnswers), {"sessions_go_on", "pure_pull"}),
 }

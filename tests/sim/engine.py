@@ -12,8 +12,14 @@ from tests.sim.scenario import Setting
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
+from sheepfold_server.core.events import SkipStep
+from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord
+from sheepfold_server.core.replay import LoadLogged, ReplayEffect, RestoreState, RestoreSum, VersionDone
 from sheepfold_server.core.state import Geometry
 from sheepfold_wire.ids import AttemptId
+
+Logged = tuple[ShardRecord, object]
+"""A record of the shard's log, and its payload."""
 
 Folded = tuple[int, AttemptId, int, float]
 """(slot, attempt, gradient, factor)"""
@@ -22,7 +28,9 @@ KernelEffect = (
     e.LoadState
     | e.FoldSlots
     | e.FinishSum
+    | e.LogInit
     | e.Append
+    | e.AppendNote
     | e.DiscardSum
     | e.SkipStep
     | e.ComputeDirections
@@ -70,8 +78,9 @@ class Applied:
 
 
 class Engine:
-    def __init__(self, shard: int, setting: Setting, geometry: Geometry) -> None:
-        self.shard = shard
+    def __init__(self, shard: int, setting: Setting, geometry: Geometry, disk: list[Logged]) -> None:
+        """`disk`: the shard's log, which outlives the process."""
+        self.shard, self.disk = shard, disk
         self.setting = setting
         self.geometry = geometry
         self.bytes: dict[AttemptId, Contribution] = {}
@@ -95,6 +104,8 @@ class Engine:
         match effect:
             case e.LoadState(attempt):
                 return (self.bytes[attempt],)
+            case e.LogInit(staged):
+                return (self.bytes.get(staged.attempt),)
             case e.FoldSlots(parts=parts):
                 return tuple(self.bytes.get(attempt) for _, attempt, _ in parts)
         return ()
@@ -114,12 +125,18 @@ class Engine:
     ) -> e.ShardEvent | None:
         """Carry out one kernel effect; returns the event it is answered with."""
         match effect:
-            case e.DiscardSum(step) | e.SkipStep(step):
+            case e.DiscardSum(step):
                 self.sums.pop(step, None)
                 return None
+            case e.SkipStep(step):
+                self.sums.pop(step, None)
+                return e.Skipped(step)
+            case e.LogInit(staged):
+                self.disk.append((InitPart(staged), gathered[0]))
+                return e.InitLogged(staged)
             case e.LoadState():
                 assert gathered[0] is not None
-                self.state = self.weights[0] = hash((0, gathered[0].gradient))
+                self._load(gathered[0])
                 return e.Loaded()
             case e.FoldSlots():
                 if loses_part:
@@ -129,14 +146,48 @@ class Engine:
             case e.FinishSum(step, fold, divisor):
                 self.sums[step].divisor = divisor
                 return self._finish(step, fold)
-            case e.Append(step, fold):
-                self.appended[step] = effect.slots
+            case e.Append(step, fold, record):
+                total = self.sums[step]
+                self.appended[step] = record.slots
+                self.disk.append((record, SumOfStep(list(total.parts), total.divisor)))
                 return e.Appended(step, fold)
+            case e.AppendNote(note):
+                self.disk.append((note, None))
+                return None
             case e.ComputeDirections(decision):
                 blocks = [b for b in self.geometry.blocks_of_shard[self.shard] if self._is_split(b)]
                 return e.DirectionsReady(decision.step, tuple(self._block_norms(decision, b) for b in blocks))
             case e.ApplyUpdate():
                 return self._apply(effect)
+
+    def _load(self, part: Contribution) -> None:
+        self.state = self.weights[0] = hash((0, part.gradient))
+
+    def redo(self, effect: ReplayEffect, open_steps: int) -> None:
+        """What the log says was done before."""
+        match effect:
+            case LoadLogged(place):
+                part = self.disk[place][1]
+                assert isinstance(part, Contribution)
+                self._load(part)
+            case RestoreState(place=place):
+                state = self.disk[place][1]
+                assert isinstance(state, int)
+                self.state = state
+            case RestoreSum(step, place):
+                record, total = self.disk[place]
+                assert isinstance(record, PreparedSum)
+                assert isinstance(total, SumOfStep)
+                self.sums[step] = SumOfStep(list(total.parts), total.divisor)
+                self.appended[step] = record.slots
+            case SkipStep(step):
+                self.sums.pop(step, None)
+                self.keep(e.KeepVersion(step))
+            case VersionDone(version):
+                self.weights[version] = self.state
+                self.retire(max(0, version - open_steps), frozenset())
+            case _:
+                self.execute(effect, (), False)
 
     def _fold(self, effect: e.FoldSlots, gathered: tuple[Contribution | None, ...]) -> e.ShardEvent:
         if effect.is_first:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.sim import invariants
-from tests.sim.engine import Contribution, Engine, KernelEffect
-from tests.sim.scenario import MANIFEST
+from tests.sim.engine import Contribution, Engine, KernelEffect, Logged
+from tests.sim.scenario import MANIFEST, geometry_of
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import ShardJob, check_target
+from sheepfold_server.core.records import StateSaved
+from sheepfold_server.core.replay import Recovered, Replay, RestoreState
 from sheepfold_server.core.shard import Shard
+from sheepfold_server.core.steps import Phase
 from sheepfold_wire.errors import AttemptNotAnnounced, NotReady, SheepfoldError
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ ANNOUNCEMENT_SECONDS = 2.0
 FOLD_SECONDS = 0.01
 APPEND_SECONDS = 0.02
 APPLY_SECONDS = 0.03
+SAVES = 0.15
+"""Share of steps after which the state is saved."""
 
 
 @dataclass(slots=True)
@@ -53,8 +58,9 @@ class ShardHost:
 
     world: World
     index: int
-    make: Callable[[ShardJob], Shard]
-    engine: Engine
+    make: Callable[[ShardJob, Recovered | None], Shard]
+    disk: list[Logged] = field(default_factory=list)
+    incarnation: int = 0
     stream: Stream = field(default_factory=Stream)
     shard: Shard | None = None
     _queue: deque[tuple[KernelEffect, tuple[Contribution | None, ...]]] = field(default_factory=deque)
@@ -62,13 +68,64 @@ class ShardHost:
     _pushes: dict[int, _Push] = field(default_factory=dict)
     _pulls: dict[int, Answered] = field(default_factory=dict)
     _ledger_seen: int = 0
+    engine: Engine = field(init=False)
+    _last_open: m.OpenJob | None = None
+
+    def __post_init__(self) -> None:
+        self._begin()
+
+    # --- its life -----------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """A new process, with what is on the disk."""
+        world = self.world
+        geometry = geometry_of(world.scenario.shards, world.scenario.setting.splits)
+        self.engine = Engine(self.index, world.scenario.setting, geometry, self.disk)
+        self.shard, self._is_busy, self._ledger_seen = None, False, 0
+        self.incarnation = world.next_incarnation()
+        self._queue.clear()
+        self._pushes.clear()
+        self._pulls.clear()
+
+    def crash(self) -> None:
+        """kill -9: all but the disk is gone; calls are never answered. Started again a moment later."""
+        self.world.marks.hit("shard killed")
+        if any(step.phase is Phase.APPLYING for step in self.world.state.steps.values()):
+            self.world.marks.hit("shard killed while a step was applied")
+        self._begin()
+        self.world.shard_lost(self)
+
+    def recover(self) -> None:
+        """At the end: what the disk has, if the process is gone just now."""
+        if self.shard is None and self._last_open is not None:
+            self._open(self._last_open)
+
+    def _open(self, command: m.OpenJob) -> None:
+        job, self._last_open = self._fixed(command), command
+        replay = Replay(job.holds_split, job.counts_skips)
+        for place, (record, _) in enumerate(self.disk):
+            for effect in invariants.replayed(self.index, replay, record, place):
+                if isinstance(effect, RestoreState):
+                    self.world.marks.hit("state restored")
+                self.engine.redo(effect, job.open_steps)
+        for effect in replay.finish():
+            self.engine.redo(effect, job.open_steps)
+        found = replay.recovered((), max(0, replay.version - job.open_steps))
+        if found.init is not None:
+            part = self.disk[found.init_place][1]
+            assert isinstance(part, Contribution)
+            self.engine.bytes[found.init] = part
+            self.world.marks.hit("initial weights found in the log")
+        if found.prepared is not None:
+            self.world.marks.hit("prepared sum found in the log")
+        self.shard = self.make(job, found if self.disk else None)
 
     # --- from the coordinator -----------------------------------------------------------------------
 
     def command(self, command: m.ShardCommand) -> None:
         if isinstance(command, m.OpenJob):
             if self.shard is None:
-                self.shard = self.make(self._fixed(command))
+                self._open(command)
         elif self.shard is None:
             return
         self.handle(e.Command(command))
@@ -78,7 +135,7 @@ class ShardHost:
         return ShardJob(
             job=command.job,
             shard=self.index,
-            incarnation=self.index + 1,
+            incarnation=self.incarnation,
             term=command.term,
             manifest_digest=MANIFEST.digest,
             plan_digest=plan.digest,
@@ -100,14 +157,17 @@ class ShardHost:
         token = self.world.number()
         self._pushes[token] = _Push(contribution, answered, sender)
         self.handle(e.PushOpened(token, header))
-        if token in self.shard._receiving._early:
+        if token in self._early():
             self.world.marks.hit("push before its announcement")
             self.world.at(ANNOUNCEMENT_SECONDS, self._announcement_due, token)
 
+    def _early(self) -> Container[int]:
+        """Pushes that wait for their announcement; the process may have died meanwhile."""
+        return () if self.shard is None else self.shard._receiving._early
+
     def _announcement_due(self, token: int) -> None:
         """The shell holds a header only for a moment."""
-        assert self.shard is not None
-        if token in self.shard._receiving._early:
+        if token in self._early():
             self.handle(e.PushBroken(token))
             self._pushes.pop(token).answered(AttemptNotAnnounced("not announced yet"))
 
@@ -132,7 +192,9 @@ class ShardHost:
             self.handle(e.PullGone(token))
 
     def _body_arrived(self, token: int) -> None:
-        push = self._pushes[token]
+        push = self._pushes.get(token)
+        if push is None:  # of a process that died
+            return
         if not self.world.is_alive(push.sender) or self.world.happens("break_push"):
             del self._pushes[token]
             self.handle(e.PushBroken(token))
@@ -147,7 +209,12 @@ class ShardHost:
     def handle(self, event: e.ShardEvent) -> None:
         assert self.shard is not None
         self.world.trace(f"shard {self.index}", event)
+        process = self.incarnation
         for effect in self.shard.handle(event):
+            if self.world.happens("crash"):
+                self.crash()
+            if self.incarnation != process:  # it died, perhaps in an effect of an effect
+                return
             self._carry_out(effect)
         self._check()
 
@@ -192,27 +259,47 @@ class ShardHost:
         """One effect at a time, in order."""
         while self._queue and not self._is_busy:
             effect, gathered = self._queue.popleft()
-            if isinstance(effect, e.DiscardSum | e.SkipStep):
+            if isinstance(effect, e.DiscardSum):
                 self.engine.execute(effect, (), False)
                 continue
             self._is_busy = True
             seconds = FOLD_SECONDS
-            if isinstance(effect, e.Append):
+            if isinstance(effect, e.Append | e.AppendNote | e.LogInit):
                 seconds = APPEND_SECONDS
             elif isinstance(effect, e.ApplyUpdate | e.ComputeDirections):
                 seconds = APPLY_SECONDS
             self.world.at(
-                seconds * self.world.workload.uniform(0.2, 3.0), self._kernel_done, effect, gathered
+                seconds * self.world.workload.uniform(0.2, 3.0),
+                self._kernel_done,
+                self.incarnation,
+                effect,
+                gathered,
             )
 
-    def _kernel_done(self, effect: KernelEffect, gathered: tuple[Contribution | None, ...]) -> None:
+    def _kernel_done(
+        self, process: int, effect: KernelEffect, gathered: tuple[Contribution | None, ...]
+    ) -> None:
+        if self.incarnation != process:
+            return
         self._is_busy = False
         loses = isinstance(effect, e.FoldSlots) and self.world.happens("lose_part")
         answer = self.engine.execute(effect, gathered, loses)
         invariants.norms_in_order(self.engine)
+        if isinstance(effect, e.ApplyUpdate) and self.shard is not None:
+            self._save_sometimes(effect.decision.step + 1, self.shard.newest_attempt)
         if answer is not None:
             self.handle(answer)
-        self._run_kernel()
+        if self.incarnation == process:
+            self._run_kernel()
+
+    def _save_sometimes(self, version: int, newest: m.AttemptId) -> None:
+        """As when the log has become long: what stands before the saved state before it is forgotten."""
+        if self.world.workload.random() > SAVES:
+            return
+        before = [i for i, (record, _) in enumerate(self.disk) if isinstance(record, StateSaved)]
+        self.disk.append((StateSaved(version, (), newest), self.engine.state))
+        if before:
+            del self.disk[: before[-1]]
 
     # --- invariants ---------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from tests.sim.engine import Applied, Engine
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.records import ShardRecord
+from sheepfold_server.core.replay import Replay, ReplayEffect
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.state import JobState, Life
 
@@ -112,6 +114,14 @@ def no_halt(shard: int, why: str) -> None:
     raise Violation("all_shards_or_none", f"shard {shard} halts: {why}")
 
 
+def replayed(shard: int, replay: Replay, record: ShardRecord, place: int) -> list[ReplayEffect]:
+    """I6: a shard's log is enough to follow every decision it names."""
+    try:
+        return replay.take(record, place)
+    except LookupError as error:
+        raise Violation("consistent_versions", f"shard {shard} cannot replay: {error}") from None
+
+
 def pure_pull(weights: dict[int, tuple[int, int]], shards: int, version: int, due: int | None) -> None:
     """I3: what a worker computes with is one version from all shards, the one it was told."""
     found = {weights.get(shard) for shard in range(shards)}
@@ -180,11 +190,12 @@ def answered_once(answered: set[int], caller: int) -> None:
 
 def published_in_order(world: World, report: m.StepReport) -> None:
     """I4: the published version grows by one and never goes back; its decision was durable first."""
-    if report.version != world.published + 1 or report.step > world.decided:
+    again = report.version == world.published and world.is_first_publish
+    if (report.version != world.published + 1 and not again) or report.step > world.decided:
         raise Violation(
             "published_in_order", f"{report.version} after {world.published}, decided: {world.decided}"
         )
-    world.published = report.version
+    world.published, world.is_first_publish = report.version, False
     if not report.is_skip:
         world.committed.update(slot.attempt for slot in report.slots)
 

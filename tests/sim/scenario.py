@@ -81,6 +81,10 @@ class Faults:
     leave_rate: float = 0.0
     stop_rate: float = 0.0
     break_link_rate: float = 0.0
+    crash: float = 0.0
+    """Of a shard or the coordinator, between two effects."""
+    crash_shard_rate: float = 0.0
+    crash_coordinator_rate: float = 0.0
 
 
 CALM = Faults()
@@ -180,6 +184,9 @@ def _draw_faults(chance: random.Random) -> Faults:
         leave_rate=drawn(0.3),
         stop_rate=drawn(0.3),
         break_link_rate=drawn(0.5),
+        crash=drawn(0.004),
+        crash_shard_rate=drawn(0.3),
+        crash_coordinator_rate=drawn(0.2),
     )
 
 

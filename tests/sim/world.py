@@ -15,19 +15,21 @@ from functools import cache
 from typing import Any
 
 from tests.sim import invariants
-from tests.sim.engine import Applied, Contribution, Engine
+from tests.sim.engine import Applied, Contribution
 from tests.sim.hosts import Answered, ShardHost
 from tests.sim.marks import Marks
-from tests.sim.scenario import CALM, Scenario, Setting, draw, geometry_of, job_of, undisturbed
+from tests.sim.scenario import CALM, Scenario, Setting, draw, job_of, undisturbed
 from tests.sim.worker import SimWorker
 
 import sheepfold_wire.messages as m
 from sheepfold.session import Session
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.core.records import CoordinatorRecord
 from sheepfold_server.core.reports import waiting_for
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.state import JobState, Life
+from sheepfold_server.core.steps import Decided, Phase
 from sheepfold_wire.ids import AttemptId
 
 TICK_SECONDS = 0.25
@@ -77,13 +79,16 @@ class World:
         self._callers: dict[int, Answered] = {}
         self._answered: set[int] = set()
         self._last_persisted = 0.0
-        self.coordinator = cores.coordinator(self.job, scenario.shards, 1, "lineage")
+        self.term = 1
+        self.log: list[CoordinatorRecord] = []
+        """The coordinator's: what is durable."""
+        self.is_coordinator_up = True
+        self.is_first_publish = False
+        """Whether nothing was published since the coordinator was started anew."""
+        self._incarnations = 0
+        self.coordinator = cores.coordinator(self.job, scenario.shards, self.term, "lineage")
         self.state: JobState = self.coordinator._state
-        geometry = geometry_of(scenario.shards, scenario.setting.splits)
-        self.shards = [
-            ShardHost(self, index, cores.shard, Engine(index, scenario.setting, geometry))
-            for index in range(scenario.shards)
-        ]
+        self.shards = [ShardHost(self, index, cores.shard) for index in range(scenario.shards)]
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -115,12 +120,25 @@ class World:
                 raise invariants.Violation(
                     "liveness", f"no end after {EVENTS_MAX} events; {self.waiting_for()}"
                 )
+            for host in self.shards:
+                host.recover()
             invariants.same_state_everywhere(self)
         finally:
             if was_enabled:
                 gc.enable()
 
+    def _create(self) -> list[e.CoordinatorEffect]:
+        request = m.CreateJobRequest("1", self.job.to_json())
+        return self.coordinator.handle(e.FromWorker(self._admin(), request), self.now)
+
+    def next_incarnation(self) -> int:
+        self._incarnations += 1
+        return self._incarnations
+
     def _start(self) -> None:
+        for effect in self._create():
+            if isinstance(effect, e.Persist):
+                self.log.append(effect.record)
         for host in self.shards:
             self._link_up(host, is_resumed=False)
         for _ in range(self.scenario.workers):
@@ -131,11 +149,11 @@ class World:
             self.at(self.scenario.fault_seconds, self._faults_end)
 
     def _tick(self) -> None:
+        self.at(TICK_SECONDS, self._tick)
         self.tell_coordinator(e.Tick())
         if self.state.life is Life.PAUSED:
             self.marks.hit("job paused")
             self.tell_coordinator(e.FromWorker(self._admin(), m.ControlRequest("sim", "resume", "operator")))
-        self.at(TICK_SECONDS, self._tick)
 
     def _admin(self) -> int:
         caller = self.number()
@@ -179,6 +197,10 @@ class World:
         for host in self.shards:
             if host.stream.is_up and self._strikes("break_link_rate"):
                 self._link_break(host)
+            elif self._strikes("crash_shard_rate"):
+                host.crash()
+        if self.is_coordinator_up and self._strikes("crash_coordinator_rate"):
+            self._coordinator_crash()
         self.at(CHAOS_SECONDS, self._chaos)
 
     def _strikes(self, rate: str) -> bool:
@@ -200,19 +222,58 @@ class World:
     # --- links between coordinator and shards -------------------------------------------------------
 
     def _link_up(self, host: ShardHost, is_resumed: bool) -> None:
+        if not self.is_coordinator_up or host.stream.is_up:
+            return
         host.stream.is_up = True
-        hello = m.Hello(
-            host.index + 1, host.index, len(self.shards), f"shard-{host.index}", "eager/cpu", 1 << 20
-        )
-        self.tell_coordinator(e.ShardUp(host.index, host.index + 1, hello, is_resumed))
+        number = host.incarnation
+        hello = m.Hello(number, host.index, len(self.shards), f"shard-{host.index}", "eager/cpu", 1 << 20)
+        self.tell_coordinator(e.ShardUp(host.index, number, hello, is_resumed))
 
     def _link_break(self, host: ShardHost) -> None:
         """What is on the way is lost; the coordinator notices a moment later."""
+        self._link_cut(host)
+        noticed, back = self.chance.uniform(0.0, 0.3), self.chance.uniform(0.05, 1.5)
+        self.at(noticed, self._link_noticed, host, host.stream.epoch)
+        self.at(noticed + back, self._link_back, host, host.stream.epoch, True)
+
+    def _link_cut(self, host: ShardHost) -> None:
         host.stream.is_up = False
         host.stream.epoch += 1
-        noticed, back = self.chance.uniform(0.0, 0.3), self.chance.uniform(0.05, 1.5)
-        self.at(noticed, self.tell_coordinator, e.ShardDown(host.index))
-        self.at(noticed + back, self._link_up, host, True)
+
+    def _link_noticed(self, host: ShardHost, epoch: int) -> None:
+        if host.stream.epoch == epoch and not host.stream.is_up:
+            self.tell_coordinator(e.ShardDown(host.index))
+
+    def _link_back(self, host: ShardHost, epoch: int, is_resumed: bool) -> None:
+        if host.stream.epoch == epoch:
+            self._link_up(host, is_resumed)
+
+    def shard_lost(self, host: ShardHost) -> None:
+        """A shard's process is gone; another one is up a moment later."""
+        self._link_cut(host)
+        epoch, noticed = host.stream.epoch, self.chance.uniform(0.0, 0.3)
+        self.at(noticed, self._link_noticed, host, epoch)
+        self.at(noticed + self.chance.uniform(0.05, 1.5), self._link_back, host, epoch, False)
+
+    def _coordinator_crash(self) -> None:
+        """kill -9: what is not in its log is gone. Another one reads the log a moment later."""
+        self.marks.hit("coordinator killed")
+        if any(step.phase in (Phase.DECIDED, Phase.APPLYING) for step in self.state.steps.values()):
+            self.marks.hit("coordinator killed with a step decided")
+        self.is_coordinator_up = False
+        self.term += 1
+        for host in self.shards:
+            self._link_cut(host)
+        self.at(self.chance.uniform(0.05, 1.5), self._coordinator_begin)
+
+    def _coordinator_begin(self) -> None:
+        self.is_coordinator_up, self.is_first_publish = True, True
+        self.coordinator = self.cores.coordinator(self.job, self.scenario.shards, self.term, "lineage")
+        self.coordinator.remember(self.log)
+        self.state = self.coordinator._state
+        self._callers.clear()
+        for host in self.shards:
+            self.at(self.chance.uniform(0.0, 0.5), self._link_back, host, host.stream.epoch, True)
 
     def _latency(self) -> float:
         return self.schedule.uniform(0.001, 0.03)
@@ -240,10 +301,15 @@ class World:
     # --- the coordinator ----------------------------------------------------------------------------
 
     def tell_coordinator(self, event: e.CoordinatorEvent) -> None:
+        if not self.is_coordinator_up:
+            return
         self.trace("coord", event)
         effects = self.coordinator.handle(event, self.now)
         self.marks.of_coordinator(event, self.coordinator)
         for effect in effects:
+            if self.happens("crash"):
+                self._coordinator_crash()
+                return
             self._carry_out(effect)
         invariants.conservation(self.state)
         if len({host.shard.version for host in self.shards if host.shard is not None}) > 1:
@@ -268,13 +334,16 @@ class World:
                 self._last_persisted = max(
                     self._last_persisted, self.now + PERSIST_SECONDS * self.schedule.random()
                 )
-                self.at(self._last_persisted - self.now, self._persisted, number, record)
+                self.at(self._last_persisted - self.now, self._persisted, self.term, number, record)
             case e.Publish(report):
                 invariants.published_in_order(self, report)
 
-    def _persisted(self, number: int, record: object) -> None:
-        if isinstance(record, m.Commit):
-            self.decided = record.step
+    def _persisted(self, term: int, number: int, record: CoordinatorRecord) -> None:
+        if term != self.term:  # its process died before the record was written
+            return
+        self.log.append(record)
+        if isinstance(record, Decided):
+            self.decided = record.commit.step
         self.tell_coordinator(e.Persisted(number))
 
     # --- calls of workers ---------------------------------------------------------------------------
@@ -302,6 +371,8 @@ class World:
 
     def _request_arrives(self, request: e.WorkerRequest, reply: Answered) -> None:
         caller = self.number()
+        if not self.is_coordinator_up:
+            return
         self._callers[caller] = reply
         self.tell_coordinator(e.FromWorker(caller, request))
 

@@ -189,13 +189,6 @@ def test_initial_weights_refused_three_times_pause_the_job() -> None:
     assert "initial weights were refused 3 times" in desk.state.why
 
 
-def test_shard_started_anew_while_version_0_is_loaded_pauses_the_job() -> None:
-    desk = Desk().open()
-    desk.stage(desk.leased("a"))
-    desk.connect(0)
-    assert "state is lost" in desk.state.why
-
-
 def test_version_0_is_loaded_also_while_the_job_is_paused() -> None:
     desk = Desk().open()
     desk.stage(desk.leased("a"))

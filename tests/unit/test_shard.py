@@ -84,9 +84,12 @@ class Bench:
         return self.tell(e.PushOpened(self._tokens, self.header(counter, **fields)))
 
     def push(self, counter: int, check: e.PartCheck = CHECK, **fields: object) -> list[e.ShardEffect]:
-        """The whole part arrives."""
+        """The whole part arrives; initial weights are logged at once."""
         self.open_push(counter, **fields)
-        return self.tell(e.PushReceived(self._tokens, check))
+        effects = self.tell(e.PushReceived(self._tokens, check))
+        for effect in [effect for effect in effects if isinstance(effect, e.LogInit)]:
+            self.tell(e.InitLogged(effect.staged))
+        return effects
 
     def refusal(self, counter: int, **fields: object) -> SheepfoldError:
         effects = self.open_push(counter, **fields)
@@ -535,8 +538,10 @@ def test_skip_needs_no_sum_and_keeps_the_version() -> None:
     bench = Bench().start(91, 92)
     bench.stage_and_admit(91)
     effects = bench.commit(is_skip=True, digest="")
-    assert e.KeepVersion(0) in effects
-    assert e.SkipStep(0, counts=False) in effects
+    note = bench.all(e.AppendNote)[-1]
+    assert effects == [note, e.SkipStep(0, counts=False)]
+    assert bench.shard.version == 0, "not before the decision is logged"
+    assert e.KeepVersion(0) in bench.tell(e.Skipped(0))
     assert bench.shard.version == 1
 
 
@@ -548,7 +553,8 @@ def test_split_slices_wait_for_totals() -> None:
     assert bench.tell(e.DirectionsReady(0, blocks)) == [e.Report(m.Norms("j", 0, blocks))]
     totals = (m.SliceTotals(0, 5.0, 6.0, 7.0),)
     effects = bench.command(m.Totals("j", 0, totals))
-    assert effects == [e.ApplyUpdate(bench.all(e.ComputeDirections)[0].decision, totals)]
+    update = e.ApplyUpdate(bench.all(e.ComputeDirections)[0].decision, totals)
+    assert effects == [e.AppendNote(m.Totals("j", 0, totals)), update]
     assert bench.command(m.Totals("j", 0, totals)) == []
 
 

@@ -263,7 +263,7 @@ def test_a_logged_mean_replays_to_the_same_bits() -> None:
     shard.fold(0, payloads)
     shard.finish(0, 0.9)
     other.begin(0)
-    other.fold(0, [(shard.mean_part(0), Codec.FP32, 1.0)])
+    other.fold(0, [(b"".join(shard.mean_pieces(0)), Codec.FP32, 1.0)])
     other.finish(0, 1.0)
     for one in (shard, other):
         one.directions(0, 0.01, 0.5)

@@ -19,6 +19,7 @@ from sheepfold_server.shell.logs import OneLine
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.state_dir import StateDir
 from sheepfold_server.shell.supervisor import (
+    FAILURES_MAX,
     Backoff,
     PartLost,
     Supervisor,
@@ -174,34 +175,19 @@ def test_shard_gets_everything_the_user_chose(tmp_path: Path) -> None:
 
 def test_address_to_listen_on_is_that_of_every_part(tmp_path: Path) -> None:
     config = UpConfig(tmp_path, port=7171, host="10.0.0.5", is_insecure=True)
-    assert coordinator_arguments(config)[-3:] == ["--listen", "10.0.0.5:7171", "--insecure"]
+    assert coordinator_arguments(config, 7171)[-3:] == ["--listen", "10.0.0.5:7171", "--insecure"]
     assert " ".join(shard_arguments(config, 0)).count("--listen 10.0.0.5:0 --insecure") == 1
-    assert "--insecure" not in coordinator_arguments(UpConfig(tmp_path))
+    assert "--insecure" not in coordinator_arguments(UpConfig(tmp_path), 0)
 
 
 def test_secured_roles_get_files_and_never_the_token_itself(tmp_path: Path) -> None:
     config = UpConfig(tmp_path, host="10.0.0.5", is_secured=True)
     tls = tmp_path / "tls"
     files = f"--tls-cert {tls}/server.pem --tls-key {tls}/server.key --tls-ca {tls}/ca.pem"
-    for arguments, port in ((coordinator_arguments(config), 7070), (shard_arguments(config, 0), 0)):
+    for arguments, port in ((coordinator_arguments(config, 7070), 7070), (shard_arguments(config, 0), 0)):
         given = f"--listen 10.0.0.5:{port} {files} --token-file {tls}/token"
         assert given in " ".join(arguments)
     assert config.dashboard_listen(0)[:2] == ["--listen", "127.0.0.1:0"]
-
-
-def test_remedy_of_a_loss_of_secured_parts_is_secured_too(tmp_path: Path) -> None:
-    supervisor = Supervisor(UpConfig(tmp_path, is_secured=True), threading.Event(), print)
-    supervisor.coordinator._process = Dead(1)  # type: ignore[assignment]
-    with pytest.raises(PartLost, match=r"--dir .* --listen 127\.0\.0\.1`"):
-        supervisor.check()
-
-
-def test_remedy_of_a_loss_starts_it_at_the_same_address(tmp_path: Path) -> None:
-    config = UpConfig(tmp_path, host="10.0.0.5", is_insecure=True)
-    supervisor = Supervisor(config, threading.Event(), print)
-    supervisor.coordinator._process = Dead(1)  # type: ignore[assignment]
-    with pytest.raises(PartLost, match=r"--dir .* --listen 10\.0\.0\.5 --insecure`"):
-        supervisor.check()
 
 
 class Dead:
@@ -216,25 +202,68 @@ class Dead:
         return self._code
 
 
-def test_dead_shard_is_one_sentence_with_what_is_lost_and_what_to_do(tmp_path: Path) -> None:
+def fails_to_start(supervisor: Supervisor, child: Child, code: int = 1) -> None:
+    """It has ended once more before it served, and once more is too often."""
+    tended = next(t for t in supervisor._tended if t.child is child)
+    tended._failures, tended._is_announced = FAILURES_MAX, False
+    child._process = Dead(code)  # type: ignore[assignment]
+
+
+def test_remedy_of_a_loss_of_secured_parts_is_secured_too(tmp_path: Path) -> None:
+    supervisor = Supervisor(UpConfig(tmp_path, is_secured=True), threading.Event(), print)
+    fails_to_start(supervisor, supervisor.coordinator)
+    with pytest.raises(PartLost, match=r"--dir .* --listen 127\.0\.0\.1`"):
+        supervisor.check()
+
+
+def test_remedy_of_a_loss_starts_it_at_the_same_address(tmp_path: Path) -> None:
+    config = UpConfig(tmp_path, host="10.0.0.5", is_insecure=True)
+    supervisor = Supervisor(config, threading.Event(), print)
+    fails_to_start(supervisor, supervisor.coordinator)
+    with pytest.raises(PartLost, match=r"--dir .* --listen 10\.0\.0\.5 --insecure`"):
+        supervisor.check()
+
+
+def test_shard_that_does_not_start_is_one_sentence_with_its_last_words_and_what_to_do(
+    tmp_path: Path,
+) -> None:
     supervisor = Supervisor(UpConfig(tmp_path), threading.Event(), print)
-    supervisor.shards[1]._process = Dead(-signal.SIGKILL)  # type: ignore[assignment]
+    shard = supervisor.shards[1]
+    shard.log.parent.mkdir()
+    shard.log.write_text("sheepfold: the disk is on fire\n")
+    fails_to_start(supervisor, shard, -signal.SIGKILL)
     with pytest.raises(PartLost) as lost:
         supervisor.check()
     text = str(lost.value)
-    assert text.startswith(
-        "shard 1 (pid 4711) died with exit code -9 (SIGKILL): the weights and moments it held are lost"
-    )
+    assert text.startswith("shard 1 (pid 4711) died with exit code -9 (SIGKILL) before it served, 6 times in")
+    assert "Its last words: the disk is on fire" in text
     assert f"sheepfold up --shards 2 --dir {tmp_path}" in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("part", ["coordinator", "shard 0"])
+def test_dead_part_that_had_served_is_told_once_and_started_again(part: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(UpConfig(tmp_path), threading.Event(), said.append)
+    supervisor.directory.take()
+    child = supervisor.coordinator if part == "coordinator" else supervisor.shards[0]
+    child._process = Dead(-signal.SIGKILL)  # type: ignore[assignment]
+    supervisor.check()
+    supervisor.check()
+    assert said == [
+        f"{part} (pid 4711) died with exit code -9 (SIGKILL); workers wait, it is started again in 0.5 s"
+    ]
+    supervisor.directory.release()
 
 
 def test_dead_dashboard_is_told_once_and_loses_nothing(tmp_path: Path) -> None:
     said: list[str] = []
     supervisor = Supervisor(UpConfig(tmp_path), threading.Event(), said.append)
+    supervisor.directory.take()
     supervisor.dashboard._process = Dead(1)  # type: ignore[assignment]
     supervisor.check()
     supervisor.check()
+    supervisor.directory.release()
     assert len(said) == 1
     assert "training goes on" in said[0]
 

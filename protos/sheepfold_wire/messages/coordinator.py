@@ -89,6 +89,7 @@ class AttachReply:
     config_json: str
     shards: tuple[ShardAddress, ...]
     heartbeat_seconds: float
+    durability: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,7 @@ class Hello:
     kernels: tuple[str, ...] = ("eager",)
     kernel_note: str = ""
     external_address: str = ""
+    keeps_log: bool = False
 
 
 @dataclass(frozen=True, slots=True)

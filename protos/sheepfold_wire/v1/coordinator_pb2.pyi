@@ -89,7 +89,7 @@ class ShardAddress(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class AttachReply(_message.Message):
-    __slots__ = ("job", "worker", "term", "lineage", "version", "manifest_json", "config_json", "shards", "heartbeat_seconds")
+    __slots__ = ("job", "worker", "term", "lineage", "version", "manifest_json", "config_json", "shards", "heartbeat_seconds", "durability")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,7 @@ class AttachReply(_message.Message):
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     term: int
@@ -108,7 +109,8 @@ class AttachReply(_message.Message):
     config_json: str
     shards: _containers.RepeatedCompositeFieldContainer[ShardAddress]
     heartbeat_seconds: float
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., manifest_json: _Optional[str] = ..., config_json: _Optional[str] = ..., shards: _Optional[_Iterable[_Union[ShardAddress, _Mapping]]] = ..., heartbeat_seconds: _Optional[float] = ...) -> None: ...
+    durability: str
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., term: _Optional[int] = ..., lineage: _Optional[str] = ..., version: _Optional[int] = ..., manifest_json: _Optional[str] = ..., config_json: _Optional[str] = ..., shards: _Optional[_Iterable[_Union[ShardAddress, _Mapping]]] = ..., heartbeat_seconds: _Optional[float] = ..., durability: _Optional[str] = ...) -> None: ...
 
 class AttemptEnd(_message.Message):
     __slots__ = ("attempt", "reason", "is_committed", "number")

@@ -308,7 +308,7 @@ class KeepVersions(_message.Message):
     def __init__(self, job: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes", "kernels", "kernel_note", "external_address")
+    __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes", "kernels", "kernel_note", "external_address", "keeps_log")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -318,6 +318,7 @@ class Hello(_message.Message):
     KERNELS_FIELD_NUMBER: _ClassVar[int]
     KERNEL_NOTE_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_LOG_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     shard: int
     shard_count: int
@@ -327,7 +328,8 @@ class Hello(_message.Message):
     kernels: _containers.RepeatedScalarFieldContainer[str]
     kernel_note: str
     external_address: str
-    def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[int] = ..., shard_count: _Optional[int] = ..., address: _Optional[str] = ..., numeric_fingerprint: _Optional[str] = ..., staging_bytes: _Optional[int] = ..., kernels: _Optional[_Iterable[str]] = ..., kernel_note: _Optional[str] = ..., external_address: _Optional[str] = ...) -> None: ...
+    keeps_log: bool
+    def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[int] = ..., shard_count: _Optional[int] = ..., address: _Optional[str] = ..., numeric_fingerprint: _Optional[str] = ..., staging_bytes: _Optional[int] = ..., kernels: _Optional[_Iterable[str]] = ..., kernel_note: _Optional[str] = ..., external_address: _Optional[str] = ..., keeps_log: bool = ...) -> None: ...
 
 class JobOpened(_message.Message):
     __slots__ = ("job", "part_slots", "version")

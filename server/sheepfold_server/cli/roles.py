@@ -33,6 +33,15 @@ Coordinator = Annotated[
     Connection,
     typer.Option(metavar=METAVAR, envvar=VARIABLE, parser=connection, help="Address of the coordinator."),
 ]
+DataDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        file_okay=False,
+        help="Keep what must outlive this process here, for one process at a time; left out: in memory.",
+    ),
+]
 Shards = Annotated[int, typer.Option(min=1, max=64, help="Number of shards, the same for all roles.")]
 
 
@@ -44,6 +53,7 @@ def _listen(help_text: str) -> typer.models.OptionInfo:
 def coordinator(
     shards: Shards,
     listen: Annotated[str, _listen("Address to serve on; port 0 takes a free one.")] = str(DEFAULT),
+    directory: DataDirectory = None,
     insecure: Insecure = False,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -57,7 +67,8 @@ def coordinator(
     security = read_security(SecurityFiles(tls_cert, tls_key, tls_ca, token_file))
     check_listen(listen, insecure, security)
     log_to_stderr("coordinator")
-    raise typer.Exit(run_coordinator(CoordinatorConfig(shards, listen, security), announcer(announce_fd)))
+    config = CoordinatorConfig(shards, listen, security, directory)
+    raise typer.Exit(run_coordinator(config, announcer(announce_fd)))
 
 
 def shard(
@@ -84,6 +95,7 @@ def shard(
     staging_bytes: Annotated[
         int, typer.Option(min=4096, metavar="BYTES", help="Memory for gradients that wait to be folded.")
     ] = STAGING_BYTES,
+    directory: DataDirectory = None,
     insecure: Insecure = False,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -112,6 +124,7 @@ def shard(
         staging_bytes=staging_bytes,
         external=host_port(external) if external else "",
         security=security,
+        directory=directory,
     )
     raise typer.Exit(run_shard(config, announcer(announce_fd)))
 

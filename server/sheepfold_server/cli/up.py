@@ -27,7 +27,8 @@ def up(
     directory: Annotated[
         Path,
         typer.Option(
-            "--dir", help="State directory, one `up` each: up.json, logs/, the dashboard's history."
+            "--dir",
+            help="State directory, one `up` each: servers' logs, up.json, logs/, the dashboard's history.",
         ),
     ] = Path("state"),
     port: Annotated[
@@ -56,7 +57,8 @@ def up(
     With --listen, certificates and a token are made in the state directory and kept there for the next time;
     the dashboard, which asks for neither, stays on loopback.
 
-    A dashboard that dies is started again. If the coordinator or a shard dies, all of it stops: exit code 1.
+    What dies is started again and goes on from the state directory, jobs of an earlier `up` in it included.
+    If the coordinator or a shard cannot be started, all of it stops: exit code 1.
     """
     for text in tracker:
         tracker_of(text)  # refused here in one line, and not in a log of the dashboard

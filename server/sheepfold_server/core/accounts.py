@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sheepfold_wire.messages as m
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.state import JobState
 from sheepfold_server.core.steps import OpenStep
 
 
-def count_samples(state: JobState, step: OpenStep) -> None:
+def account(state: JobState, step: OpenStep, end: Callable[[Attempt, str], None]) -> None:
+    """All that a committed step changes here; the same when read from the log. `end`: a lost attempt."""
+    assert step.decision is not None
+    is_skip = step.decision.is_skip
+    state.steps_skipped += is_skip
+    _count_samples(state, step)
+    for attempt in state.attempts:
+        if attempt.step != step.step or attempt.is_init:
+            continue
+        if attempt.is_admitted and step.is_full():
+            _settle(state, attempt, "" if not is_skip else f"step skipped: {step.skip_reason}")
+        else:
+            end(attempt, "step skipped")
+    if step.loss_scale and state.job.loss_scale is not None:
+        growth = state.job.loss_scale.growth_steps
+        state.loss_scale.committed(step.loss_scale, step.overflowed, is_skip, growth)
+    state.version = step.step + 1
+    state.loss_scales[state.version] = state.loss_scale.value
+    state.loss_scales.pop(state.version - state.job.batch.open_steps - 1, None)
+    state.steps.pop(step.step, None)
+
+
+def _count_samples(state: JobState, step: OpenStep) -> None:
     """Committed or skipped. A step given up before it was full still had its place in the sample stream."""
     assert step.decision is not None
     if step.is_full() and not step.decision.is_skip:
@@ -25,7 +49,7 @@ def count_samples(state: JobState, step: OpenStep) -> None:
         state.skipped.append(m.SampleRange(state.batch.offset(number), state.batch.samples(number)))
 
 
-def settle(state: JobState, attempt: Attempt, why_skipped: str) -> None:
+def _settle(state: JobState, attempt: Attempt, why_skipped: str) -> None:
     """An admitted attempt of a full step: committed, or skipped with it."""
     is_skip = bool(why_skipped)
     state.attempts.commit(attempt, is_skip)

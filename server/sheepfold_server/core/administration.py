@@ -6,6 +6,7 @@ import json
 from fnmatch import fnmatchcase
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.records import ConfigChanged, Evaluated, StopAsked, Woken
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.stepping import Stepping
 from sheepfold_server.core.steps import Phase
@@ -32,7 +33,7 @@ class Administration:
             raise BadConfig(
                 f"from_step = {request.from_step}: step {first} is the first that is not decided yet"
             )
-        changes = _changes(request.changes_json)
+        changes = changes_of(request.changes_json)
         stop = state.job.changed(changes).stop.steps
         last_open = max(state.steps, default=state.version - 1)
         if stop < last_open + 1:
@@ -42,7 +43,7 @@ class Administration:
         self._check_patterns(changes)
         before = state.job
         state.config.change(from_step, changes)
-        state.persist(("config", from_step, request.changes_json, request.author))
+        state.persist(ConfigChanged(from_step, request.changes_json, request.author, request.request_id))
         for key in changes:
             told = f"{key}: {_shown(before, key)} -> {_shown(state.job, key)}"
             state.change(from_step, request.author, told)
@@ -66,6 +67,7 @@ class Administration:
         state = self._s
         rule = state.job.stop
         reply = state.evaluations.take(request, rule, state.version)
+        state.persist(Evaluated(request))
         values = ", ".join(f"{metric.name} {metric.value:g}" for metric in request.metrics)
         best = ", the best so far" if reply.is_best else ""
         state.note(f"{request.author} evaluated version {request.version}: {values}{best}")
@@ -87,6 +89,7 @@ class Administration:
                 )
             case "stop" if state.life in (Life.DECLARED, Life.OPENING):
                 state.life, state.why = Life.ENDED, f"stopped by {request.author} before it began"
+                state.persist(StopAsked(0, state.why))
                 state.event("state", f"ended: {state.why}")
             case "resume" if state.life is Life.PAUSED:
                 self._wake(f"resumed by {request.author}")
@@ -94,6 +97,7 @@ class Administration:
             case "stop" if state.life is not Life.ENDED:
                 before = state.stop_steps
                 state.stop_after = max([0, state.version, *(n + 1 for n in state.steps)])
+                state.persist(StopAsked(state.stop_after))
                 state.change(
                     state.stop_after, request.author, f"ends at version {before} -> {state.stop_steps}"
                 )
@@ -107,11 +111,13 @@ class Administration:
     def _wake(self, text: str) -> None:
         state = self._s
         state.life, state.why = state.waking_life(), ""
+        state.persist(Woken())
         state.event("state", text)
         self._stepping.open_steps()
 
 
-def _changes(text: str) -> dict[str, object]:
+def changes_of(text: str) -> dict[str, object]:
+    """Values by dotted key; raises BadConfig."""
     try:
         changes = json.loads(text)
     except ValueError as error:

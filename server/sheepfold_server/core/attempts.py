@@ -86,6 +86,11 @@ class Attempts:
         self._live[key] = attempt
         return attempt
 
+    def adopt(self, attempt: Attempt) -> None:
+        """An attempt of an earlier term that the log names: leased and admitted then."""
+        self.leased += not attempt.is_init
+        self._live[attempt.id] = attempt
+
     def newest(self) -> AttemptId:
         """The attempt leased last; its counter is 0 before the first."""
         return AttemptId(self._term, self._counter)

@@ -6,7 +6,7 @@ One door: `handle(event, now) -> [effect]`. No clock, no I/O, no tensors: scalar
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
@@ -30,7 +30,9 @@ from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.loss_scale import UNSCALED, LossScale
 from sheepfold_server.core.opening import Opening
+from sheepfold_server.core.records import CoordinatorRecord
 from sheepfold_server.core.recovery import Recovery
+from sheepfold_server.core.remembering import Remembering
 from sheepfold_server.core.reports import job_status, waiting_for
 from sheepfold_server.core.rewinding import rewind
 from sheepfold_server.core.schedule import ConfigHistory
@@ -84,6 +86,14 @@ class Coordinator:
         self._answered: OrderedDict[str, WorkerReply] = OrderedDict()
         """Answers of administrative calls by call and request id: a repeat acts once (invariant I18)."""
 
+    def remember(self, records: Iterable[CoordinatorRecord]) -> None:
+        """Become the coordinator of an earlier term's job, by its log; only at once after it is made."""
+        remembering = Remembering(self._state, self._granting)
+        remembering.take_all(records)
+        self._opening.is_created = True
+        self._answered.update(remembering.answers)
+        self._state.outbox.clear()
+
     # --- the door ---------------------------------------------------------------------------------
 
     def handle(self, event: CoordinatorEvent, now: float) -> list[CoordinatorEffect]:
@@ -112,6 +122,10 @@ class Coordinator:
         """What a terminal or a page shows; changes nothing."""
         self._state.now = now
         return job_status(self._state)
+
+    @property
+    def job(self) -> Job:
+        return self._state.job
 
     @property
     def has_ended(self) -> bool:
@@ -205,11 +219,12 @@ class Coordinator:
             manifest_json=state.geometry.manifest.to_json(),
             config_json=state.resolved_json,
             shards=tuple(
-                m.ShardAddress(i, _address(s.hello, request.network), s.incarnation)
+                m.ShardAddress(i, s.address(request.network), s.incarnation)
                 for i, s in enumerate(state.shards)
                 if s.hello is not None
             ),
             heartbeat_seconds=min(2.0, state.job.leases.seconds / 4),
+            durability=state.durability,
         )
 
     def _known(self, name: str) -> Worker:
@@ -333,8 +348,3 @@ class Coordinator:
             self._state.spoil(PreconditionError(why))
         else:
             self._state.pause(why)
-
-
-def _address(hello: m.Hello, network: str) -> str:
-    """Where a shard is reached from that network."""
-    return hello.external_address if network == "external" and hello.external_address else hello.address

@@ -7,6 +7,7 @@ only when its step is committed; else it is leased again, to anyone.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import sheepfold_wire.messages as m
@@ -85,19 +86,58 @@ class FileLedger:
         pieces = self._leased.get(attempt, ())
         return tuple(m.FileRange(self._files[p.file].name, p.first, p.count) for p in pieces)
 
+    def pieces(self, attempt: AttemptId) -> tuple[tuple[int, int, int, int], ...]:
+        """As the log keeps it: (data epoch, file, first, count)."""
+        return tuple((p.epoch, p.file, p.first, p.count) for p in self._leased.get(attempt, ()))
+
+    def adopt(self, attempt: AttemptId, pieces: tuple[tuple[int, int, int, int], ...]) -> None:
+        """As `pieces` gave them, after a restart; `recover` then says what is left."""
+        self._leased[attempt] = tuple(Piece(*piece) for piece in pieces)
+
+    def skip(self, pieces: tuple[tuple[int, int, int, int], ...]) -> None:
+        """Samples that an earlier term gave up."""
+        for piece in pieces:
+            self._skip(Piece(*piece))
+
+    def recover(self, settled: Iterable[tuple[int, int, int, int]]) -> None:
+        """After a restart: of every data epoch that was begun, what is not settled comes next, in order."""
+        taken: dict[tuple[int, int], list[Piece]] = {}
+        for piece in (Piece(*given) for given in settled):
+            taken.setdefault((piece.epoch, piece.file), []).append(piece)
+            self._epoch = max(self._epoch, piece.epoch)
+        for epoch in range(self._epoch + 1):
+            for index in epoch_order(len(self._files), self._seed, epoch):
+                self._free.extend(self._left_of(epoch, int(index), taken.get((epoch, int(index)), [])))
+
+    def _left_of(self, epoch: int, file: int, taken: list[Piece]) -> Iterator[Piece]:
+        """The gaps between ranges of a file."""
+        at = 0
+        for piece in sorted(taken, key=lambda piece: piece.first):
+            if piece.first > at:
+                yield Piece(epoch, file, at, piece.first - at)
+            at = piece.first + piece.count
+        if at < self._files[file].samples:
+            yield Piece(epoch, file, at, self._files[file].samples - at)
+
     def give_back(self, attempt: AttemptId) -> None:
         """The attempt does not count: its samples come next."""
         self._free.extendleft(reversed(self._leased.pop(attempt, ())))
 
-    def refuse(self, attempt: AttemptId, attempts_max: int) -> None:
-        """Its gradient was refused: samples refused that often are skipped, lest they spoil every step."""
+    def refuse(self, attempt: AttemptId, attempts_max: int) -> list[tuple[int, int, int, int]]:
+        """Its gradient was refused: samples refused that often are skipped, lest they spoil every step.
+
+        Returns what is skipped, as the log keeps it.
+        """
+        skipped: list[tuple[int, int, int, int]] = []
         for piece in reversed(self._leased.pop(attempt, ())):
             samples = [(piece.epoch, piece.file, piece.first + index) for index in range(piece.count)]
             self._refusals.update(samples)
             if max(self._refusals[sample] for sample in samples) >= attempts_max:
                 self._skip(piece)
+                skipped.append((piece.epoch, piece.file, piece.first, piece.count))
             else:
                 self._free.appendleft(piece)
+        return skipped
 
     def settle(self, attempt: AttemptId, is_skip: bool) -> None:
         """Its step is committed, or skipped as a whole."""

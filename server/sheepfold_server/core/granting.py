@@ -32,6 +32,11 @@ class Granting:
         self._sequence = 0
         self._returned: list[int] = []
 
+    def recover(self, settled: set[int]) -> None:
+        """Asynchronous, after a restart: these places in the sample stream are committed or given up."""
+        self._sequence = max(settled, default=-1) + 1
+        self._returned = [number for number in range(self._sequence) if number not in settled]
+
     # --- giving out ---------------------------------------------------------------------------------
 
     def grant(self, worker: str) -> Attempt | None:

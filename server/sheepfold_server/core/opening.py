@@ -5,6 +5,7 @@ from __future__ import annotations
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import ShardUp, ToShard
 from sheepfold_server.core.kernels import choose_kernel
+from sheepfold_server.core.records import JobCreated, KernelChosen, ModelGiven
 from sheepfold_server.core.recovery import Recovery
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_wire import job as jobs
@@ -26,7 +27,7 @@ class Opening:
     def __init__(self, state: JobState, recovery: Recovery) -> None:
         self._s = state
         self._recovery = recovery
-        self._is_created = False
+        self.is_created = False
 
     # --- the job ------------------------------------------------------------------------------------
 
@@ -40,11 +41,12 @@ class Opening:
                 f"job {state.name} exists with another configuration: {difference}; give the same, none, or "
                 "another name"
             )
+        is_new, self.is_created = not self.is_created, True
+        if is_new:
+            config, shards = state.job.to_json(), len(state.shards)
+            state.persist(JobCreated(config, state.lineage, request.request_id, shards))
         if request.manifest_json:
             self.take_manifest(request.manifest_json)
-        is_new, self._is_created = not self._is_created, True
-        if is_new:
-            state.persist(("job", state.job.to_json()))
         return m.CreateJobReply(state.name, is_new)
 
     def take_manifest(self, text: str) -> None:
@@ -71,6 +73,7 @@ class Opening:
                 "the model has no parameters that require a gradient; there is nothing to train"
             )
         state.geometry = Geometry.of(manifest, len(state.shards), state.job)
+        state.persist(ModelGiven(text))
         if state.life is Life.DECLARED:
             state.life = Life.OPENING
         self._open_everywhere()
@@ -85,8 +88,6 @@ class Opening:
             state.event("shard", f"shard {event.shard} {came}")
         link.incarnation, link.hello = event.incarnation, event.hello
         link.is_up, link.is_ready = True, False
-        if not event.is_resumed:
-            self._recovery.on_lost_memory(event.shard)
         if state.geometry is None:
             return
         if not state.kernel:
@@ -118,6 +119,7 @@ class Opening:
         except PreconditionError as error:
             state.spoil(error)
             return
+        state.persist(KernelChosen(state.kernel))
         if told:
             state.note(f"job {state.name}: {told}")
         for shard in range(len(state.shards)):
@@ -150,7 +152,10 @@ class Opening:
                 f"shard {shard} came back with version {report.version}, version {state.version} is "
                 "committed: its state is lost"
             )
-        elif was_open:
-            self._recovery.resume(shard)
-        if state.life is Life.OPENING:
-            state.life = state.waking_life()
+        else:
+            if state.life is Life.OPENING:
+                state.life = state.waking_life()
+            if was_open or state.is_recovered:
+                self._recovery.resume(shard)
+            if state.is_recovered:
+                self._recovery.go_on()

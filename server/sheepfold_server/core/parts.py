@@ -41,7 +41,7 @@ class Parts:
         self._part_slots = part_slots
         self._parts: OrderedDict[AttemptId, Part] = OrderedDict()
         self._tokens: dict[int, AttemptId] = {}
-        self._newest = NO_ATTEMPT
+        self.newest = NO_ATTEMPT
 
     def expect(self, attempt: AttemptId, is_init: bool, step: int | None) -> None:
         if attempt not in self._parts:
@@ -50,10 +50,10 @@ class Parts:
 
     def note_announced(self, attempts: Iterable[AttemptId]) -> None:
         """The coordinator has spoken of these: whoever pushes them need not wait for more."""
-        self._newest = max(self._newest, *attempts)
+        self.newest = max(self.newest, *attempts)
 
     def is_announced(self, attempt: AttemptId) -> bool:
-        return attempt <= self._newest
+        return attempt <= self.newest
 
     def find(self, attempt: AttemptId, version: int) -> Part:
         """The part a push is for; raises StepClosed, LeaseEnded, AttemptNotAnnounced."""
@@ -62,7 +62,7 @@ class Parts:
             return part
         if not self.is_announced(attempt):
             raise AttemptNotAnnounced(
-                f"attempt {attempt} is not announced yet, newest is {self._newest}; wait, then send it again"
+                f"attempt {attempt} is not announced yet, newest is {self.newest}; wait, then send it again"
             )
         if version >= 0:
             raise StepClosed(
@@ -128,12 +128,24 @@ class Parts:
             p.attempt for p in self._parts.values() if p.step == step and p.state is not PartState.COMMITTED
         ]
 
+    def recover_init(self, attempt: AttemptId) -> None:
+        """Initial weights that were found in the log."""
+        self._parts[attempt] = Part(attempt, True, None, PartState.STAGED, has_bytes=True)
+
     def of_init(self) -> list[AttemptId]:
         return [p.attempt for p in self._parts.values() if p.is_init]
 
     def is_staged_init(self, attempt: AttemptId) -> bool:
-        part = self._parts[attempt]
-        return part.is_init and part.state is PartState.STAGED
+        part = self._parts.get(attempt)
+        return part is not None and part.is_init and part.state is PartState.STAGED
+
+    def uncommitted(self) -> list[AttemptId]:
+        """All whose bytes may still be wanted, but for initial weights."""
+        return [
+            p.attempt
+            for p in self._parts.values()
+            if p.state is not PartState.COMMITTED and not self.is_staged_init(p.attempt)
+        ]
 
     def unadmitted(self) -> list[AttemptId]:
         return [p.attempt for p in self._parts.values() if not self.is_admitted(p.attempt)]

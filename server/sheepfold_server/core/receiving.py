@@ -97,10 +97,17 @@ class Receiving:
             ]
         self._parts.staged(part)
         digest, facts = part.header.payload_digest, part.header.facts
-        return [
-            e.Report(m.Staged(job, part.attempt, digest, facts, check.sum_of_squares)),
-            e.AnswerPush(event.token, is_duplicate=False),
-        ]
+        staged = m.Staged(job, part.attempt, digest, facts, check.sum_of_squares)
+        answer = e.AnswerPush(event.token, is_duplicate=False)
+        return [answer, e.LogInit(staged)] if part.is_init else [e.Report(staged), answer]
+
+    def logged(self, event: e.InitLogged) -> list[e.ShardEffect]:
+        """Initial weights count as staged once this shard cannot lose them."""
+        return [e.Report(event.staged)] if self._parts.is_staged_init(event.staged.attempt) else []
+
+    def change_term(self, job: ShardJob) -> None:
+        """Another term of the coordinator: what is on its way was leased by the one before."""
+        self._job = job
 
     def break_off(self, token: int) -> None:
         """The stream broke, or its caller has gone; the same attempt may be sent again."""

@@ -8,7 +8,6 @@ from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.state import JobState
 from sheepfold_server.core.stepping import Stepping
 from sheepfold_server.core.steps import OpenStep, Phase, SlotState
-from sheepfold_wire.ids import NOTHING_LOADED
 
 
 class Recovery:
@@ -62,12 +61,18 @@ class Recovery:
             attempt.step = None
         self._granting.end(attempt, why)
 
+    def go_on(self) -> None:
+        """After a restart of the coordinator: open the steps after the one that is decided."""
+        self._stepping.open_steps()
+
     def resume(self, shard: int) -> None:
         """A link is up again: undecided steps begin again everywhere, decisions are repeated to the shard.
 
         Whatever was leased and is not admitted ends: the shard may never have heard of it.
         """
         state = self._s
+        if state.is_recovered:
+            self._forget_earlier_terms(shard)
         for number in sorted(state.steps):
             step = state.steps[number]
             if step.phase in (Phase.OPEN, Phase.CLOSED):
@@ -87,11 +92,9 @@ class Recovery:
             state.tell(shard, m.EndAttempts(state.name, (newest,), "shard link interrupted"))
         self._stepping.settle_lowest()  # a step given up waits for every shard
 
-    def on_lost_memory(self, shard: int) -> None:
-        """A new process: what it had staged is gone. What it had applied, it says with JobOpened."""
+    def _forget_earlier_terms(self, shard: int) -> None:
+        """What a shard prepared for a term that did not decide it must not stand in this one's way."""
         state = self._s
-        for attempt in state.attempts:
-            if attempt.is_init and attempt.is_staged and state.version == NOTHING_LOADED:
-                state.pause(
-                    f"shard {shard} was started anew while version 0 was being loaded: its state is lost"
-                )
+        for number in range(state.version, state.version + state.job.batch.open_steps + 1):
+            if number not in state.steps:
+                state.tell(shard, m.Restart(state.name, number))

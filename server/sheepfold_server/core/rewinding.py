@@ -25,6 +25,6 @@ def rewind(state: JobState, request: m.RewindRequest) -> NoReturn:
                 f"the first that version {version} does not have"
             )
     raise NoCheckpoint(
-        f"version {version} of job {state.name} is in no checkpoint: with durability none a job keeps none, "
-        'so it cannot go back; begin another job from an export (init.from = "file:PATH")'
+        f"version {version} of job {state.name} is in no checkpoint, since jobs keep none yet: it cannot go "
+        'back; begin another job from an export (init.from = "file:PATH")'
     )

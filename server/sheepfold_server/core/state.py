@@ -17,6 +17,7 @@ from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.history import History
 from sheepfold_server.core.loss_scale import LossScale
 from sheepfold_server.core.pins import Pins
+from sheepfold_server.core.records import CoordinatorRecord, Paused
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.steps import OpenStep
 from sheepfold_server.core.workers import Workers
@@ -59,6 +60,13 @@ class ShardState:
     version: int = NOTHING_LOADED
     memory_bytes: int = 0
     queue: int = 0
+
+    def address(self, network: str) -> str:
+        """Where workers of that network reach it; "" before its first Hello."""
+        if self.hello is None:
+            return ""
+        is_outside = network == "external" and self.hello.external_address
+        return self.hello.external_address if is_outside else self.hello.address
 
     def note_applied(self, report: m.Applied) -> None:
         self.version = max(self.version, report.step + 1)
@@ -136,6 +144,8 @@ class JobState:
     stop_after: int | None = None
     """Steps after which an operator stopped the job."""
     loss_scale: LossScale = field(default_factory=LossScale)
+    loss_scales: dict[int, float] = field(default_factory=dict)
+    """Its value at the newest versions: a step has that of the version it was opened at."""
     samples_committed: int = 0
     samples_skipped: int = 0
     steps_skipped: int = 0
@@ -152,6 +162,8 @@ class JobState:
     changes: deque[m.Change] = field(default_factory=lambda: deque(maxlen=CHANGES_KEPT))
     skipped: deque[m.SampleRange] = field(default_factory=lambda: deque(maxlen=SKIPPED_KEPT))
     """Places in the sample stream that no version will cover; with data.mode = shards `files` knows."""
+    is_recovered: bool = False
+    """Taken from the log of an earlier term: shards may hold more of it than this process has seen."""
     unusable: SheepfoldError | None = None
     """Why the job cannot run here, whatever is tried."""
     outbox: list[CoordinatorEffect] = field(default_factory=list)
@@ -176,6 +188,12 @@ class JobState:
         return self.job.name
 
     @property
+    def durability(self) -> str:
+        """The level in force: that of the job where every shard keeps a log."""
+        keeps = [shard.hello is not None and shard.hello.keeps_log for shard in self.shards]
+        return self.job.durability.level if all(keeps) else "none"
+
+    @property
     def stop_steps(self) -> int:
         asked = self.job.stop.steps
         return asked if self.stop_after is None else min(asked, self.stop_after)
@@ -192,7 +210,7 @@ class JobState:
     def note(self, text: str) -> None:
         self.outbox.append(Note(text))
 
-    def persist(self, record: object) -> int:
+    def persist(self, record: CoordinatorRecord) -> int:
         """Ask for a durable record; its number comes back in Persisted."""
         self.records += 1
         self.outbox.append(Persist(self.records, record))
@@ -214,6 +232,7 @@ class JobState:
             self.note(why)
             return
         self.life, self.why = Life.PAUSED, why
+        self.persist(Paused(why))
         self.event("state", f"paused: {why}")
 
     def spoil(self, error: SheepfoldError) -> None:
@@ -256,6 +275,13 @@ class JobState:
         if self.geometry is None:
             return Life.DECLARED
         return Life.INITIALISING if all(s.part_slots >= 2 for s in self.shards) else Life.OPENING
+
+    def loss_scale_of(self, step: int) -> float:
+        """In force when the step was opened, also if that was before a restart."""
+        opened_at = max(0, step - self.job.batch.open_steps + 1)
+        if opened_at == 0 and self.job.loss_scale is not None:
+            return self.job.loss_scale.initial
+        return self.loss_scales.get(opened_at, self.loss_scale.value)
 
     def window(self) -> int:
         """W: live unfolded attempts that every shard has room for."""

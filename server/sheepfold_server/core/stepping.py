@@ -11,12 +11,13 @@ from dataclasses import replace
 import sheepfold_wire.messages as m
 from sheepfold_server.core import decide
 from sheepfold_server.core.acceptance import refused_too_often, why_refused
-from sheepfold_server.core.accounts import count_samples, settle
+from sheepfold_server.core.accounts import account
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.events import Publish
 from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.initialising import Initialising
 from sheepfold_server.core.loss_scale import overflows
+from sheepfold_server.core.records import InitChosen, SamplesSkipped, TotalsKnown
 from sheepfold_server.core.reports import step_report
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_server.core.steps import OpenStep, Phase, SlotState, map_digest
@@ -29,7 +30,7 @@ class Stepping:
     def __init__(self, state: JobState, granting: Granting) -> None:
         self._s = state
         self._granting = granting
-        self._awaited: dict[int, m.Commit | m.LoadInit] = {}
+        self._awaited: dict[int, m.Commit | m.LoadInit | m.Totals] = {}
         """Commands that go out once their record is durable, by record number."""
         self._ready: list[Attempt] = []
         """Asynchronous mode: staged on every shard, waiting for a step."""
@@ -60,7 +61,9 @@ class Stepping:
         for number in range(state.version, min(state.version + state.job.batch.open_steps, state.stop_steps)):
             if number not in state.steps:
                 slots = [SlotState() for _ in range(state.batch.slots(number))]
-                state.steps[number] = OpenStep(number, slots, state.now, loss_scale=state.loss_scale.value)
+                state.steps[number] = OpenStep(
+                    number, slots, state.now, loss_scale=state.loss_scale_of(number)
+                )
         self.admit_ready()
         self.settle_lowest()
 
@@ -92,8 +95,10 @@ class Stepping:
         """End an attempt that must not count; a slot refused too often gives up its step or the job."""
         state = self._s
         state.refuse(attempt, why)
-        if state.files is not None:
-            state.files.refuse(attempt.id, state.job.leases.attempts_max)
+        if state.files is not None and (
+            skipped := state.files.refuse(attempt.id, state.job.leases.attempts_max)
+        ):
+            state.persist(SamplesSkipped(tuple(skipped)))
         self._granting.end(attempt, f"refused: {why}")
         if attempt.is_init:
             self._initialising.refuse(why)
@@ -134,7 +139,7 @@ class Stepping:
         state = self._s
         attempt.is_staged = True
         if attempt.is_init:
-            record = state.persist(("init", attempt.id))
+            record = state.persist(InitChosen(attempt.id))
             self._awaited[record] = m.LoadInit(state.name, attempt.id)
             return
         state.attempts.note_duration(state.now - attempt.leased_at)
@@ -271,7 +276,9 @@ class Stepping:
 
     def _commit(self, step: OpenStep, decision: m.Commit) -> None:
         step.phase, step.decided_at, step.decision = Phase.DECIDED, self._s.now, decision
-        self._awaited[self._s.persist(decision)] = decision
+        files = self._s.files
+        record = step.decided(lambda key: () if files is None else files.pieces(key))
+        self._awaited[self._s.persist(record)] = decision
 
     def on_persisted(self, number: int) -> None:
         """The record is durable: from here on the decision stands, and everyone may know it."""
@@ -281,7 +288,17 @@ class Stepping:
         if isinstance(command, m.Commit):
             step = self._s.steps[command.step]
             step.phase, step.durable_at = Phase.APPLYING, self._s.now
+        elif isinstance(command, m.Totals):
+            self._on_totals(command)
+            return
         self._s.tell_all(command)
+
+    def _on_totals(self, totals: m.Totals) -> None:
+        step = self._s.steps.get(totals.step)
+        if step is not None and step.totals is None:
+            step.totals = totals
+            for shard in sorted(self._geometry.split_shards):
+                self._s.tell(shard, totals)
 
     def is_durable(self, init: Attempt) -> bool:
         """Whether the record that this init attempt is version 0 has been written."""
@@ -291,16 +308,18 @@ class Stepping:
 
     def on_norms(self, shard: int, report: m.Norms) -> None:
         step = self._s.steps.get(report.step)
-        if step is None or step.phase is not Phase.APPLYING or step.totals is not None:
+        if step is None or step.phase is not Phase.APPLYING:
+            return
+        if step.totals is not None:  # it was started anew since it was told
+            self._s.tell(shard, step.totals)
             return
         step.norms[shard] = report
         geometry = self._geometry
         if step.norms.keys() >= geometry.split_shards:
             owners, maxima = geometry.slice_of_block, geometry.maximum_slices
             slices = decide.totals_in_order(step.norms.values(), owners, step.block_squares, maxima)
-            step.totals = m.Totals(self._s.name, step.step, slices)
-            for split_shard in sorted(geometry.split_shards):
-                self._s.tell(split_shard, step.totals)
+            totals = m.Totals(self._s.name, step.step, slices)
+            self._awaited[self._s.persist(TotalsKnown(totals))] = totals
 
     def on_applied(self, shard: int, report: m.Applied) -> None:
         state = self._s
@@ -320,26 +339,12 @@ class Stepping:
         """Version t + 1 is visible on every shard."""
         state = self._s
         assert step.decision is not None
-        is_skip = step.decision.is_skip
-        if is_skip:
-            state.steps_skipped += 1
+        if step.decision.is_skip:
             state.event("skip", f"step {step.step} is skipped: {step.skip_reason}")
         report = step_report(state, step)
-        count_samples(state, step)
-        for attempt in state.attempts:
-            if attempt.step != step.step or attempt.is_init:
-                continue
-            if attempt.is_admitted and step.is_full():
-                settle(state, attempt, "" if not is_skip else f"step skipped: {step.skip_reason}")
-            else:
-                self._granting.end(attempt, "step skipped")
-        if step.loss_scale and state.job.loss_scale is not None:
-            growth = state.job.loss_scale.growth_steps
-            state.loss_scale.committed(step.loss_scale, step.overflowed, is_skip, growth)
+        account(state, step, self._granting.end)
         for place in [place for place in self._refusals if place[0] == step.step]:
             del self._refusals[place]
-        state.version = step.step + 1
         state.last_commits.append((state.now, state.samples_committed))
         state.outbox.append(Publish(replace(report, counts=state.attempts.counts())))
-        del state.steps[step.step]
         self.open_steps()

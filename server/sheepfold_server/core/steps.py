@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -10,6 +12,8 @@ import xxhash
 import sheepfold_wire.messages as m
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.loss_scale import UNSCALED
+from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.messages import Facts
 
 
 class Phase(Enum):
@@ -29,6 +33,34 @@ class SlotState:
     """The first attempt of the slot that was staged on every shard."""
     attempts: int = 0
     """Leases given out so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotTaken:
+    """One slot of a decided step: what remains of its attempt."""
+
+    attempt: AttemptId
+    worker: str
+    leases: int
+    facts: Facts
+    pieces: tuple[tuple[int, int, int, int], ...] = ()
+    """data.mode = shards: (data epoch, file, first, count) of what it covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The decision on a step and all that follows from it for the accounts; the coordinator's log record."""
+
+    commit: m.Commit
+    slots: tuple[SlotTaken, ...]
+    """Empty for a step given up before it was full."""
+    sequence: int | None
+    skip_reason: str
+    loss_scale: float
+    overflowed: bool
+    gradient_norm: float
+    block_squares: bytes = b""
+    """Sums of squares of the mean gradient by global block, fp64 little endian."""
 
 
 @dataclass(slots=True)
@@ -58,6 +90,42 @@ class OpenStep:
     norms: dict[int, m.Norms] = field(default_factory=dict)
     totals: m.Totals | None = None
     applied: dict[int, m.Applied] = field(default_factory=dict)
+
+    def decided(self, pieces: Callable[[AttemptId], tuple[tuple[int, int, int, int], ...]]) -> Decided:
+        """What the log keeps of it once the decision is made; `pieces`: of files that an attempt covers."""
+        assert self.decision is not None
+        taken = tuple(
+            SlotTaken(attempt.id, attempt.worker, slot.attempts, attempt.facts, pieces(attempt.id))
+            for slot, attempt in zip(self.slots, self.winners(), strict=False)
+            if attempt.facts is not None
+        )
+        return Decided(
+            commit=self.decision,
+            slots=taken if self.is_full() else (),
+            sequence=self.sequence,
+            skip_reason=self.skip_reason,
+            loss_scale=self.loss_scale,
+            overflowed=self.overflowed,
+            gradient_norm=self.gradient_norm,
+            block_squares=struct.pack(f"<{len(self.block_squares)}d", *self.block_squares),
+        )
+
+    @classmethod
+    def recovered(cls, record: Decided, slots: int, attempts: list[Attempt], now: float) -> OpenStep:
+        """A decided step as a new coordinator finds it in its log; `attempts`: those of `record.slots`."""
+        step = cls(record.commit.step, [SlotState() for _ in range(slots)], now, loss_scale=record.loss_scale)
+        for slot, (attempt, taken) in zip(step.slots, zip(attempts, record.slots, strict=True), strict=False):
+            slot.winner, slot.attempts = attempt, taken.leases
+        step.admitted, step.phase, step.decision = len(attempts), Phase.APPLYING, record.commit
+        step.closed_at = step.decided_at = step.durable_at = now
+        step.sequence, step.skip_reason, step.overflowed = (
+            record.sequence,
+            record.skip_reason,
+            record.overflowed,
+        )
+        step.gradient_norm = record.gradient_norm
+        step.block_squares = list(struct.unpack(f"<{len(record.block_squares) // 8}d", record.block_squares))
+        return step
 
     def winners(self) -> list[Attempt]:
         """The admitted attempts, in slot order."""

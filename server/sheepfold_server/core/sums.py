@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.records import PreparedSum
 from sheepfold_wire.ids import AttemptId
 
 
@@ -16,6 +17,7 @@ class SumPhase(Enum):
     DIRECTIONS = auto()
     NORMS = auto()
     APPLYING = auto()
+    SKIPPING = auto()
 
 
 @dataclass(slots=True)
@@ -39,3 +41,16 @@ class Sum:
     fold_seconds: float = 0.0
     awaited: int | None = None
     """Number of the kernel effect whose answer is awaited."""
+
+    def is_prepared_as(self, map_digest: str) -> bool:
+        """Whether the logged mean is that of this slot map."""
+        prepared = self.prepared
+        return self.phase is SumPhase.PREPARED and prepared is not None and prepared.map_digest == map_digest
+
+    @classmethod
+    def recovered(cls, record: PreparedSum) -> Sum:
+        """Its mean stands in the log; the parts it was folded from are gone."""
+        found = cls(record.prepared.step, SumPhase.PREPARED, can_refold=False, prepared=record.prepared)
+        found.admitted = {entry.slot: (entry.attempt, 1.0) for entry in record.slots}
+        found.folded = len(record.slots)
+        return found

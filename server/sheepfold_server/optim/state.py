@@ -31,6 +31,7 @@ from sheepfold_server.optim.steps import (
     Snapshot,
     StepOrderError,
     SumReport,
+    pieces,
 )
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.digest import Entry
@@ -166,10 +167,10 @@ class ShardTensors:
         """The finished mean gradient, (rows, 1024), until pass 1 writes u over it."""
         return self._in_phase(step, Phase.MEAN).total
 
-    def mean_part(self, step: int) -> bytes:
-        """The finished mean as an fp32 part: folded alone, with factor and divisor 1, it is restored."""
-        open_step = self._in_phase(step, Phase.MEAN)
-        return bytes(encode_part(self.layout, open_step.total, open_step.statistics, Codec.FP32))
+    def mean_pieces(self, step: int) -> tuple[Buffer, ...]:
+        """The finished mean as an fp32 part in pieces: folded with factor and divisor 1, it is restored."""
+        held = self._in_phase(step, Phase.MEAN)
+        return pieces(to_host(held.total), held.statistics.floats, held.statistics.integers)
 
     # --- the optimizer's two passes -------------------------------------------------------------------
 
@@ -330,20 +331,19 @@ class ShardTensors:
         buffers = (self._weights, *self._state)
         return state_digests(self.layout, buffers, self._applied_steps, self._statistics)
 
+    def held(self) -> Snapshot:
+        """The whole state but for open steps; on the CPU the buffers themselves."""
+        weights, *state = (to_host(buffer) for buffer in (self._weights, *self._state))
+        held = self._statistics
+        return Snapshot(weights, tuple(state), self._applied_steps, held.floats, held.integers)
+
     def snapshot(self) -> Snapshot:
-        """Copies of the whole state on the host, but for open steps."""
-        return Snapshot(
-            to_host(self._weights).copy(),
-            tuple(to_host(buffer).copy() for buffer in self._state),
-            applied_steps=self._applied_steps.copy(),
-            floats=self._statistics.floats.copy(),
-            integers=self._statistics.integers.copy(),
-        )
+        return self.held().copy()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Takes over a snapshot of the same plan and shard."""
-        held, given = (self._weights, *self._state), (snapshot.weights, *snapshot.state)
-        for buffer, values in zip(held, given, strict=True):
+        given = (snapshot.weights, *snapshot.state)
+        for buffer, values in zip((self._weights, *self._state), given, strict=True):
             buffer.copy_(to_device(torch.from_numpy(values), self.device))
         self._applied_steps[:] = snapshot.applied_steps
         self._statistics.floats[:] = snapshot.floats

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from sheepfold_server.optim.fold import Contribution, StatisticSums
 from sheepfold_server.optim.layout import Booleans
 from sheepfold_server.optim.payload import Float32, Float64, Int64
+from sheepfold_wire.codecs import Buffer
 
 
 class SliceTotals(NamedTuple):
@@ -53,13 +55,42 @@ class SliceReport(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Copies of everything a shard would have to keep, on the host."""
+    """Everything a shard would have to keep, on the host."""
 
     weights: Float32  # (rows, 1024), as is each buffer of the state
     state: tuple[Float32, ...]
     applied_steps: Int64  # per own parameter, in layout.tensors order
     floats: Float32
     integers: Int64
+
+    def copy(self) -> Snapshot:
+        state = tuple(buffer.copy() for buffer in self.state)
+        counts, floats, integers = self.applied_steps.copy(), self.floats.copy(), self.integers.copy()
+        return Snapshot(self.weights.copy(), state, counts, floats, integers)
+
+    def pieces(self) -> tuple[Buffer, ...]:
+        """Its bytes without a copy, in the order of the fields."""
+        return pieces(self.weights, *self.state, self.applied_steps, self.floats, self.integers)
+
+    def read(self, payload: Buffer) -> Snapshot:
+        """One of the same shapes from such bytes; raises ValueError for another length."""
+        rest = memoryview(payload).cast("B")
+        arrays: list[npt.NDArray[Any]] = []
+        likes: tuple[npt.NDArray[Any], ...] = (self.weights, *self.state, *self[2:])
+        for like in likes:
+            if len(rest) < like.nbytes:
+                raise ValueError(f"{memoryview(payload).nbytes} bytes are fewer than this shard's state has")
+            arrays.append(np.frombuffer(rest[: like.nbytes], like.dtype).reshape(like.shape).copy())
+            rest = rest[like.nbytes :]
+        if len(rest):
+            raise ValueError(f"{len(rest)} bytes more than this shard's state has")
+        weights, *state, applied_steps, floats, integers = arrays
+        return Snapshot(weights, tuple(state), applied_steps, floats, integers)
+
+
+def pieces(*arrays: npt.NDArray[Any]) -> tuple[Buffer, ...]:
+    """The bytes of arrays, empty ones left out."""
+    return tuple(array.data for array in arrays if array.size)
 
 
 class StepOrderError(Exception):

@@ -73,10 +73,20 @@ class Child:
                 raise StartError(f"{self.name} did not start in {ANNOUNCE_SECONDS_MAX:.0f} s; see {self.log}")
         address = os.read(self._announced, 256).decode("ascii", "replace").strip()
         os.close(self._announced)
+        self._announced = -1
         if not address:
             self.wait(5.0)
             raise StartError(self.last_words() or f"{self.name} ended before it served; see {self.log}")
         self.address = address
+
+    def has_announced(self) -> bool:
+        """Whether a child that was started again serves now; it is asked until it says so."""
+        if self._announced < 0 or not select.select([self._announced], [], [], 0.0)[0]:
+            return False
+        address = os.read(self._announced, 256).decode("ascii", "replace").strip()
+        os.close(self._announced)
+        self._announced, self.address = -1, address or self.address
+        return bool(address)
 
     def exit_code(self) -> int | None:
         """None while it runs; -N if signal N ended it."""

@@ -14,12 +14,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.core.records import JobCreated
 from sheepfold_server.shell.actor import Actor
-from sheepfold_server.storage.null import NullStorage
+from sheepfold_server.shell.data_dir import DataDir, Numbers
+from sheepfold_server.shell.job_log import JobLog
+from sheepfold_server.shell.start import StartError
 from sheepfold_wire.errors import (
     BadConfig,
     InternalError,
@@ -54,10 +58,11 @@ class JobActor:
     """One job: its core behind one door, and who waits for what."""
 
     def __init__(
-        self, coordinator: Coordinator, send: Callable[[int, m.ShardCommand], None], storage: NullStorage
+        self, coordinator: Coordinator, send: Callable[[int, m.ShardCommand], None], job_log: JobLog
     ) -> None:
         self.core = coordinator
-        self._send, self._storage = send, storage
+        self._send, self._log = send, job_log
+        job_log.set_synced(coordinator.job.durability.level == "wal_fsync")
         self._callers: dict[int, tuple[Future[e.WorkerReply], e.WorkerRequest]] = {}
         self._failure: InternalError | None = None
         self._tokens = itertools.count(1)
@@ -127,7 +132,7 @@ class JobActor:
             case e.ToShard(shard, command):
                 self._send(shard, command)
             case e.Persist(number, record):
-                self._storage.persist(record)
+                self._log.append(record)
                 self._actor.submit(e.Persisted(number))
             case e.Publish(published):
                 report = replace(published, committed_at=time.time())
@@ -164,13 +169,60 @@ class Fleet:
     """Jobs and shards of one coordinator process. Shards link once and serve every job."""
 
     shard_count: int
-    term: int = field(default_factory=lambda: int(time.time() * 1000))
-    """Of this process alone, so that attempts of an earlier one are told apart; not stored yet."""
-    storage: NullStorage = field(default_factory=NullStorage)
+    directory: DataDir | None = None
+    """Taken by the caller. Without one a restart is a new history."""
+    numbers: Numbers = field(init=False)
     _jobs: dict[str, JobActor] = field(default_factory=dict)
     _links: dict[int, _LinkState] = field(default_factory=dict)
-    _incarnations: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        """Begins the next term, takes up the jobs of earlier ones; raises StartError, LogError, OSError."""
+        if self.directory is None:
+            self.numbers = Numbers(int(time.time() * 1000))  # of this process alone
+            return
+        self.numbers = self.directory.numbers()
+        self.numbers.term += 1
+        self.directory.save(self.numbers)
+        for path in sorted((self.directory.path / "jobs").glob("*")):
+            self._take_up(path)
+
+    @property
+    def term(self) -> int:
+        return self.numbers.term
+
+    def _take_up(self, path: Path) -> None:
+        """Raises StartError for a job that is cut otherwise."""
+        job_log = JobLog(path, path.name)
+        records = list(job_log.read())
+        if not records:  # it was being created
+            return
+        created = records[0]
+        if not isinstance(created, JobCreated) or created.shard_count != self.shard_count:
+            had = created.shard_count if isinstance(created, JobCreated) else "?"
+            raise StartError(
+                f"job {path.name} in {path} is cut over {had} shards, this coordinator is to have "
+                f"{self.shard_count}; start it with --shards {had}, or give another --dir"
+            )
+        job = job_from_json(created.config_json)
+        core = Coordinator(job, self.shard_count, self.term, created.lineage)
+        core.remember(records)
+        self._jobs[path.name] = JobActor(core, self._send, job_log)
+        log.info("job %s is taken up in term %d from %d records", path.name, self.term, len(records))
+
+    def _log_of(self, job: str) -> JobLog:
+        directory = None if self.directory is None else self.directory.path / "jobs" / job
+        job_log = JobLog(directory, job)
+        list(job_log.read())
+        return job_log
+
+    def _next_incarnation(self, shard: int) -> int:
+        """Stored before it is used: an earlier process of the shard must not pass for this one."""
+        number = max(self.numbers.incarnations.values(), default=0) + 1
+        self.numbers.incarnations[shard] = number
+        if self.directory is not None:
+            self.directory.save(self.numbers)
+        return number
 
     # --- jobs -----------------------------------------------------------------------------------------
 
@@ -196,11 +248,15 @@ class Fleet:
                 return known.call(request)
             if len(self._jobs) >= JOBS_MAX:
                 raise PreconditionError(f"{JOBS_MAX} jobs exist already; that is this coordinator's limit")
-            actor = JobActor(
-                Coordinator(job, self.shard_count, self.term, uuid.uuid4().hex), self._send, self.storage
+            core, job_log = (
+                Coordinator(job, self.shard_count, self.term, uuid.uuid4().hex),
+                self._log_of(job.name),
             )
+            actor = JobActor(core, self._send, job_log)
             answer = actor.call(request)
-            if answer.exception() is None:  # a refused job leaves nothing behind
+            if answer.exception() is not None:  # a refused job leaves nothing behind
+                job_log.remove()
+            else:
                 self._jobs[job.name] = actor
                 for shard, link in self._links.items():
                     if not link.is_up:
@@ -233,11 +289,9 @@ class Fleet:
         self._check_numerics(hello)
         self._check_process(hello)
         with self._lock:
-            known = self._links.get(hello.shard)
-            is_resumed = known is not None and hello.incarnation == known.incarnation
-            if not is_resumed:
-                self._incarnations += 1
-            incarnation = known.incarnation if known is not None and is_resumed else self._incarnations
+            newest = self.numbers.incarnations.get(hello.shard, 0)
+            is_resumed = bool(hello.incarnation) and hello.incarnation == newest
+            incarnation = newest if is_resumed else self._next_incarnation(hello.shard)
             self._links[hello.shard] = _LinkState(incarnation, hello, send)
         welcome = m.Welcome(self.term, incarnation)
         send(welcome)
@@ -248,10 +302,12 @@ class Fleet:
     def _check_process(self, hello: m.Hello) -> None:
         """One process is one shard: no second one beside it, none that served another coordinator."""
         known = self._links.get(hello.shard)
-        if hello.incarnation and (known is None or known.incarnation != hello.incarnation):
+        newest = self.numbers.incarnations.get(hello.shard, 0)
+        if hello.incarnation and hello.incarnation != newest:
             raise StaleIncarnation(
-                f"shard {hello.shard} at {hello.address} served an earlier coordinator, or another process "
-                "has taken its place: what it holds is of no use any more; stop it and start a new one"
+                f"FENCED: shard {hello.shard} at {hello.address} is incarnation {hello.incarnation}, the "
+                f"newest is {newest}: another process has taken its place, or it served another coordinator; "
+                "stop it"
             )
         if not hello.incarnation and known is not None and known.is_up:
             raise NotReady(

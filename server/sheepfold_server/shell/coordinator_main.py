@@ -7,16 +7,19 @@ import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sheepfold_server.shell.coordinator_actor import Fleet
 from sheepfold_server.shell.coordinator_service import CoordinatorService, MonitorService
+from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.token_check import AioTokenCheck
+from sheepfold_server.storage.log.errors import LogError
 from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,8 @@ class CoordinatorConfig:
     shard_count: int
     listen: str = "127.0.0.1:7070"
     security: Security = field(default_factory=Security)
+    directory: Path | None = None
+    """Where its jobs are kept; without one, they end with it."""
 
 
 class CoordinatorServer:
@@ -39,7 +44,10 @@ class CoordinatorServer:
 
     def __init__(self, config: CoordinatorConfig) -> None:
         self.config = config
-        self.fleet = Fleet(config.shard_count)
+        self._directory = None if config.directory is None else DataDir(config.directory)
+        if self._directory is not None:
+            self._directory.take()
+        self.fleet = _fleet(config.shard_count, self._directory)
         self.address = ""
         self._health = health.aio.HealthServicer()
         token = config.security.token
@@ -75,6 +83,16 @@ class CoordinatorServer:
                 continue
         await self._health.enter_graceful_shutdown()
         await self._server.stop(GRACE_SECONDS)
+        if self._directory is not None:
+            self._directory.release()
+
+
+def _fleet(shard_count: int, directory: DataDir | None) -> Fleet:
+    """Raises StartError for a directory that cannot be used as it is."""
+    try:
+        return Fleet(shard_count, directory)
+    except (LogError, OSError) as error:
+        raise StartError(str(error)) from None
 
 
 async def _run(config: CoordinatorConfig, on_ready: Callable[[str], None]) -> None:

@@ -9,29 +9,26 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import ShardJob
+from sheepfold_server.core.replay import Recovered
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.optim.export import reencoded
-from sheepfold_server.optim.products import slot_products
 from sheepfold_server.optim.state import ShardTensors
-from sheepfold_server.optim.steps import SliceTotals
 from sheepfold_server.shell.about import resident_bytes
 from sheepfold_server.shell.actor import Actor
-from sheepfold_server.storage.null import NullStorage
+from sheepfold_server.shell.kernel_work import KernelWork
+from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.digest import Entry
 from sheepfold_wire.frames import Buffer
-from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.ids import NOTHING_LOADED, AttemptId
 from sheepfold_wire.manifest import ROW_ELEMENTS
 
 log = logging.getLogger(__name__)
@@ -55,14 +52,12 @@ class ShardActor:
         kernel: ThreadPoolExecutor,
         send: Callable[[m.ShardReport], None],
         halt: Callable[[str], None],
-        storage: NullStorage,
+        job_log: ShardLog | NoLog,
     ) -> None:
+        """Takes up the job where its log ends: returns once that is done. Raises LogError, OSError."""
         self.job, self.tensors = job, tensors
-        self._core = Shard(job)
-        self._kernel, self._send, self._halt, self._storage = kernel, send, halt, storage
-        self._actor: Actor[e.ShardEvent, e.ShardEffect] = Actor(
-            self._core.handle, self._perform, lambda error: self._fail("its bookkeeping", error)
-        )
+        self._kernel, self._send, self._halt = kernel, send, halt
+        self._work = KernelWork(tensors, job_log, self._keep)
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[object]] = {}
@@ -72,14 +67,24 @@ class ShardActor:
         self._parts: dict[AttemptId, tuple[Buffer, Codec]] = {}
         self._encoded: dict[tuple[int, Codec], Buffer] = {}
         self._served_codecs = {Codec.FP32}
-        self._split = tensors.layout.plan.split_slices
-        self._block_ids = _block_ids(tensors)
         slices = tensors.layout.plan.manifest.slices
-        self.tensor_of_block = [slices[index].tensor for _, index in self._block_ids]
+        self.tensor_of_block = [slices[index].tensor for _, index in self._work.block_ids]
         self.bytes_in = self.bytes_out = 0
         self._reported_in = self._reported_out = 0
-        self._products: dict[int, tuple[float, ...]] = {}
-        """Inner products of slots with their mean, by step; until its Applied."""
+        self._core = Shard(job, self._recover())
+        self._actor: Actor[e.ShardEvent, e.ShardEffect] = Actor(
+            self._core.handle, self._perform, lambda error: self._fail("its bookkeeping", error)
+        )
+
+    def _recover(self) -> Recovered:
+        job = self.job
+        read = self._kernel.submit(self._work.recover, job.holds_split, job.counts_skips, job.open_steps)
+        found, init = read.result()
+        if found.init is not None:
+            self._parts[found.init] = init, Codec.FP32
+        if found.version > NOTHING_LOADED:
+            log.info("job %s: version %d is recovered from the log", job.job, found.version)
+        return found
 
     # --- from the services ----------------------------------------------------------------------------
 
@@ -170,26 +175,24 @@ class ShardActor:
                     kept = {codec: payload for (v, codec), payload in self._encoded.items() if v == step}
                     self._encoded.update({(step + 1, codec): payload for codec, payload in kept.items()})
             case e.RetireVersions(oldest, kept_versions):
-                with self._lock:
-                    self._encoded = {
-                        key: payload
-                        for key, payload in self._encoded.items()
-                        if key[0] >= oldest or key[0] in kept_versions
-                    }
-            case e.Append():
-                self._storage.append(effect)
-                self._actor.submit(e.Appended(effect.step, effect.fold))
+                self._retire(oldest, kept_versions)
             case e.Halt(why):
                 self._halt(why)
             case _:
                 self._perform_on_kernel(effect)
+
+    def _retire(self, oldest: int, kept: frozenset[int]) -> None:
+        with self._lock:
+            self._encoded = {
+                key: payload for key, payload in self._encoded.items() if key[0] >= oldest or key[0] in kept
+            }
 
     def _measured(self, report: m.Applied) -> m.Applied:
         with self._lock:
             new_in, new_out = self.bytes_in - self._reported_in, self.bytes_out - self._reported_out
             self._reported_in, self._reported_out = self.bytes_in, self.bytes_out
         memory, queue = resident_bytes(), self._actor.waiting
-        report = replace(report, slot_products=self._products.pop(report.step, ()))
+        report = replace(report, slot_products=self._work.products.pop(report.step, ()))
         return replace(report, bytes_in=new_in, bytes_out=new_out, memory_bytes=memory, queue=queue)
 
     def _answer(self, token: int, answer: object) -> None:
@@ -241,28 +244,59 @@ class ShardActor:
         self._halt(f"{what} of job {self.job.job} failed, incident {incident}: see the log of the shard")
 
     def _perform_on_kernel(self, effect: e.ShardEffect) -> None:
+        work = self._work
         match effect:
+            case e.LogInit(staged):
+                payload, _ = self._parts[staged.attempt]
+                self._answered_by(lambda: work.log_init(staged, payload))
             case e.LoadState(attempt):
                 payload, _ = self._parts[attempt]
-                self._on_kernel(lambda: self._load(payload))
+                self._answered_by(lambda: work.load(payload, tuple(self._served_codecs)))
             case e.FoldSlots():
                 self._fold_parts(effect)
             case e.FinishSum():
-                parts = [self._parts[attempt] for attempt in effect.compared if attempt in self._parts]
-                self._on_kernel(lambda: self._finish(effect, parts))
+                self._finish(effect)
+            case e.Append():
+                self._answered_by(lambda: work.append(effect))
+            case e.AppendNote(note):
+                self._on_kernel(lambda: work.log.append(note))
             case e.DiscardSum(step):
-                self._on_kernel(lambda: self.tensors.discard(step) if self.tensors.is_open(step) else None)
-            case e.SkipStep(step, counts):
-                self._on_kernel(lambda: self._skip(step, counts))
+                self._on_kernel(lambda: work.discard(step))
+            case e.SkipStep():
+                self._answered_by(lambda: work.skip(effect))
             case e.ComputeDirections(decision):
-                self._on_kernel(lambda: self._directions(decision))
-            case e.ApplyUpdate(decision, totals):
-                codecs = tuple(sorted(self._served_codecs, key=list(Codec).index))
-                self._on_kernel(lambda: self._apply(decision, totals, codecs))
+                self._answered_by(lambda: work.directions(decision))
+            case e.ApplyUpdate():
+                self._apply(effect)
             case e.ComputeDigest(token, version):
                 self._on_kernel(lambda: self._answer(token, (version, self.tensors.block_digests())))
             case _:
                 raise TypeError(f"no way to perform {effect!r}")
+
+    def _answered_by(self, work: Callable[[], e.ShardEvent]) -> None:
+        """Kernel work whose result is an event."""
+        self._on_kernel(lambda: self._actor.submit(work()))
+
+    def _apply(self, effect: e.ApplyUpdate) -> None:
+        codecs = tuple(sorted(self._served_codecs, key=list(Codec).index))
+
+        def work() -> None:
+            ready = self._work.apply(effect, codecs)
+            self._actor.submit(ready)
+            self._work.save_if_long(effect.decision.step + 1, ready.slices, self._core.newest_attempt)
+
+        self._on_kernel(work)
+
+    def _finish(self, effect: e.FinishSum) -> None:
+        parts = [self._parts[attempt] for attempt in effect.compared if attempt in self._parts]
+
+        def work() -> None:
+            ready = self._work.finish(effect)
+            self._actor.submit(ready)
+            if parts and len(parts) == len(effect.compared) and ready.is_finite:
+                self._work.compare(effect.step, parts)
+
+        self._on_kernel(work)
 
     def _fold_parts(self, effect: e.FoldSlots) -> None:
         """The bytes are taken now: by the time the kernel runs, their attempts may have been dropped."""
@@ -271,78 +305,11 @@ class ShardActor:
             self._actor.submit(e.FoldFailed(effect.step, effect.fold, gone[0]))
             return
         parts = [(slot, *self._parts[attempt], factor) for slot, attempt, factor in effect.parts]
-        self._on_kernel(lambda: self._fold(effect, parts))
+        self._answered_by(lambda: self._work.fold(effect, parts))
 
     def _keep(self, version: int, made: dict[Codec, Buffer]) -> None:
         with self._lock:
             self._encoded.update({(version, codec): payload for codec, payload in made.items()})
-
-    def _load(self, payload: Buffer) -> None:
-        self.tensors.load(payload)
-        self._keep(0, {codec: self.tensors.encoded(codec) for codec in tuple(self._served_codecs)})
-        self._actor.submit(e.Loaded())
-
-    def _fold(self, effect: e.FoldSlots, parts: list[tuple[int, Buffer, Codec, float]]) -> None:
-        began = time.perf_counter()
-        try:
-            if effect.is_first:
-                self.tensors.begin(effect.step)
-            self.tensors.fold(effect.step, [(payload, codec, factor) for _, payload, codec, factor in parts])
-        except Exception:
-            log.exception("folding slots %s of step %d failed", [part[0] for part in parts], effect.step)
-            self._actor.submit(e.FoldFailed(effect.step, effect.fold, parts[0][0]))
-            return
-        self._actor.submit(e.FoldDone(effect.step, effect.fold, time.perf_counter() - began))
-
-    def _finish(self, effect: e.FinishSum, parts: list[tuple[Buffer, Codec]]) -> None:
-        report = self.tensors.finish(effect.step, effect.divisor)
-        squares = tuple(report.sum_of_squares.tolist())
-        self._actor.submit(e.SumReady(effect.step, effect.fold, report.finite, report.max_abs, squares))
-        if parts and len(parts) == len(effect.compared) and report.finite:
-            mean = self.tensors.mean(effect.step)
-            self._products[effect.step] = slot_products(self.tensors.layout, mean, parts)
-
-    def _skip(self, step: int, counts: bool) -> None:
-        if self.tensors.is_open(step):
-            self.tensors.discard(step)
-        if counts:
-            self.tensors.count_skip()
-
-    def _directions(self, decision: m.Commit) -> None:
-        tensors = len(self.tensors.layout.plan.manifest.tensors)
-        bits = np.unpackbits(np.frombuffer(decision.present, np.uint8), bitorder="little")[:tensors]
-        report = self.tensors.directions(
-            decision.step, decision.learning_rate, decision.clip_scale, bits.astype(np.bool_)
-        )
-        split = tuple(
-            m.BlockNorms(block, float(report.weight_partials[i]), float(report.update_partials[i]))
-            for i, (block, slice_index) in enumerate(self._block_ids)
-            if slice_index in self._split
-        )
-        self._actor.submit(e.DirectionsReady(decision.step, split))
-
-    def _apply(
-        self, decision: m.Commit, totals: tuple[m.SliceTotals, ...], codecs: tuple[Codec, ...]
-    ) -> None:
-        began = time.perf_counter()
-        sums = {t.slice: SliceTotals(t.weight_partial, t.update_partial, t.gradient_squares) for t in totals}
-        reports, made = self.tensors.apply(decision.step, decision.learning_rate, sums, codecs)
-        self._keep(decision.step + 1, made)
-        slices = tuple(
-            m.SliceReport(r.slice, r.weight_norm, r.update_norm, r.trust_ratio, r.clamp) for r in reports
-        )
-        # Encoded copies are written by the pass that makes the weights: there is no time to tell apart.
-        self._actor.submit(e.WeightsReady(decision.step, slices, time.perf_counter() - began, 0.0))
-
-
-def _block_ids(tensors: ShardTensors) -> list[tuple[int, int]]:
-    """(global block index, slice index) of the shard's own blocks, in their order."""
-    plan = tensors.layout.plan
-    return [
-        (f.first_block + i, f.slice)
-        for f in plan.shard_fragments(tensors.layout.shard)
-        for i in range(f.blocks)
-    ]
 
 
 def entries(found: list[Entry]) -> tuple[m.DigestEntry, ...]:

@@ -13,6 +13,7 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import sheepfold_wire.messages as m
+from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.link import Link
 from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
@@ -34,6 +35,9 @@ class ShardServer:
     def __init__(self, config: ShardConfig, on_ready: Callable[[str], None] = lambda address: None) -> None:
         self.config, self._on_ready = config, on_ready
         check_device(config.device)
+        self._directory = None if config.directory is None else DataDir(config.directory)
+        if self._directory is not None:
+            self._directory.take()
         self.stopped = threading.Event()
         torch.set_num_threads(config.threads)
         self.process = ShardProcess(config, self._send, self._on_halt)
@@ -88,6 +92,8 @@ class ShardServer:
         self._server.stop(GRACE_SECONDS).wait()
         self._link.close()
         self.process.close()
+        if self._directory is not None:
+            self._directory.release()
 
 
 def check_device(device: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -20,10 +22,12 @@ from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.kernels import KernelError, KernelFolder, job_programs, numeric_fingerprint
 from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.shard_actor import ShardActor
-from sheepfold_server.storage.null import NullStorage
+from sheepfold_server.shell.shard_log import NoLog, ShardLog
+from sheepfold_server.storage.log.errors import LogError
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.connection import DEFAULT, Connection
 from sheepfold_wire.errors import JobUnknown, NotReady
+from sheepfold_wire.ids import is_job_name
 from sheepfold_wire.job import Job, job_from_json
 from sheepfold_wire.manifest import Manifest
 from sheepfold_wire.plan import Plan
@@ -49,8 +53,12 @@ class ShardConfig:
     external: str = ""
     """Address that workers with network=external reach it at; empty: the same as the others."""
     security: Security = field(default_factory=Security)
+    directory: Path | None = None
+    """Where its jobs' logs are; without one, what it holds dies with it."""
 
 
+OPENING_SECONDS = 60.0
+"""In which every job of an earlier process is open again; compiling one takes a minute at most."""
 OPENER_SECONDS = 5.0
 """For a job that is being opened when the process ends; while one is compiled, no call of torch is left."""
 
@@ -74,6 +82,8 @@ class ShardProcess:
         self._opening = threading.Lock()
         self._openers: list[threading.Thread] = []
         self.halted = ""
+        self._young_until = time.monotonic() + OPENING_SECONDS
+        """Until then the coordinator may still name jobs, or one is being opened."""
 
     def hello(self, address: str) -> m.Hello:
         """First report on a link, also after the link was lost."""
@@ -89,6 +99,7 @@ class ShardProcess:
             kernels=kernels,
             kernel_note=note,
             external_address=c.external,
+            keeps_log=c.directory is not None,
         )
 
     def command(self, command: m.ShardCommand) -> None:
@@ -103,6 +114,7 @@ class ShardProcess:
                     command.term,
                 )
             case m.OpenJob():
+                self._young_until = time.monotonic() + OPENING_SECONDS
                 self._on_open(command)
             case _:
                 actor = self._actors.get(command.job)
@@ -127,7 +139,7 @@ class ShardProcess:
             known = self._actors.get(command.job)
             try:
                 known = self._open(command) if known is None else known
-            except KernelError as error:
+            except (KernelError, LogError) as error:
                 log.error("job %s cannot be opened: %s", command.job, error)
                 self._send(m.ShardFailed(command.job, f"it cannot be opened here: {error}"))
                 return
@@ -168,7 +180,8 @@ class ShardProcess:
         )
         kernel = self._kernel_of(job, ShardLayout(plan, shard))
         tensors = ShardTensors(plan, shard, job.optimizer, kernel, job.batch.open_steps)
-        actor = ShardActor(fixed, tensors, self._kernel, self._send, self.halt, NullStorage())
+        job_log = self._log_of(command, fixed, init_bytes)
+        actor = ShardActor(fixed, tensors, self._kernel, self._send, self.halt, job_log)
         with self._lock:
             self._actors[job.name] = actor
         log.info(
@@ -179,6 +192,19 @@ class ShardProcess:
             fixed.part_slots,
         )
         return actor
+
+    def _log_of(self, command: m.OpenJob, fixed: ShardJob, part_bytes: int) -> ShardLog | NoLog:
+        """Raises LogError for a log of another job, model, cut or fingerprint, or a damaged one."""
+        if self.config.directory is None:
+            return NoLog()
+        job = job_from_json(command.config_json)
+        numerics = f"{job.numerics.kernel}/{numeric_fingerprint(self.config.device)}"
+        belongs_to = (
+            f"shard {fixed.shard} of {command.shard_count}, job {fixed.job}, lineage {command.lineage}, "
+            f"model {fixed.manifest_digest[:16]}, plan {fixed.plan_digest[:16]}, numerics {numerics}"
+        )
+        directory = self.config.directory / "jobs" / fixed.job / command.lineage
+        return ShardLog(directory, belongs_to, part_bytes, job.durability.level == "wal_fsync")
 
     def _kernel_of(self, job: Job, layout: ShardLayout) -> Kernel:
         """Ready to run: compiling is over when this returns. Raises KernelError."""
@@ -193,11 +219,13 @@ class ShardProcess:
         return min(budget // part_bytes, 1 << 20) if part_bytes else 1 << 20
 
     def actor(self, job: str) -> ShardActor:
-        """The job's actor; raises JobUnknown, NotReady."""
+        """The job's actor; raises NotReady for one that may be opened yet, JobUnknown for any other."""
         if self.halted:
             raise NotReady(f"shard {self.config.shard} has halted: {self.halted}")
         with self._lock:
             actor = self._actors.get(job)
+        if actor is None and is_job_name(job) and time.monotonic() < self._young_until:
+            raise NotReady(f"job {job} is not open on shard {self.config.shard} yet; try again")
         if actor is None:
             raise JobUnknown(
                 f"job {job} is not open on shard {self.config.shard}; create it with `sheepfold job create`"

@@ -1,15 +1,15 @@
 """`sheepfold up`: a coordinator, its shards and a dashboard as child processes on one address.
 
-A dashboard that dies is started again. A coordinator or shard that dies ends the job: what it held is gone.
+Whatever dies is started again and goes on from what is on the disk. What dies too often ends it all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ HOST = "127.0.0.1"
 STOP_SECONDS = 8.0
 RESTART_SECONDS_FIRST, RESTART_SECONDS_MAX = 0.5, 30.0
 HEALTHY_SECONDS = 60.0
+FAILURES_MAX = 5
+"""Of a coordinator or shard in a row, each before it served: more would not help."""
 STAGING_BYTES = 1 << 30
 
 
@@ -70,7 +72,7 @@ class UpConfig:
 
 
 class PartLost(Exception):
-    """A coordinator or shard is gone; the text says what is lost with it and what to do."""
+    """A coordinator or shard does not stay up; the text says what is known and what to do."""
 
 
 class Backoff:
@@ -87,6 +89,54 @@ class Backoff:
         return wait
 
 
+class Tended:
+    """A child that is started again when it has died, sooner or later."""
+
+    def __init__(self, child: Child, start: Callable[[], None], what_goes_on: str, failures_max: int) -> None:
+        """`what_goes_on`: while it is down. After more than `failures_max` in a row `is_lost`; 0: never."""
+        self.child, self._start, self._what_goes_on = child, start, what_goes_on
+        self._failures_max, self._failures = failures_max, 0
+        self._backoff = Backoff()
+        self._started_at = 0.0
+        self._restart_at: float | None = None
+        self._is_announced = True
+
+    def start(self, now: float) -> None:
+        self._started_at = now
+        self._start()
+
+    def tend(self, now: float) -> str:
+        """Start it again when its wait is over; one line if something happened, else ""."""
+        if self._restart_at is not None:
+            if now >= self._restart_at:
+                self._restart_at, self._is_announced = None, False
+                self.start(now)
+            return ""
+        code = self.child.exit_code()
+        if code is None:
+            return self._news()
+        lived = now - self._started_at
+        self._failures = 0 if self._has_served() else self._failures + 1
+        wait = self._backoff.next(lived)
+        self._restart_at = now + wait
+        how = ended(self.child.name, self.child.pid, code)
+        return f"{how}; {self._what_goes_on}, it is started again in {wait:g} s"
+
+    def _news(self) -> str:
+        """It has said where it serves."""
+        if self._is_announced or not self._has_served():
+            return ""
+        return f"{self.child.name} restarted, pid {self.child.pid}"
+
+    def _has_served(self) -> bool:
+        self._is_announced = self._is_announced or self.child.has_announced()
+        return self._is_announced
+
+    @property
+    def is_lost(self) -> bool:
+        return 0 < self._failures_max < self._failures
+
+
 class Supervisor:
     """Call `start`, then `check` often, then `stop`; all from the main thread."""
 
@@ -94,19 +144,23 @@ class Supervisor:
         self.config = config
         self.directory = StateDir(config.directory)
         self._stopped, self._say = stopped, say
-        self.coordinator = self._child("coordinator", *coordinator_arguments(config))
-        self.shards = [
-            self._child(f"shard {i}", *shard_arguments(config, i)) for i in range(config.shard_count)
-        ]
-        self.dashboard = self._child("dashboard", "dashboard")
+        self.coordinator = self._child("coordinator")
+        self.shards = [self._child(f"shard {i}") for i in range(config.shard_count)]
+        self.dashboard = self._child("dashboard")
         self.connection = Connection("")
         """For workers; known once it is started."""
-        self._backoff = Backoff()
-        self._dashboard_started_at = 0.0
-        self._restart_dashboard_at: float | None = None
+        wait = "workers wait"
+        self._tended = [
+            Tended(self.coordinator, self._start_coordinator, wait, FAILURES_MAX),
+            *(
+                Tended(shard, partial(self._start_shard, index, shard), wait, FAILURES_MAX)
+                for index, shard in enumerate(self.shards)
+            ),
+            Tended(self.dashboard, self._start_dashboard, "training goes on", 0),
+        ]
 
-    def _child(self, name: str, *arguments: str) -> Child:
-        return Child(name, list(arguments), self.directory.logs / f"{name.replace(' ', '-')}.log")
+    def _child(self, name: str) -> Child:
+        return Child(name, [], self.directory.logs / f"{name.replace(' ', '-')}.log")
 
     def start(self) -> None:
         """Returns once every shard is linked. Raises StartError or Interrupted; call `stop` then too."""
@@ -114,11 +168,11 @@ class Supervisor:
             raise StartError(f"--shards {self.config.shard_count}: give 1 to 64")
         self.directory.take()
         self._make_security()
-        self.coordinator.start()
+        coordinator, *others = self._tended
+        coordinator.start(time.monotonic())
         self.coordinator.await_address(self._stopped)
-        for shard in self.shards:
-            shard.start("--coordinator", self.coordinator.address)
-        self._start_dashboard(self.config.dashboard_port)
+        for tended in others:
+            tended.start(time.monotonic())
         for child in (*self.shards, self.dashboard):
             child.await_address(self._stopped)
         self.connection = self._connection()
@@ -138,52 +192,43 @@ class Supervisor:
         assert files.token is not None
         return Connection(address, read_ca(files.ca), read_token(files.token))
 
-    def _start_dashboard(self, port: int) -> None:
-        self._dashboard_started_at = time.monotonic()
+    def _start_coordinator(self) -> None:
+        """Where it was before, so that workers and shards find it again."""
+        port = _port(self.coordinator, self.config.port)
+        self.coordinator.start(*coordinator_arguments(self.config, port))
+
+    def _start_shard(self, index: int, shard: Child) -> None:
+        self._at_coordinator(shard, *shard_arguments(self.config, index, _port(shard, 0)))
+
+    def _start_dashboard(self) -> None:
         trackers = [part for text in self.config.trackers for part in ("--tracker", text)]
-        listen, history = self.config.dashboard_listen(port), ["--history", str(self.directory.history)]
-        self.dashboard.start("--coordinator", self.coordinator.address, *listen, *history, *trackers)
+        listen = self.config.dashboard_listen(_port(self.dashboard, self.config.dashboard_port))
+        history = ["--history", str(self.directory.history)]
+        self._at_coordinator(self.dashboard, "dashboard", *listen, *history, *trackers)
+
+    def _at_coordinator(self, child: Child, *arguments: str) -> None:
+        child.start(*arguments, "--coordinator", self.coordinator.address)
 
     def check(self) -> None:
-        """Notice what died since the last call; raises PartLost."""
-        for child in (self.coordinator, *self.shards):
-            code = child.exit_code()
-            if code is not None:
-                raise PartLost(self._loss(child, code))
-        self._tend_dashboard(time.monotonic())
+        """Notice what died since the last call, start it again when its time has come; raises PartLost."""
+        for tended in self._tended:
+            news = tended.tend(time.monotonic())
+            if tended.is_lost:
+                raise PartLost(self._loss(tended.child, news))
+            if news:
+                self._say(news)
+                self.directory.write_up(self.facts(), self.connection.secret)
 
-    def _loss(self, child: Child, code: int) -> str:
-        held = (
-            "the attached workers and open steps" if child is self.coordinator else "the weights and moments"
-        )
+    def _loss(self, child: Child, news: str) -> str:
         again = f"sheepfold up --shards {self.config.shard_count} --dir {self.config.directory}"
         if self.config.is_secured or self.config.host != HOST:
             again += f" --listen {self.config.host}{' --insecure' if self.config.is_insecure else ''}"
+        how = news.partition(";")[0]
         return (
-            f"{ended(child.name, child.pid, code)}: {held} it held are lost, so the job cannot go on; "
-            f"durable state is not built yet, start again with `{again}` (its log: {child.log})"
+            f"{how} before it served, {FAILURES_MAX + 1} times in a row; nothing that was committed is lost. "
+            f"Its last words: {child.last_words() or 'none'} (its log: {child.log}); when that is mended, "
+            f"start again with `{again}`"
         )
-
-    def _tend_dashboard(self, now: float) -> None:
-        if self._restart_dashboard_at is not None:
-            if now >= self._restart_dashboard_at:
-                self._restart_dashboard_at = None
-                self._restart_dashboard()
-            return
-        code = self.dashboard.exit_code()
-        if code is not None:
-            wait = self._backoff.next(now - self._dashboard_started_at)
-            self._restart_dashboard_at = now + wait
-            how = ended("dashboard", self.dashboard.pid, code)
-            self._say(f"{how}; training goes on, it is started again in {wait:g} s")
-
-    def _restart_dashboard(self) -> None:
-        port = int(self.dashboard.address.rsplit(":", 1)[1])
-        self._start_dashboard(port)
-        with contextlib.suppress(StartError):  # it ended again; the next check sees that
-            self.dashboard.await_address(self._stopped)
-            self._say(f"dashboard restarted, pid {self.dashboard.pid}")
-            self.directory.write_up(self.facts(), self.connection.secret)
 
     def stop(self) -> None:
         """Ask all to finish, the coordinator last; kill what has not ended in time."""
@@ -208,13 +253,21 @@ class Supervisor:
         }
 
 
-def coordinator_arguments(config: UpConfig) -> list[str]:
-    return ["coordinator", "--shards", str(config.shard_count), *config.listen(config.port)]
+def _port(child: Child, wanted: int) -> int:
+    """The port it has served on already, else the wanted one."""
+    return int(child.address.rsplit(":", 1)[1]) if child.address else wanted
 
 
-def shard_arguments(config: UpConfig, index: int) -> list[str]:
+def coordinator_arguments(config: UpConfig, port: int) -> list[str]:
+    directory = str(config.directory / "coordinator")
+    shards = str(config.shard_count)
+    return ["coordinator", "--shards", shards, "--dir", directory, *config.listen(port)]
+
+
+def shard_arguments(config: UpConfig, index: int, port: int = 0) -> list[str]:
     return [
-        *("shard", "--index", str(index), "--shards", str(config.shard_count), *config.listen()),
+        *("shard", "--index", str(index), "--shards", str(config.shard_count)),
+        *("--dir", str(config.directory / f"shard-{index}"), *config.listen(port)),
         *("--threads", str(config.threads), "--device", config.device),
         *("--staging-bytes", str(config.staging_bytes)),
     ]

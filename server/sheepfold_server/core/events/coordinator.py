@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.records import CoordinatorRecord
 from sheepfold_wire.errors import SheepfoldError
 
 # --- events ----------------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ class Persist:
     """Write a record of the coordinator's log; Persisted(number) follows when it is durable."""
 
     number: int
-    record: object
+    record: CoordinatorRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.records import PreparedSum, ShardNote
 from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.ids import AttemptId
 
@@ -73,6 +74,13 @@ class DigestAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class InitLogged:
+    """The init part is in the shard's log."""
+
+    staged: m.Staged
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """The init part is the state now."""
 
@@ -113,6 +121,13 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """The decision to skip the step is logged, and its sum is gone."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class DirectionsReady:
     """Pass 1 is done; block sums of the split slices held here, by global block index."""
 
@@ -138,11 +153,13 @@ ShardEvent = (
     | PullAsked
     | PullGone
     | DigestAsked
+    | InitLogged
     | Loaded
     | FoldDone
     | FoldFailed
     | SumReady
     | Appended
+    | Skipped
     | DirectionsReady
     | WeightsReady
 )
@@ -214,13 +231,26 @@ class FinishSum:
 
 
 @dataclass(frozen=True, slots=True)
+class LogInit:
+    """Write the init part to the shard's log (then InitLogged)."""
+
+    staged: m.Staged
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
-    """Write the prepare record of the step to the shard's log (then Appended)."""
+    """Write the prepare record of the step to the shard's log, with the mean (then Appended)."""
 
     step: int
     fold: int
-    map_digest: str
-    slots: tuple[m.SlotEntry, ...]
+    record: PreparedSum
+
+
+@dataclass(frozen=True, slots=True)
+class AppendNote:
+    """Write what was decided to the shard's log, before it is acted on."""
+
+    note: ShardNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +277,7 @@ class DiscardSum:
 
 @dataclass(frozen=True, slots=True)
 class SkipStep:
-    """The step is decided as skipped: forget its sum; `counts`: the bias counters advance all the same."""
+    """Forget the sum of a skipped step (then Skipped); `counts`: the bias counters advance all the same."""
 
     step: int
     counts: bool
@@ -302,7 +332,9 @@ ShardEffect = (
     | LoadState
     | FoldSlots
     | FinishSum
+    | LogInit
     | Append
+    | AppendNote
     | ComputeDirections
     | ApplyUpdate
     | DiscardSum

@@ -1,0 +1,123 @@
+"""A coordinator that was started anew: its state is its log, read from the beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core import records as r
+from sheepfold_server.core.accounts import account
+from sheepfold_server.core.administration import changes_of
+from sheepfold_server.core.attempts import Attempt
+from sheepfold_server.core.granting import Granting
+from sheepfold_server.core.state import Geometry, JobState, Life
+from sheepfold_server.core.steps import Decided, OpenStep, SlotTaken
+from sheepfold_wire.manifest import Manifest
+from sheepfold_wire.optimizer import with_slices
+
+EVENTS_PER_TERM = 1_000_000
+"""Numbers of events grow over terms; the events themselves are not kept."""
+
+
+class Remembering:
+    """Takes the records of earlier terms, in order.
+
+    The newest decision may not have reached every shard: its step is left open, decided, and is published
+    once all shards say that they have applied it. Whatever was not decided has to begin again.
+    """
+
+    def __init__(self, state: JobState, granting: Granting) -> None:
+        self._s = state
+        self._granting = granting
+        self._newest: OpenStep | None = None
+        self._settled: set[int] = set()
+        """Asynchronous: places in the sample stream that steps were decided of."""
+        self._pieces: list[tuple[int, int, int, int]] = []
+        self.answers: dict[str, m.ConfigChangeReply] = {}
+        """Answers of calls that were told already, by call and request id."""
+
+    def take_all(self, records: Iterable[r.CoordinatorRecord]) -> None:
+        """All records; JobCreated, the first, has been used to make the coordinator."""
+        state = self._s
+        state.history.count = state.term * EVENTS_PER_TERM
+        for record in records:
+            self._take(record)
+        self._granting.recover(self._settled)
+        if state.files is not None:
+            state.files.recover(self._pieces)
+        if state.life is Life.DECLARED and state.geometry is not None:
+            state.life = Life.OPENING
+        state.is_recovered = True
+        if self._newest is not None:
+            number = self._newest.step
+            told = f"step {number}, the newest that is decided, is repeated to the shards"
+        else:
+            told = "no step was decided yet"
+        state.event("restart", f"the coordinator was started anew, term {state.term}: {told}")
+
+    def _take(self, record: r.CoordinatorRecord) -> None:
+        state = self._s
+        match record:
+            case r.JobCreated():
+                pass
+            case r.ModelGiven(text):
+                manifest = with_slices(Manifest.from_json(text), state.job.optimizer.slices)
+                state.geometry = Geometry.of(manifest, len(state.shards), state.job)
+            case r.KernelChosen(kernel):
+                state.kernel = kernel
+            case r.InitChosen(attempt):
+                self._adopt_init(attempt)
+            case r.ConfigChanged(first, text, _, request):
+                state.config.change(first, changes_of(text))
+                if request:
+                    self.answers[f"change/{request}"] = m.ConfigChangeReply(first)
+            case r.Paused(why):
+                state.life, state.why = Life.PAUSED, why
+            case r.Woken():
+                state.life, state.why = Life.DECLARED, ""
+            case r.StopAsked(after, why):
+                state.stop_after = after
+                if why:
+                    state.life, state.why = Life.ENDED, why
+            case r.Evaluated(request):
+                state.evaluations.take(request, state.job.stop, request.version)
+            case r.SamplesSkipped(pieces):
+                if state.files is not None:
+                    state.files.skip(pieces)
+                    self._pieces += pieces
+            case Decided():
+                self._decide(record)
+            case r.TotalsKnown(totals):
+                if self._newest is not None and totals.step == self._newest.step:
+                    self._newest.totals = totals
+
+    def _adopt_init(self, key: m.AttemptId) -> None:
+        attempt = Attempt(key, "", True, None, 0, -1, self._s.now, self._s.now, True, is_staged=True)
+        self._s.attempts.adopt(attempt)
+
+    def _decide(self, record: Decided) -> None:
+        """The one before is applied everywhere: a step is decided only after that."""
+        state, number = self._s, record.commit.step
+        if self._newest is None:
+            for attempt in state.attempts:
+                state.attempts.commit(attempt, is_skip=False)
+        else:
+            account(state, self._newest, self._granting.end)
+        attempts = [self._adopt(number, index, taken) for index, taken in enumerate(record.slots)]
+        step = OpenStep.recovered(record, state.batch.slots(number), attempts, state.now)
+        state.version, state.steps[number] = number, step
+        self._newest = step
+        self._settled.add(number if record.sequence is None else record.sequence)
+
+    def _adopt(self, number: int, index: int, taken: SlotTaken) -> Attempt:
+        state = self._s
+        base, now = taken.facts.base_version, state.now
+        attempt = Attempt(
+            taken.attempt, taken.worker, False, number, index, base, now, now, False, facts=taken.facts
+        )
+        attempt.is_staged = attempt.is_admitted = True
+        state.attempts.adopt(attempt)
+        if state.files is not None:
+            state.files.adopt(taken.attempt, taken.pieces)
+            self._pieces += taken.pieces
+        return attempt

@@ -1,0 +1,197 @@
+"""What the kernel thread does for one job: the core's effects on its tensors and its log, each in its turn.
+
+Live and after a restart the same code runs: replay hands in the effects that the log gives.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core import events as e
+from sheepfold_server.core.records import InitPart, StateSaved
+from sheepfold_server.core.replay import (
+    LoadLogged,
+    Recovered,
+    Replay,
+    ReplayEffect,
+    RestoreState,
+    RestoreSum,
+    VersionDone,
+)
+from sheepfold_server.optim.products import slot_products
+from sheepfold_server.optim.state import ShardTensors
+from sheepfold_server.optim.steps import SliceTotals
+from sheepfold_server.shell.shard_log import NoLog, ShardLog
+from sheepfold_wire.codecs import Codec
+from sheepfold_wire.frames import Buffer
+from sheepfold_wire.ids import AttemptId
+
+log = logging.getLogger(__name__)
+
+Keep = Callable[[int, dict[Codec, Buffer]], None]
+"""Takes the encoded copies of a version."""
+
+
+class KernelWork:
+    """Every method runs in the kernel thread, and returns the event the core is told."""
+
+    def __init__(self, tensors: ShardTensors, log_of_job: ShardLog | NoLog, keep: Keep) -> None:
+        self.tensors, self.log, self.keep = tensors, log_of_job, keep
+        self._split = tensors.layout.plan.split_slices
+        self.block_ids = _block_ids(tensors)
+        self.products: dict[int, tuple[float, ...]] = {}
+        """Inner products of slots with their mean, by step; until its Applied."""
+
+    # --- version 0 --------------------------------------------------------------------------------------
+
+    def log_init(self, staged: m.Staged, payload: Buffer) -> e.InitLogged:
+        self.log.append(InitPart(staged), [payload])
+        return e.InitLogged(staged)
+
+    def load(self, payload: Buffer, codecs: tuple[Codec, ...]) -> e.Loaded:
+        self.tensors.load(payload)
+        self.keep(0, {codec: self.tensors.encoded(codec) for codec in codecs})
+        return e.Loaded()
+
+    # --- the sum ----------------------------------------------------------------------------------------
+
+    def fold(self, effect: e.FoldSlots, parts: list[tuple[int, Buffer, Codec, float]]) -> e.ShardEvent:
+        began = time.perf_counter()
+        try:
+            if effect.is_first:
+                self.tensors.begin(effect.step)
+            self.tensors.fold(effect.step, [(payload, codec, factor) for _, payload, codec, factor in parts])
+        except Exception:
+            log.exception("folding slots %s of step %d failed", [part[0] for part in parts], effect.step)
+            return e.FoldFailed(effect.step, effect.fold, parts[0][0])
+        return e.FoldDone(effect.step, effect.fold, time.perf_counter() - began)
+
+    def finish(self, effect: e.FinishSum) -> e.SumReady:
+        report = self.tensors.finish(effect.step, effect.divisor)
+        squares = tuple(report.sum_of_squares.tolist())
+        return e.SumReady(effect.step, effect.fold, report.finite, report.max_abs, squares)
+
+    def compare(self, step: int, parts: list[tuple[Buffer, Codec]]) -> None:
+        """Each slot with the mean, for the report."""
+        self.products[step] = slot_products(self.tensors.layout, self.tensors.mean(step), parts)
+
+    def append(self, effect: e.Append) -> e.Appended:
+        self.log.append(effect.record, self.tensors.mean_pieces(effect.step))
+        return e.Appended(effect.step, effect.fold)
+
+    def discard(self, step: int) -> None:
+        if self.tensors.is_open(step):
+            self.tensors.discard(step)
+
+    # --- what is decided --------------------------------------------------------------------------------
+
+    def skip(self, effect: e.SkipStep) -> e.Skipped:
+        self.discard(effect.step)
+        if effect.counts:
+            self.tensors.count_skip()
+        return e.Skipped(effect.step)
+
+    def directions(self, decision: m.Commit) -> e.DirectionsReady:
+        tensors = len(self.tensors.layout.plan.manifest.tensors)
+        bits = np.unpackbits(np.frombuffer(decision.present, np.uint8), bitorder="little")[:tensors]
+        report = self.tensors.directions(
+            decision.step, decision.learning_rate, decision.clip_scale, bits.astype(np.bool_)
+        )
+        split = tuple(
+            m.BlockNorms(block, float(report.weight_partials[i]), float(report.update_partials[i]))
+            for i, (block, slice_index) in enumerate(self.block_ids)
+            if slice_index in self._split
+        )
+        return e.DirectionsReady(decision.step, split)
+
+    def apply(self, effect: e.ApplyUpdate, codecs: tuple[Codec, ...]) -> e.WeightsReady:
+        began, decision = time.perf_counter(), effect.decision
+        sums = {
+            t.slice: SliceTotals(t.weight_partial, t.update_partial, t.gradient_squares)
+            for t in effect.totals
+        }
+        reports, made = self.tensors.apply(decision.step, decision.learning_rate, sums, codecs)
+        if made:
+            self.keep(decision.step + 1, made)
+        slices = tuple(
+            m.SliceReport(r.slice, r.weight_norm, r.update_norm, r.trust_ratio, r.clamp) for r in reports
+        )
+        # Encoded copies are written by the pass that makes the weights: there is no time to tell apart.
+        return e.WeightsReady(decision.step, slices, time.perf_counter() - began, 0.0)
+
+    def save_if_long(self, version: int, slices: tuple[m.SliceReport, ...], newest: AttemptId) -> None:
+        """Between two steps: the whole state goes into the log when the log has become long."""
+        held = self.tensors.held().pieces()
+        if self.log.is_long(sum(memoryview(piece).nbytes for piece in held)):
+            began = time.perf_counter()
+            self.log.append(StateSaved(version, slices, newest), held)
+            self.log.forget()
+            log.info("the state at version %d is saved in %.2f s", version, time.perf_counter() - began)
+
+    # --- after a restart --------------------------------------------------------------------------------
+
+    def recover(self, holds_split: bool, counts_skips: bool, open_steps: int) -> tuple[Recovered, Buffer]:
+        """Reads the log; (where the shard stands, initial weights that are not loaded yet).
+
+        Raises LogError, OSError; LookupError for a log that contradicts itself.
+        """
+        records = list(self.log.read())
+        ahead = Replay(holds_split, counts_skips)
+        for record, place in records:
+            ahead.take(record, place)
+        oldest = max(0, ahead.version - open_steps)
+        replay, redone = Replay(holds_split, counts_skips), _Redone(self, oldest)
+        for record, place in records:
+            for effect in replay.take(record, place):
+                redone.take(effect)
+        for effect in replay.finish():
+            redone.take(effect)
+        found = replay.recovered(redone.slices, oldest)
+        init: Buffer = b"" if found.init is None else self.log.payload(found.init_place)
+        self.log.end_of_reading()
+        return found, init
+
+
+class _Redone:
+    """The effects of a replay. Versions from `oldest` on may be pulled and are encoded, in fp32."""
+
+    def __init__(self, work: KernelWork, oldest: int) -> None:
+        self._work, self._oldest = work, oldest
+        self.slices: tuple[m.SliceReport, ...] = ()
+
+    def take(self, effect: ReplayEffect) -> None:
+        work = self._work
+        match effect:
+            case LoadLogged(place):
+                work.tensors.load(work.log.payload(place))
+            case RestoreState(saved, place):
+                work.tensors.restore(work.tensors.held().read(work.log.payload(place)))
+                self.slices = saved.slices
+            case RestoreSum(step, place):
+                work.tensors.begin(step)
+                work.tensors.fold(step, [(work.log.payload(place), Codec.FP32, 1.0)])
+                work.tensors.finish(step, 1.0)
+            case e.SkipStep():
+                work.skip(effect)
+            case e.ComputeDirections(decision):
+                work.directions(decision)
+            case e.ApplyUpdate():
+                self.slices = work.apply(effect, ()).slices
+            case VersionDone(version):
+                if version >= self._oldest:
+                    work.keep(version, {Codec.FP32: work.tensors.encoded(Codec.FP32)})
+
+
+def _block_ids(tensors: ShardTensors) -> list[tuple[int, int]]:
+    """(global block index, slice index) of the shard's own blocks, in their order."""
+    plan = tensors.layout.plan
+    return [
+        (f.first_block + i, f.slice)
+        for f in plan.shard_fragments(tensors.layout.shard)
+        for i in range(f.blocks)
+    ]

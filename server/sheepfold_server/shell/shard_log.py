@@ -1,0 +1,122 @@
+"""A shard's log of one job: the core's records in a RecordLog, or nowhere if the shard has no directory."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, StateSaved
+from sheepfold_server.core.replay import Place
+from sheepfold_server.storage.log.log import RecordLog
+from sheepfold_server.storage.log.segment import Found, read_payload
+from sheepfold_server.storage.log.values import Values
+from sheepfold_wire.frames import Buffer
+
+log = logging.getLogger(__name__)
+
+VALUES: Values[ShardRecord] = Values((InitPart, PreparedSum, StateSaved, m.LoadInit, m.Commit, m.Totals))
+SEGMENT_BYTES_MIN = 4 << 20
+RECORDS_PER_SEGMENT = 4
+RETRY_SECONDS = 1.0
+STATES_PER_SAVE = 4
+"""The state is saved once the log since is that many times as large: a quarter more is written for it."""
+STATE_BYTES_MIN = 16 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class ShardLog:
+    """What of one job on one shard outlives the process."""
+
+    def __init__(self, directory: Path, belongs_to: str, part_bytes: int, is_synced: bool) -> None:
+        """`part_bytes`: of one fp32 part, the usual payload. Raises OSError, LogError."""
+        self._saved: list[int] = []
+        """Numbers of the records that hold a whole state."""
+        self._bytes_since = 0
+        segment_bytes = max(SEGMENT_BYTES_MIN, RECORDS_PER_SEGMENT * part_bytes)
+        self._log = RecordLog(directory, belongs_to, segment_bytes, is_synced)
+        self._found: list[Found] = []
+        self._stopped = threading.Event()
+
+    def read(self) -> Iterator[tuple[ShardRecord, Place]]:
+        """Every record in order, before the first append."""
+        for found in self._log.read():
+            self._found.append(found)
+            record = VALUES.decode(found.text)
+            self._count(record, found.header.sequence, found.header.record_bytes)
+            yield record, len(self._found) - 1
+
+    def payload(self, place: Place) -> Buffer:
+        return read_payload(self._found[place])
+
+    def end_of_reading(self) -> None:
+        self._found.clear()
+
+    def append(self, record: ShardRecord, payload: Sequence[Buffer] = ()) -> None:
+        """Returns when the record outlives the process. While the disk is full it waits, and says so."""
+        text = VALUES.encode(record)
+        while True:
+            try:
+                number = self._log.append(text, payload)
+                self._count(record, number, len(text) + sum(memoryview(piece).nbytes for piece in payload))
+                return
+            except OSError as error:
+                if error.errno not in _FULL or self._stopped.is_set():
+                    raise
+                log.error(
+                    "%s: %s; nothing is lost, this shard waits until there is room",
+                    self._log.directory,
+                    error.strerror,
+                )
+                self._stopped.wait(RETRY_SECONDS)
+
+    def _count(self, record: ShardRecord, number: int, record_bytes: int) -> None:
+        """A whole state makes what stands before the one before it superfluous."""
+        self._bytes_since += record_bytes
+        if isinstance(record, StateSaved):
+            self._saved, self._bytes_since = [*self._saved[-1:], number], 0
+
+    def is_long(self, state_bytes: int) -> bool:
+        """Whether the state should be saved, so that neither the disk fills nor a restart takes long."""
+        return self._bytes_since > max(STATE_BYTES_MIN, STATES_PER_SAVE * state_bytes)
+
+    def forget(self) -> None:
+        """Room of what is not needed is used again. Two saved states stay: a restart may need both."""
+        if len(self._saved) > 1:
+            self._log.forget_before(self._saved[0])
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._log.close()
+
+
+class NoLog:
+    """Of a shard without a directory: what it holds dies with it."""
+
+    def read(self) -> Iterator[tuple[ShardRecord, Place]]:
+        return iter(())
+
+    def payload(self, place: Place) -> Buffer:
+        raise LookupError(f"record {place} of a log that keeps nothing")
+
+    def end_of_reading(self) -> None:
+        pass
+
+    def append(self, record: ShardRecord, payload: Sequence[Buffer] = ()) -> None:
+        pass
+
+    def is_long(self, state_bytes: int) -> bool:
+        return False
+
+    def forget(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+OpenLog = Callable[[str, str, int], ShardLog | NoLog]
+"""(job, what it belongs to, bytes of an fp32 part) -> its log."""

@@ -1,0 +1,84 @@
+"""kill -9 of server processes, at any time: the script does not notice, and not one bit differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults.fleet import KilledFleet, killed_fleet
+from tests.integration.harness import digest_of, running_fold, small_job, train
+
+from sheepfold_wire.job import Job
+
+STEPS = 12
+PLANS: dict[str, dict[str, Any]] = {
+    "wal": {},
+    "wal_fsync": {"durability": {"level": "wal_fsync"}},
+    "delay": {"batch": {"samples": 32, "slot_samples": 4, "delay": 1}},
+}
+
+
+def job_of(plan: str) -> Job:
+    return small_job("killed", stop={"steps": STEPS}, leases={"seconds": 3.0}, **PLANS[plan])
+
+
+@cache
+def golden(plan: str) -> str:
+    """Of the run that nothing disturbs, in this process, with nothing on a disk."""
+    job = job_of(plan)
+    with running_fold(2) as fold:
+        train(fold.address, job)
+        return digest_of(fold.address, job.name)
+
+
+Kill = Callable[[KilledFleet], None]
+
+
+def kill_shard(fleet: KilledFleet) -> None:
+    fleet.kill(fleet.supervisor.shards[1])
+
+
+def kill_both_shards(fleet: KilledFleet) -> None:
+    for shard in fleet.supervisor.shards:
+        fleet.kill(shard)
+
+
+def kill_coordinator(fleet: KilledFleet) -> None:
+    fleet.kill(fleet.supervisor.coordinator)
+
+
+def kill_all(fleet: KilledFleet) -> None:
+    kill_both_shards(fleet)
+    kill_coordinator(fleet)
+
+
+KILLS: dict[str, Kill] = {
+    "one shard": kill_shard,
+    "both shards": kill_both_shards,
+    "the coordinator": kill_coordinator,
+    "all of them": kill_all,
+}
+
+
+@pytest.mark.parametrize("plan", sorted(PLANS))
+@pytest.mark.parametrize("killed", sorted(KILLS))
+def test_kill_9_costs_no_committed_step_and_changes_no_bit(plan: str, killed: str, tmp_path: Path) -> None:
+    with killed_fleet(tmp_path, job_of(plan)) as fleet:
+        for at in (0, 2, 6):
+            fleet.until(lambda due=at: fleet.version() >= due, f"version {at}")  # type: ignore[misc]
+            before = fleet.version()
+            KILLS[killed](fleet)
+            fleet.until(lambda due=before: fleet.version() >= due, f"version {before} again")  # type: ignore[misc]
+        assert fleet.finish() == golden(plan)
+
+
+def test_everything_stopped_and_started_again_goes_on_where_it_was(tmp_path: Path) -> None:
+    job = job_of("wal")
+    with killed_fleet(tmp_path, job, workers=1) as fleet:
+        fleet.until(lambda: fleet.version() >= 3, "version 3")
+    with killed_fleet(tmp_path, job, workers=1) as fleet:
+        fleet.until(lambda: fleet.version() >= 3, "version 3, from the disk")
+        assert fleet.finish() == golden("wal")
