@@ -222,6 +222,7 @@ def test_a_shard_without_blocks_has_a_part_too(store: CheckpointStore) -> None:
     assert_same(store.read_part(index, 1, 2), parts[1])
 
 
+@pytest.mark.slow
 def test_own_tensors_are_in_the_order_of_the_shard_layout() -> None:
     from sheepfold_server.optim.layout import ShardLayout
 
@@ -660,6 +661,7 @@ def faults(
             return
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_of_a_save_leaves_the_older_checkpoint_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
