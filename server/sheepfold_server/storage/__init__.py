@@ -1,1 +1,1 @@
-"""What outlives a process: logs. Bytes, files and checksums; what they mean is the core's."""
+"""What outlives a process: logs and checkpoints. Bytes, files, checksums; what they mean is the core's."""
