@@ -22,7 +22,7 @@ PAGE := server/sheepfold_server/dashboard/web
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel bench-dashboard page examples protos protos-tool clean
+.PHONY: help demo test lint bench-kernel bench-dashboard sim chaos page examples protos protos-tool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -44,6 +44,12 @@ bench-kernel: $(VENV)/installed-dev ## time one optimizer step beside public one
 
 bench-dashboard: $(VENV)/installed-dev ## time charts of 1,000,000 steps x 400 slices, 15 minutes (ARGS="--steps 40000")
 	@$(BIN)/python -m tests.bench.dashboard $(ARGS)
+
+sim: $(VENV)/installed-dev ## simulate 20,000 seeds of faults and every ablation, 10 minutes (SEEDS=2000)
+	@$(BIN)/python -m tests.sim.campaign --seeds $(or $(SEEDS),20000)
+
+chaos: $(VENV)/installed-dev ## kill real processes at random, 200 times; compare with the undisturbed run (KILLS=20)
+	@$(BIN)/python -m tests.faults.chaos --kills $(or $(KILLS),200)
 
 page: ## build the dashboard's page into the package; needs Node 20.19 or newer
 	cd $(PAGE) && npm ci --silent && npm run --silent build

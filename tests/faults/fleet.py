@@ -16,6 +16,7 @@ import pytest
 from tests.integration.harness import digest_of
 
 import sheepfold_wire.messages as m
+from sheepfold.transport import TransportError
 from sheepfold.transport.grpc import GrpcTransport
 from sheepfold_server.shell import supervisor as supervision
 from sheepfold_server.shell.child import Child
@@ -60,7 +61,7 @@ class KilledFleet:
         transport = GrpcTransport(Connection(self.address))
         try:
             return transport.call(m.StatusRequest(self.job.name))  # type: ignore[no-any-return]
-        except (SheepfoldError, Exception):
+        except (SheepfoldError, TransportError):
             return None
         finally:
             transport.close()
@@ -82,11 +83,12 @@ class KilledFleet:
         tails = [f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-12:]) for log in logs]
         return f"status {self.status()}, said {self.said}\n" + "\n".join(tails)
 
-    def finish(self) -> str:
-        """Wait for the workers, who end with the job; the digest."""
+    def finish(self, may_be_killed: bool = False) -> str:
+        """Wait for the workers, who end with the job; the digest. `may_be_killed`: some were, on purpose."""
         self.until(lambda: all(w.poll() is not None for w in self.workers), "the end of the workers")
-        codes = [worker.returncode for worker in self.workers]
-        assert codes == [0] * len(codes), f"workers ended with {codes}; {self._told()}"
+        codes = {worker.returncode for worker in self.workers}
+        allowed = {0, -signal.SIGKILL} if may_be_killed else {0}
+        assert codes <= allowed, f"workers ended with {codes}; {self._told()}"
         self.until(lambda: self.version() == self.job.stop.steps, "the last version")
         return digest_of(self.address, self.job.name)
 

@@ -69,6 +69,8 @@ class Marks(Counter[str]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.faults = 0
+        """Injected."""
         self._guesses: set[int] = set()
         """Places in the sample stream that some worker was told to expect."""
         self._said: set[object] = set()

@@ -172,7 +172,9 @@ class World:
     def happens(self, fault: str) -> bool:
         """Whether this fault strikes now."""
         rate: float = getattr(self.faults, fault)
-        return rate > 0.0 and self.chance.random() < rate
+        struck = rate > 0.0 and self.chance.random() < rate
+        self.marks.faults += struck
+        return struck
 
     def breaks(self, sequence: int) -> bool:
         """Whether this attempt at a slot comes out non-finite: too seldom for a step to be skipped for it."""
@@ -204,7 +206,9 @@ class World:
         self.at(CHAOS_SECONDS, self._chaos)
 
     def _strikes(self, rate: str) -> bool:
-        return self.chance.random() < getattr(self.faults, rate) * CHAOS_SECONDS
+        struck: bool = self.chance.random() < getattr(self.faults, rate) * CHAOS_SECONDS
+        self.marks.faults += struck
+        return struck
 
     def _faults_end(self) -> None:
         self.faults = CALM
