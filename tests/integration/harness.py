@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,16 @@ def event_loop() -> asyncio.AbstractEventLoop:
 class RunningFold:
     """Servers of this process; `address` is the coordinator's."""
 
-    def __init__(self, shards: int, staging_bytes: int = 1 << 30, security: Security | None = None) -> None:
+    def __init__(
+        self,
+        shards: int,
+        staging_bytes: int = 1 << 30,
+        security: Security | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        """`directory`: where everyone keeps a log, each in its own."""
         self.security = Security() if security is None else security
+        self._directory = directory
         started: Future[CoordinatorServer] = Future()
         self._stopped = asyncio.Event()
         self._served = asyncio.run_coroutine_threadsafe(self._serve(shards, started), event_loop())
@@ -66,13 +75,23 @@ class RunningFold:
             staging_bytes=staging_bytes,
             security=self.security,
         )
-        self.shards = [ShardServer(replace(config, shard=i)) for i in range(shards)]
+        self.shards = [
+            ShardServer(replace(config, shard=i, directory=self._part(f"shard-{i}"))) for i in range(shards)
+        ]
         for shard in self.shards:
             shard.start()
 
+    def _part(self, name: str) -> Path | None:
+        return None if self._directory is None else self._directory / name
+
     async def _serve(self, shards: int, started: Future[CoordinatorServer]) -> None:
-        server = CoordinatorServer(CoordinatorConfig(shards, "127.0.0.1:0", self.security))
-        await server.start()
+        config = CoordinatorConfig(shards, "127.0.0.1:0", self.security, self._part("coordinator"))
+        try:
+            server = CoordinatorServer(config)
+            await server.start()
+        except Exception as error:
+            started.set_exception(error)
+            return
         started.set_result(server)
         await server.serve(self._stopped)
 
@@ -85,9 +104,12 @@ class RunningFold:
 
 @contextmanager
 def running_fold(
-    shards: int, staging_bytes: int = 1 << 30, security: Security | None = None
+    shards: int,
+    staging_bytes: int = 1 << 30,
+    security: Security | None = None,
+    directory: Path | None = None,
 ) -> Iterator[RunningFold]:
-    fold = RunningFold(shards, staging_bytes, security)
+    fold = RunningFold(shards, staging_bytes, security, directory)
     try:
         yield fold
     finally:
