@@ -218,7 +218,8 @@ class Fleet:
 
     def _next_incarnation(self, shard: int) -> int:
         """Stored before it is used: an earlier process of the shard must not pass for this one."""
-        number = max(self.numbers.incarnations.values(), default=0) + 1
+        least = self.numbers.term if self.directory is None else 0  # of no earlier coordinator's
+        number = max(self.numbers.incarnations.values(), default=least) + 1
         self.numbers.incarnations[shard] = number
         if self.directory is not None:
             self.directory.save(self.numbers)
