@@ -222,3 +222,15 @@ def test_append_that_failed_can_be_repeated(
 def test_append_before_reading_is_a_mistake_of_ours(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="read before"):
         opened(tmp_path).append("early")
+
+
+def test_new_directories_are_durable_before_anything_is_written_into_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is on the disk only when the directory that holds it is synced."""
+    synced: list[Path] = []
+    monkeypatch.setattr(segments, "sync_directory", synced.append)
+    segments.make_directory(tmp_path / "a" / "b" / "c")
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
+    segments.make_directory(tmp_path / "a" / "b" / "c")
+    assert len(synced) == 3

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sheepfold_server.shell.start import StartError
-from sheepfold_server.storage.log.segment import sync_directory
+from sheepfold_server.storage.log.segment import make_directory, sync_directory
 
 NUMBERS = "numbers.json"
 
@@ -34,7 +34,7 @@ class DataDir:
     def take(self) -> None:
         """Make the directory and lock it; raises StartError, naming the holder if there is one."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(self.path)
             self._fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StartError(

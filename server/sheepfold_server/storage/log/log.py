@@ -17,6 +17,7 @@ from sheepfold_server.storage.log.segment import (
     boot_id,
     create,
     encode_page,
+    make_directory,
     new_generation,
     read_page,
     read_records,
@@ -47,7 +48,7 @@ class RecordLog:
     def __init__(self, directory: Path, belongs_to: str, segment_bytes: int, is_synced: bool = False) -> None:
         self.directory = directory
         self._belongs_to, self._segment_bytes, self.is_synced = belongs_to, segment_bytes, is_synced
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(directory)
         self._segments: list[_Segment] = []
         self._spares: list[Path] = []
         self._fd = -1

@@ -186,6 +186,14 @@ def create(path: Path, length: int) -> int:
     return fd
 
 
+def make_directory(path: Path) -> None:
+    """With those above it that are missing, all of them durable when it returns."""
+    missing = [step for step in (path, *path.parents) if not step.exists()]
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for step in missing:
+        sync_directory(step.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Names of files are durable only after this."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
