@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 VALUES: Values[ShardRecord] = Values((InitPart, PreparedSum, StateSaved, m.LoadInit, m.Commit, m.Totals))
 SEGMENT_BYTES_MIN = 4 << 20
 RECORDS_PER_SEGMENT = 4
+ROOM_FOR_TEXT = 1 << 20
 RETRY_SECONDS = 1.0
 STATES_PER_SAVE = 4
 """The state is saved once the log since is that many times as large: a quarter more is written for it."""
@@ -36,7 +37,7 @@ class ShardLog:
         self._saved: list[int] = []
         """Numbers of the records that hold a whole state."""
         self._bytes_since = 0
-        segment_bytes = max(SEGMENT_BYTES_MIN, RECORDS_PER_SEGMENT * part_bytes)
+        segment_bytes = max(SEGMENT_BYTES_MIN, RECORDS_PER_SEGMENT * (part_bytes + ROOM_FOR_TEXT))
         self._log = RecordLog(directory, belongs_to, segment_bytes, is_synced)
         self._found: list[Found] = []
         self._stopped = threading.Event()
@@ -46,7 +47,7 @@ class ShardLog:
         for found in self._log.read():
             self._found.append(found)
             record = VALUES.decode(found.text)
-            self._count(record, found.header.sequence, found.header.record_bytes)
+            self._count(record, found.header.sequence, found.header.text_bytes + found.header.payload_bytes)
             yield record, len(self._found) - 1
 
     def payload(self, place: Place) -> Buffer:

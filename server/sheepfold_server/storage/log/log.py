@@ -25,7 +25,8 @@ from sheepfold_server.storage.log.segment import (
 )
 from sheepfold_wire.frames import Buffer
 
-SPARES_MAX = 2
+SPARES_MAX = 8
+"""Files kept to be used again: writing into pages that are cached is ten times as fast as into fresh ones."""
 SUFFIX = ".log"
 WRITE_BYTES = 64 << 20
 
@@ -113,25 +114,25 @@ class RecordLog:
         assert self._is_read, "a log is read before it is appended to"
         encoded = text.encode()
         header, facts = encode_header(self._generation, self._sequence, self._previous, encoded, payload)
-        if self._fd < 0 or self._at + facts.record_bytes > self._segments[-1].bytes:
-            self._begin_segment(facts.record_bytes)
+        if self._fd < 0 or facts.end(self._at) > self._segments[-1].bytes:
+            self._begin_segment(facts.end(PAGE_BYTES))
             header, facts = encode_header(self._generation, self._sequence, self._previous, encoded, payload)
         _write(self._fd, header + encoded, self._at)
-        at = self._at + len(header) + len(encoded)
+        at = facts.payload_at(self._at)
         for piece in payload:
             at = _write(self._fd, piece, at)
         if self.is_synced:
             os.fdatasync(self._fd)
-        self._at += facts.record_bytes
+        self._at = facts.end(self._at)
         self._sequence, self._previous = self._sequence + 1, facts.checksum
         self.is_empty = False
         return facts.sequence
 
-    def _begin_segment(self, record_bytes: int) -> None:
+    def _begin_segment(self, needed: int) -> None:
         """Room for many records, or for one that is larger; under its name only once its page is written."""
         number = self._segments[-1].number + 1 if self._segments else 0
         fresh = self.directory / f"{number:08d}.new"
-        length = max(self._segment_bytes, PAGE_BYTES + record_bytes)
+        length = max(self._segment_bytes, needed)
         fd = self._reuse(fresh, length)
         if fd < 0:
             fresh.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 Header, little endian: marker (4 bytes and the segment's generation, 8), sequence number (8), checksum of the
 header before it (8), lengths of text (4) and payload (8), checksums of text and payload (8 each), and of all
-that (8). Checksums are XXH3-64. Records begin at multiples of 64 bytes.
+that (8). Checksums are XXH3-64. Records begin at multiples of 64 bytes, payloads of a page and more at multiples
+of 4,096: copied into the page cache at another place they take five times as long.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sheepfold_wire.frames import Buffer
 
 MAGIC = b"SFRC"
 ALIGNMENT = 64
-TEXT_BYTES_MAX = 64 << 20
+PAGE = 4096
 _HEADER = struct.Struct("<4sQQQIQQQ")
 _CHECKSUM = struct.Struct("<Q")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
@@ -37,11 +38,17 @@ class Header:
     payload_checksum: int
     checksum: int = 0
 
-    @property
-    def record_bytes(self) -> int:
-        """Length of the record, with its padding."""
-        length = HEADER_BYTES + self.text_bytes + self.payload_bytes
-        return -(-length // ALIGNMENT) * ALIGNMENT
+    def payload_at(self, at: int) -> int:
+        """Where the payload of a record that begins at byte `at` of its file begins."""
+        return _aligned(at + HEADER_BYTES + self.text_bytes, PAGE if self.payload_bytes >= PAGE else 1)
+
+    def end(self, at: int) -> int:
+        """Where the record after one that begins at byte `at` begins."""
+        return _aligned(self.payload_at(at) + self.payload_bytes, ALIGNMENT)
+
+
+def _aligned(at: int, to: int) -> int:
+    return -(-at // to) * to
 
 
 def marker(generation: int) -> bytes:

@@ -113,17 +113,16 @@ def read_records(path: Path, head: SegmentHeader, end_sequence: int | None) -> I
                 _check_end(data, path, head, at, sequence, end_sequence)
                 return
             yield found
-            at, sequence = at + found.header.record_bytes, sequence + 1
+            at, sequence = found.header.end(at), sequence + 1
             previous = found.header.checksum
 
 
 def _read_record(data: mmap.mmap, path: Path, generation: int, at: int) -> Found | None:
     header = decode_header(data[at : at + HEADER_BYTES])
-    if header is None or header.generation != generation or at + header.record_bytes > len(data):
+    if header is None or header.generation != generation or header.end(at) > len(data):
         return None
-    text_at = at + HEADER_BYTES
-    payload_at = text_at + header.text_bytes
-    text = data[text_at:payload_at]
+    text_at, payload_at = at + HEADER_BYTES, header.payload_at(at)
+    text = data[text_at : text_at + header.text_bytes]
     if xxhash.xxh3_64_intdigest(text) != header.text_checksum:
         return None
     with memoryview(data) as view, view[payload_at : payload_at + header.payload_bytes] as payload:
