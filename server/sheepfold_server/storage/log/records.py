@@ -2,8 +2,8 @@
 
 Header, little endian: marker (4 bytes and the segment's generation, 8), sequence number (8), checksum of the
 header before it (8), lengths of text (4) and payload (8), checksums of text and payload (8 each), and of all
-that (8). Checksums are XXH3-64. Records begin at multiples of 64 bytes, payloads of a page and more at multiples
-of 4,096: copied into the page cache at another place they take five times as long.
+that (8). Checksums are XXH3-64. Records begin at multiples of 64 bytes, payloads of a page and more at
+multiples of 4,096, where whole pages are copied.
 """
 
 from __future__ import annotations
