@@ -249,10 +249,8 @@ class Fleet:
                 return known.call(request)
             if len(self._jobs) >= JOBS_MAX:
                 raise PreconditionError(f"{JOBS_MAX} jobs exist already; that is this coordinator's limit")
-            core, job_log = (
-                Coordinator(job, self.shard_count, self.term, uuid.uuid4().hex),
-                self._log_of(job.name),
-            )
+            core = Coordinator(job, self.shard_count, self.term, uuid.uuid4().hex)
+            job_log = self._log_of(job.name)
             actor = JobActor(core, self._send, job_log)
             answer = actor.call(request)
             if answer.exception() is not None:  # a refused job leaves nothing behind
