@@ -48,7 +48,7 @@ from sheepfold_wire.ids import AttemptId
 
 log = logging.getLogger("sheepfold")
 
-WAKE_SECONDS_MAX = 1.0
+WAKE_SECONDS_MAX = 0.5  # Ctrl-C just before a wait is noticed after it
 
 
 class Driver:
