@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sheepfold_server.shell.lock import Held, lock_directory
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.storage.log.segment import make_directory, sync_directory
 
@@ -35,23 +35,17 @@ class DataDir:
         """Make the directory and lock it; raises StartError, naming the holder if there is one."""
         try:
             make_directory(self.path)
-            self._fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = lock_directory(self.path)
         except OSError as error:
             raise StartError(
                 f"{self.path} cannot be used as data directory ({error.strerror}); give a writable one with "
                 "--dir"
             ) from None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(self._fd, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._fd)
+        except Held as holder:
             raise StartError(
                 f"DATA_DIR_LOCKED: {self.path} is in use by the process with pid {holder}; stop that one or "
                 "give another --dir"
             ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def numbers(self) -> Numbers:
         """As they were saved last; raises StartError if they cannot be read."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from sheepfold_server.shell.lock import Held, lock_directory
 from sheepfold_server.shell.start import StartError
 
 
@@ -30,24 +30,17 @@ class StateDir:
         """Make the directory and lock it; raises StartError, naming the holder if there is one."""
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_fd = lock_directory(self.path)
         except OSError as error:
             raise StartError(
                 f"{self.path} cannot be used as state directory ({error.strerror}); "
                 "give a writable one with --dir"
             ) from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
+        except Held as holder:
             raise StartError(
                 f"{self.path} is in use by `sheepfold up` with pid {holder}; "
                 "stop that one or give another --dir"
             ) from None
-        os.ftruncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
-        self._lock_fd = fd
 
     def write_up(self, processes: dict[str, Any], connection: str) -> None:
         """Replace both files whole, so that a reader never sees half of one."""
@@ -57,7 +50,7 @@ class StateDir:
         fresh.replace(self._up_file)
 
     def release(self) -> None:
-        """Nothing runs here any more. The lock file stays: removing it would let two holders in."""
+        """Nothing runs here any more."""
         if self._lock_fd >= 0:
             self._up_file.unlink(missing_ok=True)
             self.connection.unlink(missing_ok=True)

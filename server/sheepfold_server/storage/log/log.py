@@ -56,17 +56,11 @@ class RecordLog:
         self._at = self._generation = 0
         self._sequence, self._previous = 0, 0
         self._is_read = False
-        self.is_empty = True
 
     @property
     def next_sequence(self) -> int:
         """Number of the record that is appended next."""
         return self._sequence
-
-    @property
-    def bytes(self) -> int:
-        """What the segments take on the disk."""
-        return sum(segment.bytes for segment in self._segments)
 
     # --- reading --------------------------------------------------------------------------------------
 
@@ -86,7 +80,6 @@ class RecordLog:
             self._sequence, self._previous = head.first_sequence, head.previous
             self._segments.append(_Segment(path, head.number, head.first_sequence, path.stat().st_size))
             for found in read_records(path, head, None if following is None else following.first_sequence):
-                self.is_empty = False
                 yield found
                 self._sequence, self._previous = found.header.sequence + 1, found.header.checksum
         self._is_read = True
@@ -125,7 +118,6 @@ class RecordLog:
             os.fdatasync(self._fd)
         self._at = facts.end(self._at)
         self._sequence, self._previous = self._sequence + 1, facts.checksum
-        self.is_empty = False
         return facts.sequence
 
     def _begin_segment(self, needed: int) -> None:
