@@ -104,6 +104,7 @@ class WorkerCalls:
             codec=self.down.value,
             version=version,
             wait_seconds=PULL_WAIT_SECONDS,
+            lineage=terms.reply.lineage,
         )
         (found, part), seconds = self.usage.timed(lambda: self.transport.pull(address, request))
         due = terms.plan.part_bytes(shard, self.down.itemsize)

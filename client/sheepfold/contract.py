@@ -13,6 +13,7 @@ from sheepfold_wire.optimizer import OptimizerKeys, tensor_settings
 
 SURVIVES = {
     "none": "survives any worker; the loss of a shard or the coordinator ends the job",
+    "checkpoint": "the loss of a shard costs the steps since the newest checkpoint",
     "wal": "a committed step survives kill -9 of any process, not a loss of power",
     "wal_fsync": "a committed step survives a loss of power, not that of a disk",
 }

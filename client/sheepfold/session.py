@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import sheepfold_wire.messages as m
 from sheepfold.events import (
@@ -36,6 +35,7 @@ from sheepfold.events import (
     WaitUntil,
     Want,
 )
+from sheepfold.rounds import Progress, Retries
 from sheepfold.waiting import Waiting
 from sheepfold_wire.errors import Action as Remedy
 from sheepfold_wire.errors import JobHasEnded, NotReady, SheepfoldError
@@ -47,24 +47,6 @@ LEASE_WAIT_SECONDS = 10.0
 CHECKSUM_RETRIES_MAX = 3
 LEASES_REMEMBERED = 16
 OUTCOMES_REMEMBERED = 64
-
-
-@dataclass(slots=True)
-class _Retries:
-    """Backoff of one kind of call."""
-
-    failures: int = 0
-    not_before: float = 0.0
-    checksums: int = 0
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What of the current round is done, by shard."""
-
-    done: set[int] = field(default_factory=set)
-    asked: set[int] = field(default_factory=set)
-    versions: dict[int, int] = field(default_factory=dict)
 
 
 class Session:
@@ -91,9 +73,9 @@ class Session:
         self._wanted_version: int | None = None
         self._is_exact = False
         """Whether the script asked for this very version, and no other will do."""
-        self._progress = _Progress()
+        self._progress = Progress()
         self._calling: set[Call] = set()
-        self._retries: dict[tuple[Call, int], _Retries] = {}
+        self._retries: dict[tuple[Call, int], Retries] = {}
         self._silent_since: float | None = None
         self._waiting = Waiting()
         self._out: list[SessionAction] = []
@@ -145,7 +127,7 @@ class Session:
     def _begin_round(self) -> None:
         """Answers to calls made until now no longer matter."""
         self.round += 1
-        self._progress = _Progress()
+        self._progress = Progress()
 
     def _is_stale(self, round_of_call: int) -> bool:
         return round_of_call != self.round
@@ -236,11 +218,23 @@ class Session:
 
     def _on_attached(self, reply: m.AttachReply) -> None:
         self._answered(Call.ATTACH)
-        if self._lineage != reply.lineage:
-            self.version = NOTHING_LOADED
-        self.attached, self._lineage = reply, reply.lineage
+        before, self._lineage, self.attached = self._lineage, reply.lineage, reply
         self.ends_heard = 0
         self._progress.asked.clear()
+        if before != reply.lineage:
+            self.version = NOTHING_LOADED
+            if before is not None:
+                self._went_back()
+
+    def _went_back(self) -> None:
+        """The job, to a checkpoint, as another lineage: what was leased and pulled is of no use any more."""
+        if self._goal is Goal.PUSH:
+            self._drop("the job went back to a checkpoint")
+            return
+        self.lease = None
+        if not self._is_exact:
+            self._wanted_version = None
+        self._begin_round()
 
     def _on_lease(self, reply: m.LeaseReply, now: float) -> None:
         self._answered(Call.LEASE)
@@ -341,9 +335,9 @@ class Session:
             failing = f"{event.call.name.lower()} fails, trying again: {event.error}"
             self._say(self._waiting.goes_on(failing, now))
 
-    def _back_off(self, event: CallFailed, now: float) -> _Retries:
+    def _back_off(self, event: CallFailed, now: float) -> Retries:
         """Exponential, full jitter: anywhere between nothing and the doubled last bound."""
-        retries = self._retries.setdefault((event.call, event.shard), _Retries())
+        retries = self._retries.setdefault((event.call, event.shard), Retries())
         retries.failures += 1
         bound = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_FIRST * 2.0 ** min(retries.failures, 16))
         retries.not_before = now + bound * self._jitter()

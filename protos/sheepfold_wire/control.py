@@ -86,6 +86,14 @@ class Control:
     def rewind(self, request: m.RewindRequest) -> m.RewindReply:
         return self._call(_coordinator, "Rewind", request, m.RewindReply)
 
+    def checkpoint(self, request: m.CheckpointRequest) -> m.CheckpointReply:
+        """Returns once it is stored, which may take minutes: make the Control with time for that."""
+        return self._call(_coordinator, "Checkpoint", request, m.CheckpointReply)
+
+    def restore(self, request: m.RestoreRequest) -> m.RestoreReply:
+        """Reads the whole checkpoint to verify it: make the Control with time for that."""
+        return self._call(_coordinator, "Restore", request, m.RestoreReply)
+
     def change(self, request: m.ConfigChangeRequest) -> m.ConfigChangeReply:
         return self._call(_coordinator, "ChangeConfig", request, m.ConfigChangeReply)
 

@@ -4,7 +4,7 @@
     ├── PreconditionError      FAILED_PRECONDITION  never the same call again
     │   ├── ManifestMismatch, PlanMismatch, ConfigMismatch, DataMismatch   stop: something differs
     │   ├── StepClosed, LeaseEnded                                         drop it, ask for a lease
-    │   └── WindowTooSmall, NumericsMismatch, NoCheckpoint, JobHasEnded
+    │   └── WindowTooSmall, NumericsMismatch, NoCheckpoint, CheckpointFailed, JobHasEnded
     ├── InvalidError           INVALID_ARGUMENT     never
     │   ├── ShapeMismatch, BadFrame, BadConfig
     │   └── NonFinite                                                      give the slot back, go on
@@ -150,6 +150,12 @@ class NoCheckpoint(PreconditionError):
     """Nothing that was kept holds the version asked for."""
 
     reason = "NO_CHECKPOINT"
+
+
+class CheckpointFailed(PreconditionError):
+    """A checkpoint could not be stored or read; the text names the file and what is wrong with it."""
+
+    reason = "CHECKPOINT_FAILED"
 
 
 class JobHasEnded(PreconditionError):

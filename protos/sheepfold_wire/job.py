@@ -186,12 +186,25 @@ class Report(Section):
 
 
 class Durability(Section):
-    """What committed steps survive, where the servers have a data directory (--dir); without one, nothing.
+    """What committed steps survive, where the servers have a data directory (--dir).
 
     `wal`: kill -9 of any process. `wal_fsync`: also a loss of power, as far as the disk honours fsync.
+    `checkpoint`: no gradient is logged; a shard that dies takes the job back to its newest checkpoint.
     """
 
-    level: Literal["wal", "wal_fsync"] = "wal"
+    level: Literal["checkpoint", "wal", "wal_fsync"] = "wal"
+
+
+class Checkpoint(Section):
+    """How often the state is kept where the coordinator keeps checkpoints (--checkpoints URL).
+
+    Version 0 and the last one always are. Whichever of the two comes first; 0: not by it.
+    """
+
+    every_steps: Count = 0
+    every_minutes: Annotated[float, Field(ge=0, le=525_600, strict=False)] = 30.0
+    keep: Annotated[int, Field(ge=2, le=1000)] = 3
+    """The newest that are kept; older ones are removed once a newer one is stored."""
 
 
 class Statistics(Section):
@@ -219,6 +232,7 @@ class Job(Section):
     serve: Serve = Serve()
     report: Report = Report()
     durability: Durability = Durability()
+    checkpoint: Checkpoint = Checkpoint()
     frozen: Annotated[Patterns, Field(strict=False)] = ()
     """Parameters, by pattern, that steps leave as they are."""
     seed: Count = 0

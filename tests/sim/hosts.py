@@ -13,7 +13,7 @@ from tests.sim.scenario import MANIFEST, geometry_of
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
-from sheepfold_server.core.headers import ShardJob, check_target
+from sheepfold_server.core.headers import ShardJob, check_pull
 from sheepfold_server.core.records import StateSaved
 from sheepfold_server.core.replay import Recovered, Replay, RestoreState
 from sheepfold_server.core.shard import Shard
@@ -176,7 +176,7 @@ class ShardHost:
             answered(NotReady("the job is not open here"))
             return
         try:
-            check_target(self.shard.job, request.incarnation, request.manifest_digest, request.plan_digest)
+            check_pull(self.shard.job, request)
         except SheepfoldError as error:
             answered(error)
             return

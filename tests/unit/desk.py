@@ -89,7 +89,7 @@ class Desk:
         self.tell(e.ShardUp(shard, shard + 1, hello, is_resumed))
 
     def opened(self, shard: int, version: int = -1) -> None:
-        self.from_shard(shard, m.JobOpened("j", self.part_slots, version))
+        self.from_shard(shard, m.JobOpened("j", self.part_slots, version, self.state.term))
 
     def attach(self, worker: str, manifest: Manifest | None = MODEL, **fields: object) -> m.AttachReply:
         text = manifest.to_json() if manifest is not None else ""

@@ -518,7 +518,9 @@ def test_without_a_checkpoint_a_job_does_not_go_back_and_stays_as_it_is() -> Non
     desk = Desk(job_of(slots=1)).start()
     desk.stage(desk.leased("a"))
     desk.finish(0)
-    with pytest.raises(NoCheckpoint, match="version 0 of job j is in no checkpoint"):
+    with pytest.raises(
+        NoCheckpoint, match="job j cannot go back to version 0: this coordinator keeps no checkpoints"
+    ):
         desk.ask(m.RewindRequest("r", "j", 0, (m.SampleRange(0, 4),), "ann"))
     assert (desk.state.version, desk.state.lineage) == (1, "lineage")
 

@@ -1,4 +1,4 @@
-"""sheepfold_server.shell.coordinator_actor: jobs and links of one coordinator process."""
+"""sheepfold_server.shell.fleet: jobs and links of one coordinator process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from tests.integration.harness import small_job
 
 import sheepfold_wire.messages as m
-from sheepfold_server.shell.coordinator_actor import Fleet
+from sheepfold_server.shell.fleet import Fleet
 from sheepfold_wire.errors import (
     BadConfig,
     JobUnknown,

@@ -58,7 +58,7 @@ def test_ordinary_leases_use_all_places_but_one() -> None:
 
 def test_window_is_the_least_room_of_any_shard() -> None:
     desk = Desk(part_slots=8).open()
-    desk.from_shard(1, m.JobOpened("j", 3, -1))
+    desk.from_shard(1, m.JobOpened("j", 3, -1, desk.state.term))
     assert desk.state.window() == 3
 
 

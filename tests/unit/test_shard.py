@@ -34,6 +34,7 @@ JOB = ShardJob(
     shard=0,
     incarnation=4,
     term=1,
+    lineage="lineage",
     manifest_digest="manifest",
     plan_digest="plan",
     codec="bf16",
@@ -307,7 +308,7 @@ def test_staged_init_outlives_a_broken_link() -> None:
     bench = Bench()
     bench.expect(1, is_init=True, step=None)
     bench.push(1, codec="fp32", payload_bytes=200)
-    assert bench.command(OPEN) == [e.Report(m.JobOpened("j", 4, -1))]
+    assert bench.command(OPEN) == [e.Report(m.JobOpened("j", 4, -1, 1))]
 
 
 def test_next_init_lease_ends_the_one_before() -> None:
@@ -571,7 +572,7 @@ def test_reopened_link_hears_the_version_and_the_newest_applied() -> None:
     bench.prepare(91)
     bench.apply()
     assert bench.command(OPEN) == [
-        e.Report(m.JobOpened("j", 4, 1)),
+        e.Report(m.JobOpened("j", 4, 1, 1)),
         e.Report(m.Applied("j", 0, ())),
     ]
 

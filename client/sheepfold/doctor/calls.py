@@ -105,4 +105,5 @@ def pull_request(terms: Terms, shard: int) -> m.PullRequest:
         codec="fp32",
         version=None,
         wait_seconds=CALL_SECONDS_MAX,
+        lineage=terms.reply.lineage,
     )

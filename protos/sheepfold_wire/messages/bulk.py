@@ -66,6 +66,7 @@ class PullRequest:
     codec: str
     version: int | None = None
     wait_seconds: float = 0.0
+    lineage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +75,22 @@ class PullHeader:
 
     version: int
     payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DigestRequest:
+    """Digests of a shard's state at its current version, block by block."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class DigestEntry:
+    index: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DigestReply:
+    version: int
+    entries: tuple[DigestEntry, ...]

@@ -255,6 +255,39 @@ class RewindReply:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointRequest:
+    """Keep the newest version now; answered once it is stored."""
+
+    job: str
+    author: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointReply:
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """Take up a job that is not here from its checkpoint, as a new lineage; `version` None: the newest."""
+
+    request_id: str
+    job: str
+    version: int | None = None
+    author: str = ""
+    accepts_new_numerics: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReply:
+    """`passed_over`: newer checkpoints that are damaged, and how."""
+
+    lineage: str
+    version: int
+    passed_over: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChoreRequest:
     """May this worker do a chore that one of them does for every `every` versions?"""
 

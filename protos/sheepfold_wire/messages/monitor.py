@@ -188,6 +188,10 @@ class JobStatus:
     best_value: float = 0.0
     events: tuple[Event, ...] = ()
     drops: tuple[Drop, ...] = ()
+    checkpoint_url: str = ""
+    checkpoint_version: int = -1
+    checkpoint_age_seconds: float = 0.0
+    checkpoint_every_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

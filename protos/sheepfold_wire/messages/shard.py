@@ -17,6 +17,15 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointRef:
+    """One checkpoint below a checkpoint url: the index of `version` that the coordinator's `term` wrote."""
+
+    lineage: str
+    version: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpenJob:
     """Make room for a job. Sent again, unchanged, after a shard or a link came back."""
 
@@ -26,6 +35,8 @@ class OpenJob:
     shard_count: int
     manifest_json: str
     config_json: str
+    checkpoint_url: str = ""
+    restore: CheckpointRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +155,14 @@ class KeepVersions:
     versions: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SaveCheckpoint:
+    """Store the state of this version, which no later step may have changed yet."""
+
+    job: str
+    version: int
+
+
 ShardCommand = (
     Welcome
     | OpenJob
@@ -157,6 +176,7 @@ ShardCommand = (
     | Commit
     | Totals
     | KeepVersions
+    | SaveCheckpoint
 )
 
 
@@ -183,6 +203,7 @@ class JobOpened:
     job: str
     part_slots: int
     version: int
+    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +305,18 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class PartSaved:
+    """The shard's part of a checkpoint is stored and was read back; `why` if it is not."""
+
+    job: str
+    version: int
+    file: str
+    bytes: int
+    sha256: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ShardFailed:
     """The shard cannot go on with the job; `why` is one sentence for the operator."""
 
@@ -292,24 +325,15 @@ class ShardFailed:
 
 
 ShardReport = (
-    Hello | JobOpened | Staged | PartRefused | Folded | PartLost | Prepared | Norms | Applied | ShardFailed
+    Hello
+    | JobOpened
+    | Staged
+    | PartRefused
+    | Folded
+    | PartLost
+    | Prepared
+    | Norms
+    | Applied
+    | PartSaved
+    | ShardFailed
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DigestRequest:
-    """Digests of a shard's state at its current version, block by block."""
-
-    job: str
-
-
-@dataclass(frozen=True, slots=True)
-class DigestEntry:
-    index: int
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class DigestReply:
-    version: int
-    entries: tuple[DigestEntry, ...]

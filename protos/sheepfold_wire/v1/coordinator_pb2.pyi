@@ -312,6 +312,44 @@ class RewindReply(_message.Message):
     version: int
     def __init__(self, lineage: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
+class CheckpointRequest(_message.Message):
+    __slots__ = ("job", "author")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    author: str
+    def __init__(self, job: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
+
+class CheckpointReply(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class RestoreRequest(_message.Message):
+    __slots__ = ("request_id", "job", "version", "author", "accepts_new_numerics")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_NEW_NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    job: str
+    version: int
+    author: str
+    accepts_new_numerics: bool
+    def __init__(self, request_id: _Optional[str] = ..., job: _Optional[str] = ..., version: _Optional[int] = ..., author: _Optional[str] = ..., accepts_new_numerics: bool = ...) -> None: ...
+
+class RestoreReply(_message.Message):
+    __slots__ = ("lineage", "version", "passed_over")
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PASSED_OVER_FIELD_NUMBER: _ClassVar[int]
+    lineage: str
+    version: int
+    passed_over: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, lineage: _Optional[str] = ..., version: _Optional[int] = ..., passed_over: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class ChoreRequest(_message.Message):
     __slots__ = ("job", "worker", "name", "every")
     JOB_FIELD_NUMBER: _ClassVar[int]

@@ -76,6 +76,16 @@ class CoordinatorServiceStub(object):
                 request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindRequest.SerializeToString,
                 response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindReply.FromString,
                 _registered_method=True)
+        self.Checkpoint = channel.unary_unary(
+                '/sheepfold.v1.CoordinatorService/Checkpoint',
+                request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.CheckpointRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.CheckpointReply.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/sheepfold.v1.CoordinatorService/Restore',
+                request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreReply.FromString,
+                _registered_method=True)
         self.TakeChore = channel.unary_unary(
                 '/sheepfold.v1.CoordinatorService/TakeChore',
                 request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ChoreRequest.SerializeToString,
@@ -151,6 +161,19 @@ class CoordinatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Checkpoint(self, request, context):
+        """Waits until the checkpoint is stored on all shards.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TakeChore(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -218,6 +241,16 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.Rewind,
                     request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindRequest.FromString,
                     response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindReply.SerializeToString,
+            ),
+            'Checkpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.Checkpoint,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.CheckpointRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.CheckpointReply.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreReply.SerializeToString,
             ),
             'TakeChore': grpc.unary_unary_rpc_method_handler(
                     servicer.TakeChore,
@@ -457,6 +490,60 @@ class CoordinatorService(object):
             '/sheepfold.v1.CoordinatorService/Rewind',
             sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindRequest.SerializeToString,
             sheepfold__wire_dot_v1_dot_coordinator__pb2.RewindReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Checkpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.CoordinatorService/Checkpoint',
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.CheckpointRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.CheckpointReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.CoordinatorService/Restore',
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -98,7 +98,7 @@ class PushReply(_message.Message):
     def __init__(self, duplicate: bool = ...) -> None: ...
 
 class PullRequest(_message.Message):
-    __slots__ = ("job", "shard", "incarnation", "manifest_digest", "plan_digest", "codec", "version", "wait_seconds")
+    __slots__ = ("job", "shard", "incarnation", "manifest_digest", "plan_digest", "codec", "version", "wait_seconds", "lineage")
     JOB_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +107,7 @@ class PullRequest(_message.Message):
     CODEC_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     job: str
     shard: int
     incarnation: int
@@ -115,7 +116,8 @@ class PullRequest(_message.Message):
     codec: str
     version: int
     wait_seconds: float
-    def __init__(self, job: _Optional[str] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., codec: _Optional[str] = ..., version: _Optional[int] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
+    lineage: str
+    def __init__(self, job: _Optional[str] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., codec: _Optional[str] = ..., version: _Optional[int] = ..., wait_seconds: _Optional[float] = ..., lineage: _Optional[str] = ...) -> None: ...
 
 class PullHeader(_message.Message):
     __slots__ = ("version", "payload_bytes")
@@ -155,21 +157,35 @@ class Welcome(_message.Message):
     incarnation: int
     def __init__(self, term: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
+class CheckpointRef(_message.Message):
+    __slots__ = ("lineage", "version", "term")
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    lineage: str
+    version: int
+    term: int
+    def __init__(self, lineage: _Optional[str] = ..., version: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
+
 class OpenJob(_message.Message):
-    __slots__ = ("job", "lineage", "term", "shard_count", "manifest_json", "config_json")
+    __slots__ = ("job", "lineage", "term", "shard_count", "manifest_json", "config_json", "checkpoint_url", "restore")
     JOB_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_URL_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_FIELD_NUMBER: _ClassVar[int]
     job: str
     lineage: str
     term: int
     shard_count: int
     manifest_json: str
     config_json: str
-    def __init__(self, job: _Optional[str] = ..., lineage: _Optional[str] = ..., term: _Optional[int] = ..., shard_count: _Optional[int] = ..., manifest_json: _Optional[str] = ..., config_json: _Optional[str] = ...) -> None: ...
+    checkpoint_url: str
+    restore: CheckpointRef
+    def __init__(self, job: _Optional[str] = ..., lineage: _Optional[str] = ..., term: _Optional[int] = ..., shard_count: _Optional[int] = ..., manifest_json: _Optional[str] = ..., config_json: _Optional[str] = ..., checkpoint_url: _Optional[str] = ..., restore: _Optional[_Union[CheckpointRef, _Mapping]] = ...) -> None: ...
 
 class Expect(_message.Message):
     __slots__ = ("job", "attempt", "is_init", "step")
@@ -307,6 +323,14 @@ class KeepVersions(_message.Message):
     versions: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, job: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class SaveCheckpoint(_message.Message):
+    __slots__ = ("job", "version")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    version: int
+    def __init__(self, job: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
 class Hello(_message.Message):
     __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes", "kernels", "kernel_note", "external_address", "keeps_log")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -332,14 +356,16 @@ class Hello(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[int] = ..., shard_count: _Optional[int] = ..., address: _Optional[str] = ..., numeric_fingerprint: _Optional[str] = ..., staging_bytes: _Optional[int] = ..., kernels: _Optional[_Iterable[str]] = ..., kernel_note: _Optional[str] = ..., external_address: _Optional[str] = ..., keeps_log: bool = ...) -> None: ...
 
 class JobOpened(_message.Message):
-    __slots__ = ("job", "part_slots", "version")
+    __slots__ = ("job", "part_slots", "version", "term")
     JOB_FIELD_NUMBER: _ClassVar[int]
     PART_SLOTS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     job: str
     part_slots: int
     version: int
-    def __init__(self, job: _Optional[str] = ..., part_slots: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+    term: int
+    def __init__(self, job: _Optional[str] = ..., part_slots: _Optional[int] = ..., version: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
 
 class Staged(_message.Message):
     __slots__ = ("job", "attempt", "payload_digest", "facts", "sum_of_squares")
@@ -465,6 +491,22 @@ class Applied(_message.Message):
     slot_products: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[SliceReport, _Mapping]]] = ..., fold_seconds: _Optional[float] = ..., apply_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., queue: _Optional[int] = ..., slot_products: _Optional[_Iterable[float]] = ...) -> None: ...
 
+class PartSaved(_message.Message):
+    __slots__ = ("job", "version", "file", "bytes", "sha256", "why")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    version: int
+    file: str
+    bytes: int
+    sha256: str
+    why: str
+    def __init__(self, job: _Optional[str] = ..., version: _Optional[int] = ..., file: _Optional[str] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
 class ShardFailed(_message.Message):
     __slots__ = ("job", "why")
     JOB_FIELD_NUMBER: _ClassVar[int]
@@ -474,7 +516,7 @@ class ShardFailed(_message.Message):
     def __init__(self, job: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ShardCommand(_message.Message):
-    __slots__ = ("welcome", "open_job", "expect", "end_attempts", "load_init", "admit", "refold", "restart", "close", "commit", "totals", "keep_versions")
+    __slots__ = ("welcome", "open_job", "expect", "end_attempts", "load_init", "admit", "refold", "restart", "close", "commit", "totals", "keep_versions", "save_checkpoint")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     OPEN_JOB_FIELD_NUMBER: _ClassVar[int]
     EXPECT_FIELD_NUMBER: _ClassVar[int]
@@ -487,6 +529,7 @@ class ShardCommand(_message.Message):
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     TOTALS_FIELD_NUMBER: _ClassVar[int]
     KEEP_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    SAVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     open_job: OpenJob
     expect: Expect
@@ -499,10 +542,11 @@ class ShardCommand(_message.Message):
     commit: Commit
     totals: Totals
     keep_versions: KeepVersions
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open_job: _Optional[_Union[OpenJob, _Mapping]] = ..., expect: _Optional[_Union[Expect, _Mapping]] = ..., end_attempts: _Optional[_Union[EndAttempts, _Mapping]] = ..., load_init: _Optional[_Union[LoadInit, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., refold: _Optional[_Union[Refold, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ..., keep_versions: _Optional[_Union[KeepVersions, _Mapping]] = ...) -> None: ...
+    save_checkpoint: SaveCheckpoint
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open_job: _Optional[_Union[OpenJob, _Mapping]] = ..., expect: _Optional[_Union[Expect, _Mapping]] = ..., end_attempts: _Optional[_Union[EndAttempts, _Mapping]] = ..., load_init: _Optional[_Union[LoadInit, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., refold: _Optional[_Union[Refold, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ..., keep_versions: _Optional[_Union[KeepVersions, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ...) -> None: ...
 
 class ShardReport(_message.Message):
-    __slots__ = ("hello", "job_opened", "staged", "part_refused", "folded", "part_lost", "prepared", "norms", "applied", "shard_failed")
+    __slots__ = ("hello", "job_opened", "staged", "part_refused", "folded", "part_lost", "prepared", "norms", "applied", "shard_failed", "part_saved")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     JOB_OPENED_FIELD_NUMBER: _ClassVar[int]
     STAGED_FIELD_NUMBER: _ClassVar[int]
@@ -513,6 +557,7 @@ class ShardReport(_message.Message):
     NORMS_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     SHARD_FAILED_FIELD_NUMBER: _ClassVar[int]
+    PART_SAVED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     job_opened: JobOpened
     staged: Staged
@@ -523,7 +568,8 @@ class ShardReport(_message.Message):
     norms: Norms
     applied: Applied
     shard_failed: ShardFailed
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., job_opened: _Optional[_Union[JobOpened, _Mapping]] = ..., staged: _Optional[_Union[Staged, _Mapping]] = ..., part_refused: _Optional[_Union[PartRefused, _Mapping]] = ..., folded: _Optional[_Union[Folded, _Mapping]] = ..., part_lost: _Optional[_Union[PartLost, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., norms: _Optional[_Union[Norms, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., shard_failed: _Optional[_Union[ShardFailed, _Mapping]] = ...) -> None: ...
+    part_saved: PartSaved
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., job_opened: _Optional[_Union[JobOpened, _Mapping]] = ..., staged: _Optional[_Union[Staged, _Mapping]] = ..., part_refused: _Optional[_Union[PartRefused, _Mapping]] = ..., folded: _Optional[_Union[Folded, _Mapping]] = ..., part_lost: _Optional[_Union[PartLost, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., norms: _Optional[_Union[Norms, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., shard_failed: _Optional[_Union[ShardFailed, _Mapping]] = ..., part_saved: _Optional[_Union[PartSaved, _Mapping]] = ...) -> None: ...
 
 class ShardCommands(_message.Message):
     __slots__ = ("commands",)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sheepfold_server.cli.address import DEFAULT, METAVAR, connection, host_port
+from sheepfold_server.cli.checkpoints import check_url
 from sheepfold_server.cli.listen import Insecure, TlsCa, TlsCert, TlsKey, TokenFile
 from sheepfold_server.cli.trackers import Trackers
 from sheepfold_server.shell.child import announcer
@@ -42,6 +43,14 @@ DataDirectory = Annotated[
         help="Keep what must outlive this process here, for one process at a time; left out: in memory.",
     ),
 ]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Keep checkpoints of all jobs here: a directory or store (s3://...) that all shards reach by "
+        "the same name; left out: none.",
+    ),
+]
 Shards = Annotated[int, typer.Option(min=1, max=64, help="Number of shards, the same for all roles.")]
 
 
@@ -54,6 +63,7 @@ def coordinator(
     shards: Shards,
     listen: Annotated[str, _listen("Address to serve on; port 0 takes a free one.")] = str(DEFAULT),
     directory: DataDirectory = None,
+    checkpoints: Checkpoints = None,
     insecure: Insecure = False,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -67,7 +77,8 @@ def coordinator(
     security = read_security(SecurityFiles(tls_cert, tls_key, tls_ca, token_file))
     check_listen(listen, insecure, security)
     log_to_stderr("coordinator")
-    config = CoordinatorConfig(shards, listen, security, directory)
+    url = "" if checkpoints is None else check_url(checkpoints)
+    config = CoordinatorConfig(shards, listen, security, directory, url)
     raise typer.Exit(run_coordinator(config, announcer(announce_fd)))
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from sheepfold_server.cli.checkpoints import check_url
 from sheepfold_server.cli.listen import Insecure, listen_host
 from sheepfold_server.cli.refusals import EXIT_FAILED, say
 from sheepfold_server.cli.trackers import Trackers
@@ -20,6 +21,10 @@ from sheepfold_server.shell.supervisor import HOST, PartLost, Supervisor, UpConf
 
 EPILOG = "Example: `sheepfold up --shards 2 --dir ./state`, then `sheepfold job create -f job.toml`."
 CHECK_SECONDS = 0.2
+
+Checkpoints = Annotated[
+    str, typer.Option(metavar="URL", help="Keep checkpoints here; left out: in the state directory.")
+]
 
 
 def up(
@@ -49,6 +54,7 @@ def up(
             help="Address of this machine that workers on others reach, to serve on by TLS and with a token.",
         ),
     ] = None,
+    checkpoints: Checkpoints = "",
     insecure: Insecure = False,
     tracker: Trackers = [],  # noqa: B006
 ) -> None:
@@ -73,6 +79,7 @@ def up(
         is_insecure=insecure,
         is_secured=listen is not None and not insecure,
         trackers=tuple(tracker),
+        checkpoint_url=check_url(checkpoints or str(directory / "checkpoints")),
     )
     stopped = stop_on_signals()
     supervisor = Supervisor(config, stopped, say)
@@ -110,6 +117,7 @@ def describe(supervisor: Supervisor) -> str:
         f"shards       {len(supervisor.shards)} ({shards})\n"
         f"dashboard    http://{supervisor.dashboard.address}\n"
         f"state        {supervisor.config.directory} (logs in {supervisor.directory.logs})\n"
+        f"checkpoints  {supervisor.config.checkpoint_url}\n"
         f"ctrl-C stops all of it; workers need this line{told}:\n"
         f"export SHEEPFOLD={shlex.quote(line)}"
     )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import sheepfold_wire.messages as m
 from sheepfold_server.core.attempts import Attempt
+from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.state import JobState
 from sheepfold_server.core.steps import OpenStep
 
 
-def account(state: JobState, step: OpenStep, end: Callable[[Attempt, str], None]) -> None:
-    """All that a committed step changes here; the same when read from the log. `end`: a lost attempt."""
+def account(state: JobState, step: OpenStep, granting: Granting) -> None:
+    """All that a committed step changes here; the same when read from the log."""
     assert step.decision is not None
     is_skip = step.decision.is_skip
     state.steps_skipped += is_skip
@@ -22,7 +21,8 @@ def account(state: JobState, step: OpenStep, end: Callable[[Attempt, str], None]
         if attempt.is_admitted and step.is_full():
             _settle(state, attempt, "" if not is_skip else f"step skipped: {step.skip_reason}")
         else:
-            end(attempt, "step skipped")
+            granting.end(attempt, "step skipped")
+    granting.settled(step.sequence)
     if step.loss_scale and state.job.loss_scale is not None:
         growth = state.job.loss_scale.growth_steps
         state.loss_scale.committed(step.loss_scale, step.overflowed, is_skip, growth)
@@ -46,7 +46,7 @@ def _count_samples(state: JobState, step: OpenStep) -> None:
         state.samples_skipped += state.batch.samples(step.step)
     if state.job.data.mode == "indexed":
         number = step.step if step.sequence is None else step.sequence
-        state.skipped.append(m.SampleRange(state.batch.offset(number), state.batch.samples(number)))
+        state.skipped.append(m.SampleRange(state.batch.slot_range(number, 0)[0], state.batch.samples(number)))
 
 
 def _settle(state: JobState, attempt: Attempt, why_skipped: str) -> None:

@@ -43,7 +43,9 @@ class Administration:
         self._check_patterns(changes)
         before = state.job
         state.config.change(from_step, changes)
-        state.persist(ConfigChanged(from_step, request.changes_json, request.author, request.request_id))
+        changed = ConfigChanged(from_step, request.changes_json, request.author, request.request_id)
+        state.config_changes.append(changed)
+        state.persist(changed)
         for key in changes:
             told = f"{key}: {_shown(before, key)} -> {_shown(state.job, key)}"
             state.change(from_step, request.author, told)

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.administration import Administration
 from sheepfold_server.core.attempts import Attempts
 from sheepfold_server.core.batch import BatchPlan
+from sheepfold_server.core.checkpointing import Checkpointing
 from sheepfold_server.core.events import (
     Answer,
+    CheckpointFound,
     CoordinatorEffect,
     CoordinatorEvent,
     FromShard,
     FromWorker,
+    IndexStored,
     Persisted,
     Refuse,
     ShardDown,
@@ -28,45 +30,35 @@ from sheepfold_server.core.events import (
 )
 from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.granting import Granting
+from sheepfold_server.core.lease_calls import LeaseCalls
 from sheepfold_server.core.loss_scale import UNSCALED, LossScale
 from sheepfold_server.core.opening import Opening
 from sheepfold_server.core.records import CoordinatorRecord
 from sheepfold_server.core.recovery import Recovery
 from sheepfold_server.core.remembering import Remembering
-from sheepfold_server.core.reports import job_status, waiting_for
-from sheepfold_server.core.rewinding import rewind
+from sheepfold_server.core.reports import job_status
+from sheepfold_server.core.rewinding import Rewinding
 from sheepfold_server.core.schedule import ConfigHistory
-from sheepfold_server.core.state import JobState, Life, ShardState
+from sheepfold_server.core.state import Checkpoints, JobState, Life, ShardState
 from sheepfold_server.core.stepping import Stepping
-from sheepfold_server.core.workers import Worker
 from sheepfold_wire.errors import (
     BadConfig,
     DataMismatch,
     NotReady,
     PreconditionError,
     SheepfoldError,
-    WorkerUnknown,
 )
 from sheepfold_wire.ids import NOTHING_LOADED
 from sheepfold_wire.job import Job
 
 REQUESTS_KEPT = 1024
-WAIT_SECONDS_MAX = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiter:
-    """A worker whose call for a lease is held until there is work."""
-
-    caller: int
-    worker: str
-    until: float
 
 
 class Coordinator:
     """Decides for all shards of one job at once."""
 
-    def __init__(self, job: Job, shard_count: int, term: int, lineage: str) -> None:
+    def __init__(self, job: Job, shard_count: int, term: int, lineage: str, checkpoint_url: str = "") -> None:
+        """`lineage`, and the job, as they are in the log where there is one (`remembering.identity`)."""
         self._state = JobState(
             ConfigHistory(job),
             BatchPlan(job),
@@ -76,13 +68,16 @@ class Coordinator:
             Attempts(term),
             loss_scale=LossScale(UNSCALED if job.loss_scale is None else job.loss_scale.initial),
             files=FileLedger(job.data) if job.data.mode == "shards" else None,
+            checkpoints=Checkpoints(checkpoint_url),
         )
         self._granting = Granting(self._state)
         self._stepping = Stepping(self._state, self._granting)
         self._recovery = Recovery(self._state, self._granting, self._stepping)
-        self._opening = Opening(self._state, self._recovery)
+        self._rewinding = Rewinding(self._state)
+        self._opening = Opening(self._state, self._recovery, self._rewinding)
         self._administration = Administration(self._state, self._stepping)
-        self._waiters: list[_Waiter] = []
+        self._lease_calls = LeaseCalls(self._state, self._granting)
+        self._checkpointing = Checkpointing(self._state, self._granting)
         self._answered: OrderedDict[str, WorkerReply] = OrderedDict()
         """Answers of administrative calls by call and request id: a repeat acts once (invariant I18)."""
 
@@ -100,21 +95,33 @@ class Coordinator:
         """Take one event at monotonic time `now` (seconds); returns what to do, in order."""
         state = self._state
         state.now = now
+        if self._rewinding.is_over and not isinstance(event, Persisted):
+            return []
         match event:
             case FromWorker(caller, request):
                 self._on_request(caller, request)
             case FromShard(shard, report):
                 self._on_report(shard, report)
             case Persisted(number):
-                self._stepping.on_persisted(number)
+                if self._rewinding.is_over:
+                    self._rewinding.on_persisted(number)
+                else:
+                    self._stepping.on_persisted(number)
+            case IndexStored():
+                self._checkpointing.on_stored(event)
+            case CheckpointFound():
+                self._rewinding.on_found(event)
             case ShardUp():
                 self._opening.on_shard_up(event)
             case ShardDown(shard):
                 self._opening.on_shard_down(shard)
+                self._checkpointing.on_shard_down(shard)
             case Tick():
                 self._granting.expire()
                 self._expire_pins()
-        self._serve_waiters()
+        if not self._rewinding.is_over:
+            self._checkpointing.consider()
+            self._lease_calls.serve()
         effects, state.outbox = state.outbox, []
         return effects
 
@@ -126,6 +133,10 @@ class Coordinator:
     @property
     def job(self) -> Job:
         return self._state.job
+
+    def answer_to(self, call: str, request_id: str) -> WorkerReply | None:
+        """What an administrative call was answered, if it was made before."""
+        return self._answered.get(f"{call}/{request_id}")
 
     @property
     def has_ended(self) -> bool:
@@ -143,7 +154,7 @@ class Coordinator:
                 case m.AttachRequest():
                     reply = self._attach(request)
                 case m.LeaseRequest():
-                    self._lease(caller, request)
+                    self._lease_calls.ask(caller, request)
                     return
                 case m.HeartbeatRequest():
                     reply = self._heartbeat(request)
@@ -156,9 +167,16 @@ class Coordinator:
                 case m.ControlRequest():
                     reply = self._administration.control(request)
                 case m.RewindRequest():
-                    rewind(self._state, request)
+                    known = self.answer_to("rewind", request.request_id)
+                    if known is None:
+                        self._rewinding.ask(caller, request)
+                        return
+                    reply = known
+                case m.CheckpointRequest():
+                    self._checkpointing.ask(caller)
+                    return
                 case m.ChoreRequest():
-                    self._known(request.worker)
+                    self._state.known_worker(request.worker)
                     reply = self._state.chores.ask(request, self._state.version)
                 case m.EvaluationRequest():
                     reply = self._administration.evaluated(request)
@@ -227,67 +245,8 @@ class Coordinator:
             durability=state.durability,
         )
 
-    def _known(self, name: str) -> Worker:
-        worker = self._state.workers.get(name)
-        if worker is None:
-            raise WorkerUnknown(f"worker {name} is not attached (any more); attach again")
-        worker.seen_at = self._state.now
-        return worker
-
-    def _lease(self, caller: int, request: m.LeaseRequest) -> None:
-        worker = self._known(request.worker)
-        if worker.request.is_reader:
-            raise PreconditionError(f"{request.worker} attached as a reader, and readers take no leases")
-        worker.plans_ahead = request.plans_ahead
-        if not worker.plans_ahead:
-            worker.expects = None
-        worker.ends_after(request.ends_heard)
-        self._state.chores.went_on(request.worker)
-        lost = [a for a in self._state.attempts.of_worker(request.worker) if a.id not in request.holding]
-        if lost:  # the reply that gave this lease never arrived
-            self._state.outbox.append(
-                Answer(caller, self._lease_reply(request.worker, "leased", self._granting.message(lost[0])))
-            )
-            return
-        wait = min(max(0.0, request.wait_seconds), WAIT_SECONDS_MAX)
-        self._waiters = [w for w in self._waiters if w.worker != request.worker or not self._superseded(w)]
-        self._waiters.append(_Waiter(caller, request.worker, self._state.now + wait))
-
-    def _superseded(self, waiter: _Waiter) -> bool:
-        """The worker called again: the earlier call is answered, so that nobody waits for nothing."""
-        self._state.outbox.append(Answer(waiter.caller, self._lease_reply(waiter.worker, "wait")))
-        return True
-
-    def _serve_waiters(self) -> None:
-        """Give work to held calls, oldest first; answer those whose wait is over or whose job is."""
-        held: list[_Waiter] = []
-        for waiter in self._waiters:
-            if self._state.unusable is not None:
-                self._state.outbox.append(Refuse(waiter.caller, self._state.unusable))
-                continue
-            life = self._state.life
-            attempt = None if life is Life.ENDED else self._granting.grant(waiter.worker)
-            if attempt is not None:
-                reply = self._lease_reply(waiter.worker, "leased", self._granting.message(attempt))
-            elif life is Life.ENDED or waiter.until <= self._state.now:
-                reply = self._lease_reply(waiter.worker, self._lease_state())
-            else:
-                held.append(waiter)
-                continue
-            self._state.outbox.append(Answer(waiter.caller, reply))
-        self._waiters = held
-
-    def _lease_state(self) -> str:
-        return {Life.ENDED: "ended", Life.PAUSED: "paused"}.get(self._state.life, "wait")
-
-    def _lease_reply(self, name: str, state: str, lease: m.Lease | None = None) -> m.LeaseReply:
-        worker = self._state.workers.get(name)
-        ends = worker.ends_after(0) if worker is not None else ()
-        why = self._state.why or waiting_for(self._state)
-        return m.LeaseReply(state, self._state.version, "" if lease else why, lease, ends)
-
     def _heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
-        worker = self._known(request.worker)
+        worker = self._state.known_worker(request.worker)
         worker.usage = request.usage or worker.usage
         self._granting.renew(request.worker, request.progress)
         ends = worker.ends_after(request.ends_heard)
@@ -296,9 +255,7 @@ class Coordinator:
     def _release(self, request: m.ReleaseRequest) -> m.ReleaseReply:
         released = self._granting.release(request.worker, request.attempts, request.reason or "released")
         if request.is_leaving:
-            for waiter in [w for w in self._waiters if w.worker == request.worker]:
-                self._waiters.remove(waiter)
-                self._superseded(waiter)
+            self._lease_calls.leaves(request.worker)
             known = self._state.workers.get(request.worker)
             if known is not None and not known.request.is_reader:
                 told = f"worker {request.worker} left: {request.reason}; {released} leases handed back"
@@ -321,7 +278,10 @@ class Coordinator:
     # --- reports of shards -----------------------------------------------------------------------------
 
     def _on_report(self, shard: int, report: m.ShardReport) -> None:
+        """Before JobOpened a report may be about an earlier lineage, and after it all of it is said anew."""
         stepping = self._stepping
+        if not self._state.shards[shard].is_ready and not isinstance(report, m.JobOpened | m.ShardFailed):
+            return
         match report:
             case m.JobOpened():
                 self._opening.on_opened(shard, report)
@@ -339,6 +299,8 @@ class Coordinator:
                 stepping.on_norms(shard, report)
             case m.Applied():
                 stepping.on_applied(shard, report)
+            case m.PartSaved():
+                self._checkpointing.on_part(shard, report)
             case m.ShardFailed():
                 self._on_failed(f"shard {shard}: {report.why}")
 

@@ -16,7 +16,8 @@ class Evaluations:
         self.best_version: int = NOTHING_LOADED
         self.best_value = 0.0
         self.since_best = 0
-        self._newest: int = NOTHING_LOADED
+        self.newest: int = NOTHING_LOADED
+        """Version that was evaluated."""
 
     def take(self, request: m.EvaluationRequest, rule: Stop, newest: int) -> m.EvaluationReply:
         """Note what a version is worth. An older version than one heard of before cannot cost patience."""
@@ -33,9 +34,9 @@ class Evaluations:
         is_best = self._is_better(values[rule.metric], rule.goal)
         if is_best:
             self.best_version, self.best_value, self.since_best = request.version, values[rule.metric], 0
-        elif request.version > self._newest:
+        elif request.version > self.newest:
             self.since_best += 1
-        self._newest = max(self._newest, request.version)
+        self.newest = max(self.newest, request.version)
         return m.EvaluationReply(is_best, self.best_version, self.since_best)
 
     def _is_better(self, value: float, goal: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.records import FileAccounts
 from sheepfold_wire.ids import AttemptId
 from sheepfold_wire.job import Data
 from sheepfold_wire.samples import epoch_order
@@ -77,8 +78,8 @@ class FileLedger:
                 self._held[richest] = kept
             return given
         self._epoch += 1
-        order = epoch_order(len(self._files), self._seed, self._epoch)
-        self._free.extend(Piece(self._epoch, int(i), 0, self._files[int(i)].samples) for i in order)
+        order = self._order(self._epoch)
+        self._free.extend(Piece(self._epoch, file, 0, self._files[file].samples) for file in order)
         return self._free.popleft()
 
     def ranges(self, attempt: AttemptId) -> tuple[m.FileRange, ...]:
@@ -88,7 +89,7 @@ class FileLedger:
 
     def pieces(self, attempt: AttemptId) -> tuple[tuple[int, int, int, int], ...]:
         """As the log keeps it: (data epoch, file, first, count)."""
-        return tuple((p.epoch, p.file, p.first, p.count) for p in self._leased.get(attempt, ()))
+        return tuple(map(_numbers, self._leased.get(attempt, ())))
 
     def adopt(self, attempt: AttemptId, pieces: tuple[tuple[int, int, int, int], ...]) -> None:
         """As `pieces` gave them, after a restart; `recover` then says what is left."""
@@ -99,25 +100,45 @@ class FileLedger:
         for piece in pieces:
             self._skip(Piece(*piece))
 
+    def accounts(self) -> FileAccounts:
+        """As they are when every attempt that is not committed or skipped is given back."""
+        left = [*self._free, *self._held.values(), *(p for given in self._leased.values() for p in given)]
+        places = {
+            epoch: {int(file): place for place, file in enumerate(self._order(epoch))}
+            for epoch in {piece.epoch for piece in left}
+        }
+        left.sort(key=lambda piece: (piece.epoch, places[piece.epoch][piece.file], piece.first))
+        return FileAccounts(
+            self._epoch,
+            tuple(map(_numbers, left)),
+            tuple(sorted(self.committed.items())),
+            tuple(map(_numbers, self.skipped)),
+            self.samples_skipped,
+        )
+
+    def begin_at(self, accounts: FileAccounts) -> None:
+        """Before anything is leased."""
+        self._epoch = accounts.epoch
+        self._free.extend(Piece(*piece) for piece in accounts.left)
+        self.committed.update(dict(accounts.committed))
+        self.skipped.extend(Piece(*piece) for piece in accounts.skipped)
+        self.samples_skipped = accounts.samples_skipped
+
+    def _order(self, epoch: int) -> list[int]:
+        return [int(file) for file in epoch_order(len(self._files), self._seed, epoch)]
+
     def recover(self, settled: Iterable[tuple[int, int, int, int]]) -> None:
         """After a restart: of every data epoch that was begun, what is not settled comes next, in order."""
         taken: dict[tuple[int, int], list[Piece]] = {}
+        begun, newest = list(self._free), self._epoch
         for piece in (Piece(*given) for given in settled):
             taken.setdefault((piece.epoch, piece.file), []).append(piece)
             self._epoch = max(self._epoch, piece.epoch)
-        for epoch in range(self._epoch + 1):
-            for index in epoch_order(len(self._files), self._seed, epoch):
-                self._free.extend(self._left_of(epoch, int(index), taken.get((epoch, int(index)), [])))
-
-    def _left_of(self, epoch: int, file: int, taken: list[Piece]) -> Iterator[Piece]:
-        """The gaps between ranges of a file."""
-        at = 0
-        for piece in sorted(taken, key=lambda piece: piece.first):
-            if piece.first > at:
-                yield Piece(epoch, file, at, piece.first - at)
-            at = piece.first + piece.count
-        if at < self._files[file].samples:
-            yield Piece(epoch, file, at, self._files[file].samples - at)
+        for epoch in range(newest + 1, self._epoch + 1):
+            begun.extend(Piece(epoch, file, 0, self._files[file].samples) for file in self._order(epoch))
+        self._free = deque(
+            left for piece in begun for left in _left_of(piece, taken.get((piece.epoch, piece.file), []))
+        )
 
     def give_back(self, attempt: AttemptId) -> None:
         """The attempt does not count: its samples come next."""
@@ -161,3 +182,18 @@ class FileLedger:
         """Its place in the job's sample stream, in which a data epoch is all files in their given order."""
         start = self._starts[piece.file] + piece.first
         return m.SampleRange(piece.epoch * self._starts[-1] + start, piece.count)
+
+
+def _numbers(piece: Piece) -> tuple[int, int, int, int]:
+    return piece.epoch, piece.file, piece.first, piece.count
+
+
+def _left_of(whole: Piece, taken: list[Piece]) -> Iterator[Piece]:
+    """The gaps between ranges of a piece; those outside of it do not matter."""
+    at, end = whole.first, whole.first + whole.count
+    for piece in sorted(taken, key=lambda piece: piece.first):
+        if at < piece.first < end:
+            yield replace(whole, first=at, count=piece.first - at)
+        at = max(at, min(end, piece.first + piece.count))
+    if at < end:
+        yield replace(whole, first=at, count=end - at)

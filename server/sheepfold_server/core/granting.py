@@ -31,11 +31,24 @@ class Granting:
         self._s = state
         self._sequence = 0
         self._returned: list[int] = []
+        self._abandoned: set[int] = set()
+        """Places that are given up by a step that is not decided yet."""
 
     def recover(self, settled: set[int]) -> None:
         """Asynchronous, after a restart: these places in the sample stream are committed or given up."""
         self._sequence = max(settled, default=-1) + 1
         self._returned = [number for number in range(self._sequence) if number not in settled]
+
+    def begin_at(self, sequences: int, returned: tuple[int, ...]) -> None:
+        """Asynchronous: places in the sample stream below `sequences` are settled, but for those returned."""
+        self._sequence, self._returned = sequences, list(returned)
+
+    def accounts(self) -> tuple[int, tuple[int, ...]]:
+        """For `begin_at`, as if every attempt that is not settled were given back."""
+        if not self._s.job.batch.is_asynchronous:
+            return 0, ()
+        live = [attempt.slot for attempt in self._s.attempts if not attempt.is_init]
+        return self._sequence, tuple(sorted({*self._returned, *live, *self._abandoned}))
 
     # --- giving out ---------------------------------------------------------------------------------
 
@@ -225,6 +238,12 @@ class Granting:
     def abandon(self, sequence: int) -> None:
         """Asynchronous: these samples are not leased again."""
         self._returned.remove(sequence)
+        self._abandoned.add(sequence)
+
+    def settled(self, sequence: int | None) -> None:
+        """The step that gave it up is decided."""
+        if sequence is not None:
+            self._abandoned.discard(sequence)
 
     def renew(self, worker: str, progress: tuple[m.AttemptProgress, ...]) -> None:
         """Move deadlines of attempts that got on; a worker's first slot (it compiles) needs no progress.

@@ -28,6 +28,7 @@ class ShardJob:
     shard: int
     incarnation: int
     term: int
+    lineage: str
     manifest_digest: str
     plan_digest: str
     codec: str
@@ -47,6 +48,16 @@ class ShardJob:
 
     def compares(self, step: int) -> bool:
         return self.cosines_every > 0 and step % self.cosines_every == 0
+
+
+def check_pull(job: ShardJob, asked: m.PullRequest) -> None:
+    """Refuse a pull that means another process, model, cut or lineage: equal versions of two may differ."""
+    check_target(job, asked.incarnation, asked.manifest_digest, asked.plan_digest)
+    if asked.lineage not in ("", job.lineage):
+        raise StaleTerm(
+            f"the pull means lineage {asked.lineage}, job {job.job} went back to a checkpoint and is lineage "
+            f"{job.lineage} now; attach again"
+        )
 
 
 def check_target(job: ShardJob, incarnation: int, manifest_digest: str, plan_digest: str) -> None:

@@ -7,6 +7,7 @@ from sheepfold_server.core.events import ShardUp, ToShard
 from sheepfold_server.core.kernels import choose_kernel
 from sheepfold_server.core.records import JobCreated, KernelChosen, ModelGiven
 from sheepfold_server.core.recovery import Recovery
+from sheepfold_server.core.rewinding import Rewinding
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_wire import job as jobs
 from sheepfold_wire import manifest as manifests
@@ -24,9 +25,10 @@ from sheepfold_wire.optimizer import with_slices
 class Opening:
     """Brings a job from declared to initialising, and a shard from its link to ready."""
 
-    def __init__(self, state: JobState, recovery: Recovery) -> None:
+    def __init__(self, state: JobState, recovery: Recovery, rewinding: Rewinding) -> None:
         self._s = state
         self._recovery = recovery
+        self._rewinding = rewinding
         self.is_created = False
 
     # --- the job ------------------------------------------------------------------------------------
@@ -40,6 +42,11 @@ class Opening:
             raise ConfigMismatch(
                 f"job {state.name} exists with another configuration: {difference}; give the same, none, or "
                 "another name"
+            )
+        if asked.durability.level == "checkpoint" and not state.checkpoints.url:
+            raise BadConfig(
+                'durability.level = "checkpoint", and this coordinator keeps none: start it with '
+                '--checkpoints URL, or give "wal"'
             )
         is_new, self.is_created = not self.is_created, True
         if is_new:
@@ -130,14 +137,20 @@ class Opening:
         state = self._s
         assert state.geometry is not None
         manifest, config = state.geometry.manifest.to_json(), state.resolved_json
-        command = m.OpenJob(state.name, state.lineage, state.term, len(state.shards), manifest, config)
+        found = state.checkpoints
+        restore = found.ancestry[-1] if found.ancestry else None
+        command = m.OpenJob(
+            state.name, state.lineage, state.term, len(state.shards), manifest, config, found.url, restore
+        )
         state.outbox.append(ToShard(shard, command))
 
     def on_opened(self, shard: int, report: m.JobOpened) -> None:
         state = self._s
         link = state.shards[shard]
+        if report.term != state.term:
+            return  # of an earlier lineage
         was_open = link.part_slots > 0
-        link.part_slots, link.is_ready = report.part_slots, True
+        link.part_slots, link.is_ready = report.part_slots, report.version >= state.version
         if state.pins.versions:
             state.tell_pins(shard)
         if report.part_slots < 2:
@@ -148,7 +161,7 @@ class Opening:
             )
             state.spoil(WindowTooSmall(why))
         elif report.version < state.version:
-            state.pause(
+            self._rewinding.lost(
                 f"shard {shard} came back with version {report.version}, version {state.version} is "
                 "committed: its state is lost"
             )

@@ -120,6 +120,83 @@ class TotalsKnown:
     totals: m.Totals
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointKept:
+    """That version is in the store."""
+
+    kept: m.CheckpointRef
+
+
+@dataclass(frozen=True, slots=True)
+class FileAccounts:
+    """What a FileLedger knows beyond its workers. A piece: (data epoch, file, first, count)."""
+
+    epoch: int
+    """The newest that was begun; -1: none."""
+    left: tuple[tuple[int, int, int, int], ...]
+    """Of the begun data epochs: what is neither committed nor skipped."""
+    committed: tuple[tuple[int, int], ...]
+    """(data epoch, samples)."""
+    skipped: tuple[tuple[int, int, int, int], ...]
+    """The newest."""
+    samples_skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """As they are once `version` is published and no later step is decided."""
+
+    version: int
+    config_json: str
+    """As the job was created."""
+    changes: tuple[ConfigChanged, ...]
+    stop_after: int | None
+    attempts_committed: int
+    attempts_skipped: int
+    attempts_dropped: int
+    leased_again: int
+    samples_committed: int
+    samples_skipped: int
+    steps_skipped: int
+    skipped: tuple[m.SampleRange, ...]
+    loss_scale: float
+    loss_scale_applied: int
+    loss_scales: tuple[tuple[int, float], ...]
+    """(version, scale) of the newest versions."""
+    best_version: int
+    best_value: float
+    since_best: int
+    newest_evaluated: int
+    sequences: int = 0
+    """Asynchronous: places in the sample stream below this were leased, but for those `returned`."""
+    returned: tuple[int, ...] = ()
+    files: FileAccounts | None = None
+    gaps: tuple[m.SampleRange, ...] = ()
+    """Places of the sample stream that are not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """A record of the coordinator's log: the whole job at a version. What stands before it is not needed."""
+
+    lineage: str
+    shard_count: int
+    kernel: str
+    manifest_json: str
+    ledger: Ledger
+    kept: m.CheckpointRef | None
+    """The newest checkpoint of this history."""
+    ancestry: tuple[m.CheckpointRef, ...] = ()
+    """The checkpoints at which this history changed its lineage, oldest first. Of the older lineages what was
+    kept up to there is of this history; shards that have nothing of the present one begin with the last."""
+    paused: str = ""
+    """Why, if it was paused."""
+    why: str = ""
+    """What made a new lineage; empty for the same one."""
+    request_id: str = ""
+    """Of the call that asked for it."""
+
+
 CoordinatorRecord = (
     JobCreated
     | ModelGiven
@@ -133,4 +210,6 @@ CoordinatorRecord = (
     | SamplesSkipped
     | Decided
     | TotalsKnown
+    | CheckpointKept
+    | Books
 )

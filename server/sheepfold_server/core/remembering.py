@@ -10,6 +10,7 @@ from sheepfold_server.core.accounts import account
 from sheepfold_server.core.administration import changes_of
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.granting import Granting
+from sheepfold_server.core.ledger import give
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_server.core.steps import Decided, OpenStep, SlotTaken
 from sheepfold_wire.manifest import Manifest
@@ -33,14 +34,15 @@ class Remembering:
         self._settled: set[int] = set()
         """Asynchronous: places in the sample stream that steps were decided of."""
         self._pieces: list[tuple[int, int, int, int]] = []
-        self.answers: dict[str, m.ConfigChangeReply] = {}
+        self._books: r.Books | None = None
+        self.answers: dict[str, m.ConfigChangeReply | m.RewindReply] = {}
         """Answers of calls that were told already, by call and request id."""
 
     def take_all(self, records: Iterable[r.CoordinatorRecord]) -> None:
         """All records; JobCreated, the first, has been used to make the coordinator."""
         state = self._s
         state.history.count = state.term * EVENTS_PER_TERM
-        for record in records:
+        for record in _needed(list(records)):
             self._take(record)
         self._granting.recover(self._settled)
         if state.files is not None:
@@ -48,6 +50,9 @@ class Remembering:
         if state.life is Life.DECLARED and state.geometry is not None:
             state.life = Life.OPENING
         state.is_recovered = True
+        if self._books is not None and self._books.why and self._newest is None:
+            state.event("lineage", f"the job goes on as lineage {state.lineage}, {self._books.why}")
+            return
         if self._newest is not None:
             number = self._newest.step
             told = f"step {number}, the newest that is decided, is repeated to the shards"
@@ -60,6 +65,10 @@ class Remembering:
         match record:
             case r.JobCreated():
                 pass
+            case r.Books():
+                self._begin_at(record)
+            case r.CheckpointKept(kept):
+                state.checkpoints.kept, state.checkpoints.kept_at = kept, state.now
             case r.ModelGiven(text):
                 manifest = with_slices(Manifest.from_json(text), state.job.optimizer.slices)
                 state.geometry = Geometry.of(manifest, len(state.shards), state.job)
@@ -69,6 +78,7 @@ class Remembering:
                 self._adopt_init(attempt)
             case r.ConfigChanged(first, text, _, request):
                 state.config.change(first, changes_of(text))
+                state.config_changes.append(record)
                 if request:
                     self.answers[f"change/{request}"] = m.ConfigChangeReply(first)
             case r.Paused(why):
@@ -91,6 +101,25 @@ class Remembering:
                 if self._newest is not None and totals.step == self._newest.step:
                     self._newest.totals = totals
 
+    def _begin_at(self, books: r.Books) -> None:
+        state, found = self._s, books.ledger
+        give(found, state, self._granting)
+        state.geometry = Geometry.of(Manifest.from_json(books.manifest_json), len(state.shards), state.job)
+        state.kernel = books.kernel
+        state.checkpoints.kept, state.checkpoints.kept_at = books.kept, state.now
+        state.checkpoints.ancestry = books.ancestry
+        if books.paused:
+            state.life, state.why = Life.PAUSED, books.paused
+        self._settled = set(range(found.sequences)).difference(found.returned)
+        self.answers |= {
+            f"change/{change.request_id}": m.ConfigChangeReply(change.from_step)
+            for change in found.changes
+            if change.request_id
+        }
+        if books.request_id:
+            self.answers[f"rewind/{books.request_id}"] = m.RewindReply(books.lineage, found.version)
+        self._books = books
+
     def _adopt_init(self, key: m.AttemptId) -> None:
         attempt = Attempt(key, "", True, None, 0, -1, self._s.now, self._s.now, True, is_staged=True)
         self._s.attempts.adopt(attempt)
@@ -102,7 +131,7 @@ class Remembering:
             for attempt in state.attempts:
                 state.attempts.commit(attempt, is_skip=False)
         else:
-            account(state, self._newest, self._granting.end)
+            account(state, self._newest, self._granting)
         attempts = [self._adopt(number, index, taken) for index, taken in enumerate(record.slots)]
         step = OpenStep.recovered(record, state.batch.slots(number), attempts, state.now)
         state.version, state.steps[number] = number, step
@@ -121,3 +150,23 @@ class Remembering:
             state.files.adopt(taken.attempt, taken.pieces)
             self._pieces += taken.pieces
         return attempt
+
+
+def _needed(records: list[r.CoordinatorRecord]) -> list[r.CoordinatorRecord]:
+    """From the newest books on."""
+    books = [index for index, record in enumerate(records) if isinstance(record, r.Books)]
+    return records[books[-1] :] if books else records
+
+
+def identity(records: list[r.CoordinatorRecord]) -> tuple[str, str, int]:
+    """(configuration as created, lineage, shard count) of the job whose log this is.
+
+    Raises LookupError for a log that does not begin with a job.
+    """
+    first = _needed(records)[0]
+    match first:
+        case r.JobCreated():
+            return first.config_json, first.lineage, first.shard_count
+        case r.Books():
+            return first.ledger.config_json, first.lineage, first.shard_count
+    raise LookupError(f"the log of a job begins with {type(first).__name__}")

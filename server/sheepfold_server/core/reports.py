@@ -12,6 +12,7 @@ from sheepfold_server.core.metrics import mean_metrics
 from sheepfold_server.core.slot_norms import SlotNorms, slot_norms
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.steps import OpenStep
+from sheepfold_wire.ids import NOTHING_LOADED
 from sheepfold_wire.sums import add_in_order
 
 
@@ -182,7 +183,7 @@ def waiting_for(state: JobState) -> str:
 
 def job_status(state: JobState) -> m.JobStatus:
     steps_per_second, samples_per_second = rates(state)
-    step = state.steps.get(state.version)
+    step, kept = state.steps.get(state.version), state.checkpoints
     holding: dict[str, int] = {}
     for attempt in state.attempts:
         if not attempt.is_staged:
@@ -215,6 +216,10 @@ def job_status(state: JobState) -> m.JobStatus:
         best_value=state.evaluations.best_value,
         events=state.history.told(state.now),
         drops=tuple(m.Drop(*item) for item in sorted(state.attempts.drops.items())),
+        checkpoint_url=kept.url,
+        checkpoint_version=NOTHING_LOADED if kept.kept is None else kept.kept.version,
+        checkpoint_age_seconds=0.0 if kept.kept is None else state.now - kept.kept_at,
+        checkpoint_every_seconds=60.0 * state.job.checkpoint.every_minutes if kept.url else 0.0,
     )
 
 

@@ -75,6 +75,8 @@ class Shard:
             case e.Skipped(step):
                 self._out.append(e.KeepVersion(step))
                 self._finish_step(self._sums[step], (), 0.0, 0.0)
+            case e.PartStored(saved):
+                self._report(saved)
             case e.DirectionsReady():
                 self._on_directions(event)
             case e.WeightsReady():
@@ -120,6 +122,8 @@ class Shard:
                 self._on_commit(command)
             case m.Totals():
                 self._on_totals(command)
+            case m.SaveCheckpoint(_, version):
+                self._on_save(version)
             case m.KeepVersions(_, versions):
                 self._pulls.keep(versions)
                 self._retire()
@@ -139,7 +143,7 @@ class Shard:
         if term != self.job.term:
             self._change_term(term)
         self._drop([key for key in self._parts.unadmitted() if not self._parts.is_staged_init(key)])
-        self._report(m.JobOpened(self.job.job, self.job.part_slots, self.version))
+        self._report(m.JobOpened(self.job.job, self.job.part_slots, self.version, self.job.term))
         if self.version > NOTHING_LOADED:
             self._report_applied()
         for step in sorted(self._sums):
@@ -288,6 +292,14 @@ class Shard:
         )
         self._report_applied()
         self._serve_pulls()
+
+    def _on_save(self, version: int) -> None:
+        """Between two steps: the commit of the next one comes after this command."""
+        if version == self.version and not self.is_applying():
+            self._out.append(e.StorePart(version))
+        else:
+            why = f"shard {self.job.shard} holds version {self.version}"
+            self._report(m.PartSaved(self.job.job, version, "", 0, "", why))
 
     def _retire(self) -> None:
         """Versions that are neither new enough nor pinned need no encoded copies."""

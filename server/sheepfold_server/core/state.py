@@ -17,11 +17,11 @@ from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.history import History
 from sheepfold_server.core.loss_scale import LossScale
 from sheepfold_server.core.pins import Pins
-from sheepfold_server.core.records import CoordinatorRecord, Paused
+from sheepfold_server.core.records import ConfigChanged, CoordinatorRecord, Paused
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.steps import OpenStep
-from sheepfold_server.core.workers import Workers
-from sheepfold_wire.errors import SheepfoldError
+from sheepfold_server.core.workers import Worker, Workers
+from sheepfold_wire.errors import SheepfoldError, WorkerUnknown
 from sheepfold_wire.ids import NOTHING_LOADED
 from sheepfold_wire.job import Job, Numerics
 from sheepfold_wire.manifest import Manifest
@@ -128,6 +128,19 @@ class Geometry:
 
 
 @dataclass(slots=True)
+class Checkpoints:
+    """What is kept of the job beyond the logs."""
+
+    url: str = ""
+    """Where; empty: nowhere."""
+    kept: m.CheckpointRef | None = None
+    """The newest of this history."""
+    kept_at: float = 0.0
+    ancestry: tuple[m.CheckpointRef, ...] = ()
+    """As in Books."""
+
+
+@dataclass(slots=True)
 class JobState:
     config: ConfigHistory
     batch: BatchPlan
@@ -159,9 +172,12 @@ class JobState:
     pins: Pins = field(default_factory=Pins)
     evaluations: Evaluations = field(default_factory=Evaluations)
     history: History = field(default_factory=History)
+    config_changes: list[ConfigChanged] = field(default_factory=list)
+    """All of them, as they were asked for."""
     changes: deque[m.Change] = field(default_factory=lambda: deque(maxlen=CHANGES_KEPT))
     skipped: deque[m.SampleRange] = field(default_factory=lambda: deque(maxlen=SKIPPED_KEPT))
     """Places in the sample stream that no version will cover; with data.mode = shards `files` knows."""
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     is_recovered: bool = False
     """Taken from the log of an earlier term: shards may hold more of it than this process has seen."""
     unusable: SheepfoldError | None = None
@@ -189,14 +205,24 @@ class JobState:
 
     @property
     def durability(self) -> str:
-        """The level in force: that of the job where every shard keeps a log."""
+        """The level in force: that of the job where every shard keeps a log, else what checkpoints give."""
         keeps = [shard.hello is not None and shard.hello.keeps_log for shard in self.shards]
-        return self.job.durability.level if all(keeps) else "none"
+        if all(keeps):
+            return self.job.durability.level
+        return "checkpoint" if self.checkpoints.url else "none"
 
     @property
     def stop_steps(self) -> int:
         asked = self.job.stop.steps
         return asked if self.stop_after is None else min(asked, self.stop_after)
+
+    def known_worker(self, name: str) -> Worker:
+        """A worker that just called; raises WorkerUnknown."""
+        worker = self.workers.get(name)
+        if worker is None:
+            raise WorkerUnknown(f"worker {name} is not attached (any more); attach again")
+        worker.seen_at = self.now
+        return worker
 
     def tell(self, shard: int, command: m.ShardCommand) -> None:
         """To one shard; before it is ready nothing is sent, JobOpened brings it up to date."""

@@ -342,7 +342,7 @@ class Stepping:
         if step.decision.is_skip:
             state.event("skip", f"step {step.step} is skipped: {step.skip_reason}")
         report = step_report(state, step)
-        account(state, step, self._granting.end)
+        account(state, step, self._granting)
         for place in [place for place in self._refusals if place[0] == step.step]:
             del self._refusals[place]
         state.last_commits.append((state.now, state.samples_committed))

@@ -12,9 +12,9 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from sheepfold_server.shell.coordinator_actor import Fleet
 from sheepfold_server.shell.coordinator_service import CoordinatorService, MonitorService
 from sheepfold_server.shell.data_dir import DataDir
+from sheepfold_server.shell.fleet import Fleet
 from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.start import StartError
@@ -37,6 +37,8 @@ class CoordinatorConfig:
     security: Security = field(default_factory=Security)
     directory: Path | None = None
     """Where its jobs are kept; without one, they end with it."""
+    checkpoint_url: str = ""
+    """Where checkpoints of all jobs are kept, for all shards to reach; empty: nowhere."""
 
 
 class CoordinatorServer:
@@ -47,7 +49,7 @@ class CoordinatorServer:
         self._directory = None if config.directory is None else DataDir(config.directory)
         if self._directory is not None:
             self._directory.take()
-        self.fleet = _fleet(config.shard_count, self._directory)
+        self.fleet = _fleet(config.shard_count, self._directory, config.checkpoint_url)
         self.address = ""
         self._health = health.aio.HealthServicer()
         token = config.security.token
@@ -87,10 +89,10 @@ class CoordinatorServer:
             self._directory.release()
 
 
-def _fleet(shard_count: int, directory: DataDir | None) -> Fleet:
+def _fleet(shard_count: int, directory: DataDir | None, checkpoint_url: str) -> Fleet:
     """Raises StartError for a directory that cannot be used as it is."""
     try:
-        return Fleet(shard_count, directory)
+        return Fleet(shard_count, directory, checkpoint_url)
     except (LogError, OSError) as error:
         raise StartError(str(error)) from None
 

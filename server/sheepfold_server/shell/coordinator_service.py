@@ -15,7 +15,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core.events import WorkerReply, WorkerRequest
 from sheepfold_server.shell.about import installed_version
 from sheepfold_server.shell.batches import batches
-from sheepfold_server.shell.coordinator_actor import Fleet
+from sheepfold_server.shell.fleet import Fleet
 from sheepfold_server.shell.options import has_deadline
 from sheepfold_wire.convert import commands_to_proto, from_proto, report_from_proto, to_proto
 from sheepfold_wire.errors import BadFrame, InternalError, InvalidError, Overloaded, SheepfoldError
@@ -86,6 +86,16 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
 
     async def Rewind(self, request: Any, context: Context) -> Any:
         return await self._call(m.RewindRequest, request, context)
+
+    async def Checkpoint(self, request: Any, context: Context) -> Any:
+        return await self._call(m.CheckpointRequest, request, context)
+
+    async def Restore(self, request: Any, context: Context) -> Any:
+        async def work() -> Any:
+            asked = from_proto(m.RestoreRequest, request)
+            return to_proto(await asyncio.to_thread(self._fleet.restore, asked))
+
+        return await guarded(context, work)
 
     async def TakeChore(self, request: Any, context: Context) -> Any:
         return await self._call(m.ChoreRequest, request, context)

@@ -13,6 +13,7 @@ import numpy as np
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
+from sheepfold_server.core.headers import ShardJob
 from sheepfold_server.core.records import InitPart, StateSaved
 from sheepfold_server.core.replay import (
     LoadLogged,
@@ -25,14 +26,16 @@ from sheepfold_server.core.replay import (
 )
 from sheepfold_server.optim.products import slot_products
 from sheepfold_server.optim.state import ShardTensors
-from sheepfold_server.optim.steps import SliceTotals
+from sheepfold_server.optim.steps import SliceTotals, Snapshot
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.frames import Buffer
-from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.ids import NO_ATTEMPT, AttemptId
 
 log = logging.getLogger(__name__)
 
+FirstState = Callable[[], tuple[int, Snapshot]]
+"""Reads a version and its state from elsewhere."""
 Keep = Callable[[int, dict[Codec, Buffer]], None]
 """Takes the encoded copies of a version."""
 
@@ -135,12 +138,16 @@ class KernelWork:
 
     # --- after a restart --------------------------------------------------------------------------------
 
-    def recover(self, holds_split: bool, counts_skips: bool, open_steps: int) -> tuple[Recovered, Buffer]:
+    def recover(self, job: ShardJob, first: FirstState | None) -> tuple[Recovered, Buffer]:
         """Reads the log; (where the shard stands, initial weights that are not loaded yet).
 
-        Raises LogError, OSError; LookupError for a log that contradicts itself.
+        `first`: what a log that is empty begins with. Raises LogError, OSError; LookupError for a log that
+        contradicts itself.
         """
+        holds_split, counts_skips, open_steps = job.holds_split, job.counts_skips, job.open_steps
         records = list(self.log.read())
+        if not records and first is not None:
+            return self._begin_with(*first()), b""
         ahead = Replay(holds_split, counts_skips)
         for record, place in records:
             ahead.take(record, place)
@@ -155,6 +162,13 @@ class KernelWork:
         init: Buffer = b"" if found.init is None else self.log.payload(found.init_place)
         self.log.end_of_reading()
         return found, init
+
+    def _begin_with(self, version: int, snapshot: Snapshot) -> Recovered:
+        """The state of a checkpoint: this shard has nothing newer of the job's lineage."""
+        self.tensors.restore(snapshot)
+        self.log.append(StateSaved(version, (), NO_ATTEMPT), self.tensors.held().pieces())
+        self.keep(version, {Codec.FP32: self.tensors.encoded(Codec.FP32)})
+        return Recovered(version=version, oldest_version=version)
 
 
 class _Redone:

@@ -18,8 +18,8 @@ from urllib.parse import parse_qs
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
-from sheepfold_server.core.headers import check_target
-from sheepfold_server.shell.coordinator_actor import Fleet
+from sheepfold_server.core.headers import check_pull
+from sheepfold_server.shell.fleet import Fleet
 from sheepfold_server.shell.shard_actor import Served, entries
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
 from sheepfold_server.shell.shard_service import check_part
@@ -143,7 +143,7 @@ class LocalTransport:
     def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
         """(version, payload); the payload is shared and must not be written to."""
         actor = self._fold.processes[address.shard].actor(request.job)
-        check_target(actor.job, request.incarnation, request.manifest_digest, request.plan_digest)
+        check_pull(actor.job, request)
         token, future = actor.pull(request.version, Codec(request.codec))
         try:
             served = cast(Served, future.result(request.wait_seconds))

@@ -6,6 +6,7 @@ calls are answered meanwhile. Bytes of parts and encoded versions are held here,
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -24,9 +25,11 @@ from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.about import resident_bytes
 from sheepfold_server.shell.actor import Actor
 from sheepfold_server.shell.kernel_work import KernelWork
+from sheepfold_server.shell.part_store import NO_PARTS, JobParts
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.digest import Entry
+from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.frames import Buffer
 from sheepfold_wire.ids import NOTHING_LOADED, AttemptId
 from sheepfold_wire.manifest import ROW_ELEMENTS
@@ -53,13 +56,16 @@ class ShardActor:
         send: Callable[[m.ShardReport], None],
         halt: Callable[[str], None],
         job_log: ShardLog | NoLog,
+        parts: JobParts = NO_PARTS,
     ) -> None:
-        """Takes up the job where its log ends: returns once that is done. Raises LogError, OSError."""
-        self.job, self.tensors = job, tensors
+        """Takes up the job where its log ends: returns once that is done. Raises LogError, StoreErrors."""
+        self.job, self.tensors, self._checkpoints = job, tensors, parts
         self._kernel, self._send, self._halt = kernel, send, halt
         self._work = KernelWork(tensors, job_log, self._keep)
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
+        self._door = threading.Lock()
+        self._is_closed = False
         self._waiting: dict[int, Future[object]] = {}
         self._codecs: dict[int, Codec] = {}
         """Codec asked for, by token of a pull."""
@@ -77,14 +83,25 @@ class ShardActor:
         )
 
     def _recover(self) -> Recovered:
-        job = self.job
-        read = self._kernel.submit(self._work.recover, job.holds_split, job.counts_skips, job.open_steps)
-        found, init = read.result()
+        job, parts = self.job, self._checkpoints
+        first = None if parts.restore is None else parts.first_state
+        found, init = self._kernel.submit(self._work.recover, job, first).result()
         if found.init is not None:
             self._parts[found.init] = init, Codec.FP32
         if found.version > NOTHING_LOADED:
-            log.info("job %s: version %d is recovered from the log", job.job, found.version)
+            log.info("job %s: version %d is recovered", job.job, found.version)
         return found
+
+    def close(self, why: SheepfoldError) -> None:
+        """Of a lineage that has ended: whoever waits is told, and nothing is said or done for it any more."""
+        with self._door:
+            self._is_closed = True
+        with self._lock:
+            waiting = list(self._waiting)
+        for token in waiting:
+            self._answer(token, why)
+        with contextlib.suppress(RuntimeError):  # the process is stopping
+            self._kernel.submit(self._work.log.close)
 
     # --- from the services ----------------------------------------------------------------------------
 
@@ -151,7 +168,7 @@ class ShardActor:
     def _perform(self, effect: e.ShardEffect) -> None:
         match effect:
             case e.Report(report):
-                self._send(self._measured(report) if isinstance(report, m.Applied) else report)
+                self._tell(self._measured(report) if isinstance(report, m.Applied) else report)
             case e.ReceiveBody(token, _):
                 self._answer(token, effect)
             case e.AnswerPush(token, _):
@@ -180,6 +197,12 @@ class ShardActor:
                 self._halt(why)
             case _:
                 self._perform_on_kernel(effect)
+
+    def _tell(self, report: m.ShardReport) -> None:
+        """Nothing of a lineage once it is closed: the next one says all that counts."""
+        with self._door:
+            if not self._is_closed:
+                self._send(report)
 
     def _retire(self, oldest: int, kept: frozenset[int]) -> None:
         with self._lock:
@@ -228,6 +251,8 @@ class ShardActor:
 
     def _on_kernel(self, work: Callable[[], None]) -> None:
         def guarded() -> None:
+            if self._is_closed:
+                return
             try:
                 work()
             except Exception as error:
@@ -268,10 +293,18 @@ class ShardActor:
                 self._answered_by(lambda: work.directions(decision))
             case e.ApplyUpdate():
                 self._apply(effect)
+            case e.StorePart(version):
+                self._on_kernel(lambda: self._store(version))
             case e.ComputeDigest(token, version):
                 self._on_kernel(lambda: self._answer(token, (version, self.tensors.block_digests())))
             case _:
                 raise TypeError(f"no way to perform {effect!r}")
+
+    def _store(self, version: int) -> None:
+        """One copy of the state between two steps; it is written while training goes on."""
+        self._checkpoints.store(
+            version, self.tensors.snapshot(), lambda saved: self._actor.submit(e.PartStored(saved))
+        )
 
     def _answered_by(self, work: Callable[[], e.ShardEvent]) -> None:
         """Kernel work whose result is an event."""

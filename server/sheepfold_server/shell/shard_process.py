@@ -20,13 +20,14 @@ from sheepfold_server.optim.kernel import Kernel
 from sheepfold_server.optim.layout import ShardLayout
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.kernels import KernelError, KernelFolder, job_programs, numeric_fingerprint
+from sheepfold_server.shell.part_store import NO_PARTS, JobParts, PartStore, StoreErrors
 from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.shard_actor import ShardActor
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_server.storage.log.errors import LogError
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.connection import DEFAULT, Connection
-from sheepfold_wire.errors import JobUnknown, NotReady
+from sheepfold_wire.errors import JobUnknown, NotReady, StaleTerm
 from sheepfold_wire.ids import is_job_name
 from sheepfold_wire.job import Job, job_from_json
 from sheepfold_wire.manifest import Manifest
@@ -76,6 +77,7 @@ class ShardProcess:
         self._kernel = ThreadPoolExecutor(
             1, "kernel", initializer=torch.set_num_threads, initargs=(config.threads,)
         )
+        self._checkpoints = ThreadPoolExecutor(1, "checkpoint")
         self._folder = KernelFolder(config.device)
         self._actors: dict[str, ShardActor] = {}
         self._lock = threading.Lock()
@@ -125,7 +127,7 @@ class ShardProcess:
 
     def _on_open(self, command: m.OpenJob) -> None:
         """A job that cannot be opened is reported; the others go on."""
-        known = self._actors.get(command.job)
+        known = self._end_lineage(command)
         if known is not None:
             known.command(command)
         else:
@@ -134,12 +136,23 @@ class ShardProcess:
             self._openers = [*(thread for thread in self._openers if thread.is_alive()), opener]
             opener.start()
 
+    def _end_lineage(self, command: m.OpenJob) -> ShardActor | None:
+        """The job as it is open here, unless in an earlier lineage: that is closed."""
+        with self._lock:
+            known = self._actors.get(command.job)
+            if known is None or known.job.lineage == command.lineage or known.job.term > command.term:
+                return known
+            del self._actors[command.job]
+        log.info("job %s: lineage %s ends, %s begins", command.job, known.job.lineage, command.lineage)
+        known.close(StaleTerm(f"job {command.job} went back to a checkpoint; attach again"))
+        return None
+
     def _open_new(self, command: m.OpenJob) -> None:
         with self._opening:
-            known = self._actors.get(command.job)
+            known = self._end_lineage(command)
             try:
                 known = self._open(command) if known is None else known
-            except (KernelError, LogError) as error:
+            except (KernelError, LogError, *StoreErrors) as error:
                 log.error("job %s cannot be opened: %s", command.job, error)
                 self._send(m.ShardFailed(command.job, f"it cannot be opened here: {error}"))
                 return
@@ -166,6 +179,7 @@ class ShardProcess:
             shard=shard,
             incarnation=self.incarnation,
             term=command.term,
+            lineage=command.lineage,
             manifest_digest=manifest.digest,
             plan_digest=plan.digest,
             codec=codec.value,
@@ -181,7 +195,8 @@ class ShardProcess:
         kernel = self._kernel_of(job, ShardLayout(plan, shard))
         tensors = ShardTensors(plan, shard, job.optimizer, kernel, job.batch.open_steps)
         job_log = self._log_of(command, fixed, init_bytes)
-        actor = ShardActor(fixed, tensors, self._kernel, self._send, self.halt, job_log)
+        parts = self._parts_of(command, fixed)
+        actor = ShardActor(fixed, tensors, self._kernel, self._send, self.halt, job_log, parts)
         with self._lock:
             self._actors[job.name] = actor
         log.info(
@@ -195,9 +210,9 @@ class ShardProcess:
 
     def _log_of(self, command: m.OpenJob, fixed: ShardJob, part_bytes: int) -> ShardLog | NoLog:
         """Raises LogError for a log of another job, model, cut or fingerprint, or a damaged one."""
-        if self.config.directory is None:
-            return NoLog()
         job = job_from_json(command.config_json)
+        if self.config.directory is None or job.durability.level == "checkpoint":
+            return NoLog()
         numerics = f"{job.numerics.kernel}/{numeric_fingerprint(self.config.device)}"
         belongs_to = (
             f"shard {fixed.shard} of {command.shard_count}, job {fixed.job}, lineage {command.lineage}, "
@@ -205,6 +220,13 @@ class ShardProcess:
         )
         directory = self.config.directory / "jobs" / fixed.job / command.lineage
         return ShardLog(directory, belongs_to, part_bytes, job.durability.level == "wal_fsync")
+
+    def _parts_of(self, command: m.OpenJob, fixed: ShardJob) -> JobParts:
+        if not command.checkpoint_url:
+            return NO_PARTS
+        directory = self.config.directory
+        logs = None if directory is None else directory / "jobs" / fixed.job
+        return PartStore(command, fixed, self._checkpoints, logs)
 
     def _kernel_of(self, job: Job, layout: ShardLayout) -> Kernel:
         """Ready to run: compiling is over when this returns. Raises KernelError."""
@@ -242,3 +264,4 @@ class ShardProcess:
         for opener in self._openers:  # left within a call of torch, it would abort the process at its exit
             opener.join(OPENER_SECONDS)
         self._kernel.shutdown(wait=True, cancel_futures=True)
+        self._checkpoints.shutdown(wait=True, cancel_futures=True)

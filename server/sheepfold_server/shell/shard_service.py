@@ -17,7 +17,7 @@ import grpc
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
-from sheepfold_server.core.headers import check_target
+from sheepfold_server.core.headers import check_pull
 from sheepfold_server.shell.options import has_deadline
 from sheepfold_server.shell.shard_actor import Served, ShardActor, entries
 from sheepfold_server.shell.shard_process import ShardProcess
@@ -140,7 +140,7 @@ class ShardService:
         actor = self._process.actor(asked.job)
         if asked.shard != actor.job.shard:
             raise JobUnknown(f"this is shard {actor.job.shard}, the pull is for shard {asked.shard}")
-        check_target(actor.job, asked.incarnation, asked.manifest_digest, asked.plan_digest)
+        check_pull(actor.job, asked)
         try:
             codec = Codec(asked.codec)
         except ValueError:

@@ -47,6 +47,7 @@ class UpConfig:
     is_insecure: bool = False
     is_secured: bool = False
     trackers: tuple[str, ...] = ()
+    checkpoint_url: str = ""
 
     @property
     def files(self) -> SecurityFiles:
@@ -261,7 +262,8 @@ def _port(child: Child, wanted: int) -> int:
 def coordinator_arguments(config: UpConfig, port: int) -> list[str]:
     directory = str(config.directory / "coordinator")
     shards = str(config.shard_count)
-    return ["coordinator", "--shards", shards, "--dir", directory, *config.listen(port)]
+    checkpoints = ["--checkpoints", config.checkpoint_url] if config.checkpoint_url else []
+    return ["coordinator", "--shards", shards, "--dir", directory, *checkpoints, *config.listen(port)]
 
 
 def shard_arguments(config: UpConfig, index: int, port: int = 0) -> list[str]:

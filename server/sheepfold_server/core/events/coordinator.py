@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
-from sheepfold_server.core.records import CoordinatorRecord
+from sheepfold_server.core.records import Books, CoordinatorRecord, Ledger
 from sheepfold_wire.errors import SheepfoldError
 
 # --- events ----------------------------------------------------------------------------------------------
@@ -19,6 +19,7 @@ WorkerRequest = (
     | m.ConfigChangeRequest
     | m.ControlRequest
     | m.RewindRequest
+    | m.CheckpointRequest
     | m.ChoreRequest
     | m.EvaluationRequest
     | m.PinRequest
@@ -62,11 +63,35 @@ class Persisted:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexStored:
+    """The checkpoint of that version exists from now on; `why` if it could not be stored."""
+
+    version: int
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFound:
+    """Answer to FindCheckpoint; `found` None: there is none that verifies."""
+
+    found: m.CheckpointRef | None
+    ledger: Ledger | None
+    there_are: tuple[int, ...]
+    """Versions that are kept, newest first."""
+    new_lineage: str
+    """A name that no lineage had before."""
+    passed_over: tuple[str, ...] = ()
+    """Newer ones that are damaged, and how."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-CoordinatorEvent = FromWorker | ShardUp | ShardDown | FromShard | Persisted | Tick
+CoordinatorEvent = (
+    FromWorker | ShardUp | ShardDown | FromShard | Persisted | IndexStored | CheckpointFound | Tick
+)
 
 # --- effects ---------------------------------------------------------------------------------------------
 
@@ -79,6 +104,8 @@ WorkerReply = (
     | m.ConfigChangeReply
     | m.ControlReply
     | m.RewindReply
+    | m.CheckpointReply
+    | m.RestoreReply
     | m.ChoreReply
     | m.EvaluationReply
     | m.PinReply
@@ -119,10 +146,45 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreIndex:
+    """Make a checkpoint of these parts exist, then remove the oldest beyond `keep` (then IndexStored)."""
+
+    books: Books
+    parts: tuple[m.PartSaved, ...]
+    """By shard."""
+    term: int
+    applied_steps: int
+    config_json: str
+    numeric_fingerprint: str
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindCheckpoint:
+    """Look for the newest one that verifies, or for that of `version` (then CheckpointFound).
+
+    `sources`: (lineage, its newest version that belongs to this history), the newest lineage first.
+    """
+
+    sources: tuple[tuple[str, int | None], ...]
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BeginAgain:
+    """Another coordinator takes this one's place, by these books, which are durable: nobody hears of this
+    one any more."""
+
+    books: Books
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """One line for the operator's log."""
 
     text: str
 
 
-CoordinatorEffect = Answer | Refuse | ToShard | Persist | Publish | Note
+CoordinatorEffect = (
+    Answer | Refuse | ToShard | Persist | Publish | StoreIndex | FindCheckpoint | BeginAgain | Note
+)

@@ -1,49 +1,45 @@
-"""All jobs of a coordinator process: one core each, their callers, their links, their readers.
+"""All jobs and shards of one coordinator process: who is linked, and which job a call is about.
 
 Thread-safe and free of gRPC: the aio service and the in-process transport both drive it.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
-import uuid
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
-from sheepfold_server.core.records import JobCreated
-from sheepfold_server.shell.actor import Actor
+from sheepfold_server.core.records import Books
+from sheepfold_server.core.remembering import identity
+from sheepfold_server.shell.checkpoint_desk import CheckpointDesk, new_lineage
 from sheepfold_server.shell.data_dir import DataDir, Numbers
+from sheepfold_server.shell.job_actor import JobActor
 from sheepfold_server.shell.job_log import JobLog
+from sheepfold_server.shell.restoring import books_of_checkpoint
 from sheepfold_server.shell.start import StartError
 from sheepfold_wire.errors import (
     BadConfig,
-    InternalError,
+    CheckpointFailed,
     JobUnknown,
     NotReady,
     NumericsMismatch,
     PreconditionError,
-    SheepfoldError,
     StaleIncarnation,
 )
-from sheepfold_wire.job import job_from_json
+from sheepfold_wire.job import Job, job_from_json
 
 log = logging.getLogger(__name__)
 
-REPORTS_KEPT = 512
 JOBS_MAX = 64
 
 Send = Callable[[m.ShardCommand], None]
-Reader = Callable[[m.StepReport | None], None]
-"""Takes each report as it comes; None: the job has ended. Must not block."""
 
 
 @dataclass(slots=True)
@@ -54,116 +50,6 @@ class _LinkState:
     is_up: bool = True
 
 
-class JobActor:
-    """One job: its core behind one door, and who waits for what."""
-
-    def __init__(
-        self, coordinator: Coordinator, send: Callable[[int, m.ShardCommand], None], job_log: JobLog
-    ) -> None:
-        self.core = coordinator
-        self._send, self._log = send, job_log
-        job_log.set_synced(coordinator.job.durability.level == "wal_fsync")
-        self._callers: dict[int, tuple[Future[e.WorkerReply], e.WorkerRequest]] = {}
-        self._failure: InternalError | None = None
-        self._tokens = itertools.count(1)
-        self._lock = threading.Lock()
-        self.reports: deque[m.StepReport] = deque(maxlen=REPORTS_KEPT)
-        self._readers: list[Reader] = []
-        self._actor: Actor[e.CoordinatorEvent, e.CoordinatorEffect] = Actor(
-            self._handle, self._perform, self._fail
-        )
-
-    def _handle(self, event: e.CoordinatorEvent) -> list[e.CoordinatorEffect]:
-        return self.core.handle(event, time.monotonic())
-
-    def submit(self, event: e.CoordinatorEvent) -> None:
-        self._actor.submit(event)
-        if self.core.has_ended:
-            self._end_readers()
-
-    def call(self, request: e.WorkerRequest) -> Future[e.WorkerReply]:
-        """The answer of a worker's or administrator's call; a refusal is raised by the future."""
-        future: Future[e.WorkerReply] = Future()
-        if self._failure is not None:
-            raise self._failure
-        with self._lock:
-            token = next(self._tokens)
-            self._callers[token] = future, request
-        self.submit(e.FromWorker(token, request))
-        return future
-
-    def _fail(self, error: Exception) -> None:
-        """A bug of ours: the job stands still, and everyone who asks is told where to look."""
-        incident = uuid.uuid4().hex[:12]
-        log.error("incident %s: the job's bookkeeping failed", incident, exc_info=error)
-        self._failure = InternalError(f"incident {incident}: see the log of the coordinator")
-        for caller in list(self._callers):
-            self._answer(caller, self._failure)
-
-    def watch(self, from_version: int, reader: Reader) -> Callable[[], None]:
-        """Give `reader` the reports held since `from_version`, then live ones; returns how to stop."""
-        with self._lock:
-            for report in self.reports:
-                if report.version >= from_version:
-                    reader(report)
-            self._readers.append(reader)
-        if self.core.has_ended:
-            self._end_readers()
-
-        def stop() -> None:
-            with self._lock:
-                if reader in self._readers:
-                    self._readers.remove(reader)
-
-        return stop
-
-    def _end_readers(self) -> None:
-        with self._lock:
-            readers, self._readers = self._readers, []
-        for reader in readers:
-            reader(None)
-
-    def _perform(self, effect: e.CoordinatorEffect) -> None:
-        match effect:
-            case e.Answer(caller, reply):
-                self._answer(caller, reply)
-            case e.Refuse(caller, error):
-                self._answer(caller, error)
-            case e.ToShard(shard, command):
-                self._send(shard, command)
-            case e.Persist(number, record):
-                self._log.append(record)
-                self._actor.submit(e.Persisted(number))
-            case e.Publish(published):
-                report = replace(published, committed_at=time.time())
-                with self._lock:
-                    self.reports.append(report)
-                    readers = list(self._readers)
-                for reader in readers:
-                    reader(report)
-            case e.Note(text):
-                log.info(text)
-
-    def _answer(self, caller: int, answer: e.WorkerReply | SheepfoldError) -> None:
-        with self._lock:
-            future, request = self._callers.pop(caller, (None, None))
-        if future is None:
-            return
-        if not future.set_running_or_notify_cancel():
-            self._take_back(request, answer)
-        elif isinstance(answer, SheepfoldError):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
-
-    def _take_back(self, request: object, answer: object) -> None:
-        """The caller went away while it waited: the lease it was given is free again at once."""
-        if isinstance(request, m.LeaseRequest) and isinstance(answer, m.LeaseReply) and answer.lease:
-            given = (answer.lease.attempt,)
-            back = m.ReleaseRequest(request.job, request.worker, given, reason="caller gone")
-            self._actor.submit(e.FromWorker(0, back))
-
-
 @dataclass(slots=True)
 class Fleet:
     """Jobs and shards of one coordinator process. Shards link once and serve every job."""
@@ -171,13 +57,18 @@ class Fleet:
     shard_count: int
     directory: DataDir | None = None
     """Taken by the caller. Without one a restart is a new history."""
+    checkpoint_url: str = ""
+    """Where checkpoints of all jobs are kept; empty: nowhere."""
     numbers: Numbers = field(init=False)
     _jobs: dict[str, JobActor] = field(default_factory=dict)
     _links: dict[int, _LinkState] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _desk: CheckpointDesk | None = None
 
     def __post_init__(self) -> None:
         """Begins the next term, takes up the jobs of earlier ones; raises StartError, LogError, OSError."""
+        if self.checkpoint_url:
+            self._desk = CheckpointDesk(self.checkpoint_url, ThreadPoolExecutor(1, "checkpoints"))
         if self.directory is None:
             self.numbers = Numbers(int(time.time() * 1000))  # of this process alone
             return
@@ -197,18 +88,48 @@ class Fleet:
         records = list(job_log.read())
         if not records:  # it was being created
             return
-        created = records[0]
-        if not isinstance(created, JobCreated) or created.shard_count != self.shard_count:
-            had = created.shard_count if isinstance(created, JobCreated) else "?"
+        config, lineage, had = identity(records)
+        if had != self.shard_count:
             raise StartError(
                 f"job {path.name} in {path} is cut over {had} shards, this coordinator is to have "
-                f"{self.shard_count}; start it with --shards {had}, or give another --dir"
+                f"{self.shard_count}; start it with --shards {had}, or give another --dir, where "
+                f"`sheepfold checkpoint restore {path.name}` takes the job up on any number of shards"
             )
-        job = job_from_json(created.config_json)
-        core = Coordinator(job, self.shard_count, self.term, created.lineage)
+        core = self._core(job_from_json(config), self.term, lineage)
         core.remember(records)
-        self._jobs[path.name] = JobActor(core, self._send, job_log)
+        self._jobs[path.name] = self._actor(core, job_log)
         log.info("job %s is taken up in term %d from %d records", path.name, self.term, len(records))
+
+    def _core(self, job: Job, term: int, lineage: str) -> Coordinator:
+        return Coordinator(job, self.shard_count, term, lineage, self.checkpoint_url)
+
+    def _actor(self, core: Coordinator, job_log: JobLog) -> JobActor:
+        def begin_again(books: Books) -> None:
+            self._begin_again(actor, books)
+
+        actor = JobActor(core, self._send, job_log, self._desk, begin_again)
+        return actor
+
+    def _next_term(self) -> int:
+        """Stored before it is used, as at the start."""
+        with self._lock:
+            self.numbers.term += 1
+            if self.directory is not None:
+                self.directory.save(self.numbers)
+            return self.numbers.term
+
+    def _begin_again(self, actor: JobActor, books: Books) -> None:
+        """The books are in the job's log: a core of a new term takes the place of the one that wrote them."""
+        core = self._core(job_from_json(books.ledger.config_json), self._next_term(), books.lineage)
+        core.remember([books])
+        actor.replace(core)
+        self._link_job(actor)
+
+    def _link_job(self, actor: JobActor) -> None:
+        """Tell a job of the shards that are up."""
+        for shard, link in self._links.items():
+            if link.is_up:
+                actor.submit(e.ShardUp(shard, link.incarnation, link.hello, is_resumed=False))
 
     def _log_of(self, job: str) -> JobLog:
         directory = None if self.directory is None else self.directory.path / "jobs" / job
@@ -249,19 +170,52 @@ class Fleet:
                 return known.call(request)
             if len(self._jobs) >= JOBS_MAX:
                 raise PreconditionError(f"{JOBS_MAX} jobs exist already; that is this coordinator's limit")
-            core = Coordinator(job, self.shard_count, self.term, uuid.uuid4().hex)
             job_log = self._log_of(job.name)
-            actor = JobActor(core, self._send, job_log)
+            actor = self._actor(self._core(job, self.term, new_lineage()), job_log)
             answer = actor.call(request)
             if answer.exception() is not None:  # a refused job leaves nothing behind
                 job_log.remove()
             else:
                 self._jobs[job.name] = actor
-                for shard, link in self._links.items():
-                    if not link.is_up:
-                        continue
-                    actor.submit(e.ShardUp(shard, link.incarnation, link.hello, is_resumed=False))
+                self._link_job(actor)
         return answer
+
+    def restore(self, request: m.RestoreRequest) -> m.RestoreReply:
+        """Take up a job from its checkpoint, on as many shards as there are; may take minutes.
+
+        Raises PreconditionError, NoCheckpoint, CheckpointFailed, NumericsMismatch, NotReady.
+        """
+        if self._desk is None:
+            raise CheckpointFailed("this coordinator keeps no checkpoints; start it with --checkpoints URL")
+        if (restored := self._restored(request)) is not None:
+            return restored
+        with self._lock:
+            hellos = [link.hello for link in self._links.values() if link.is_up]
+        books, passed_over = books_of_checkpoint(self._desk, request, self.shard_count, hellos)
+        with self._lock:
+            if (restored := self._restored(request)) is not None:
+                return restored
+            job_log = self._log_of(request.job)
+            core = self._core(job_from_json(books.ledger.config_json), self._next_term(), books.lineage)
+            core.remember([books])
+            actor = self._actor(core, job_log)
+            job_log.append(books)
+            self._jobs[request.job] = actor
+            self._link_job(actor)
+        return m.RestoreReply(books.lineage, books.ledger.version, passed_over)
+
+    def _restored(self, request: m.RestoreRequest) -> m.RestoreReply | None:
+        """The answer, if that very call was made before; raises PreconditionError if the job is here."""
+        known = self._jobs.get(request.job)
+        if known is None:
+            return None
+        answer = known.core.answer_to("rewind", request.request_id)
+        if not isinstance(answer, m.RewindReply):
+            raise PreconditionError(
+                f"job {request.job} is here already; to take it back to a version that is kept: "
+                f"`sheepfold job rewind {request.job} --to V`"
+            )
+        return m.RestoreReply(answer.lineage, answer.version)
 
     def call(self, request: e.WorkerRequest) -> Future[e.WorkerReply]:
         if isinstance(request, m.CreateJobRequest):

@@ -1,0 +1,118 @@
+"""A shard's parts of checkpoints: stored by a thread of their own while training goes on, and read back."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core.headers import ShardJob
+from sheepfold_server.optim.steps import Snapshot
+from sheepfold_server.storage.checkpoints import (
+    CheckpointCorrupt,
+    CheckpointError,
+    CheckpointStore,
+    PartId,
+)
+from sheepfold_server.storage.checkpoints.parts import (
+    APPLIED_STEPS,
+    FLOATS,
+    INTEGERS,
+    WEIGHTS,
+    row_names,
+    state_name,
+)
+
+log = logging.getLogger(__name__)
+
+StoreErrors = (CheckpointError, OSError, ValueError, ImportError)
+"""What a store may fail with: ours, the disk's or network's, and an url that fsspec does not know."""
+
+
+class JobParts:
+    """The parts of one job on one shard, where none are kept; and what is the same where they are."""
+
+    restore: m.CheckpointRef | None = None
+    """What this lineage began with."""
+
+    def store(self, version: int, snapshot: Snapshot, done: Callable[[m.PartSaved], None]) -> None:
+        raise LookupError(f"version {version} cannot be stored: no checkpoints are kept")
+
+    def first_state(self) -> tuple[int, Snapshot]:
+        raise LookupError("this lineage began with no checkpoint")
+
+
+NO_PARTS = JobParts()
+
+
+class PartStore(JobParts):
+    """The parts of one job on one shard at a checkpoint url."""
+
+    def __init__(self, command: m.OpenJob, job: ShardJob, executor: Executor, logs: Path | None) -> None:
+        """`logs`: the folder with a log for each lineage of the job here, if there is one."""
+        self.url, self.restore = command.checkpoint_url, command.restore
+        self._job, self._shard_count = job, command.shard_count
+        self._executor, self._logs = executor, logs
+
+    def store(self, version: int, snapshot: Snapshot, done: Callable[[m.PartSaved], None]) -> None:
+        """Returns at once; `done` is told from another thread. `snapshot` must not change any more."""
+        self._executor.submit(lambda: done(self._stored(version, snapshot)))
+
+    def _stored(self, version: int, snapshot: Snapshot) -> m.PartSaved:
+        job, began = self._job, time.perf_counter()
+        part = PartId(job.lineage, version, job.shard, self._shard_count, job.incarnation)
+        try:
+            saved = CheckpointStore(self.url, job.job).save_part(part, _arrays(snapshot), {})
+        except StoreErrors as error:
+            log.error("the part of version %d is not stored: %s", version, error)
+            return m.PartSaved(job.job, version, "", 0, "", str(error))
+        except Exception as error:
+            log.exception("the part of version %d is not stored", version)
+            return m.PartSaved(job.job, version, "", 0, "", f"{type(error).__name__}: see the shard's log")
+        log.info("version %d: %d bytes stored in %.2f s", version, saved.bytes, time.perf_counter() - began)
+        self._forget_earlier_lineages()
+        return m.PartSaved(job.job, version, saved.file, saved.bytes, saved.sha256)
+
+    def _forget_earlier_lineages(self) -> None:
+        """Nothing is read of them any more: this lineage began with a checkpoint."""
+        if self._logs is None:
+            return
+        for path in self._logs.iterdir():
+            if path.is_dir() and path.name != self._job.lineage:
+                log.info("the log of lineage %s is removed", path.name)
+                shutil.rmtree(path, ignore_errors=True)
+
+    def first_state(self) -> tuple[int, Snapshot]:
+        """This shard's part of that checkpoint, whatever number of shards wrote it. Raises StoreErrors."""
+        ref, store = self.restore, CheckpointStore(self.url, self._job.job)
+        if ref is None:
+            return super().first_state()
+        for index in store.listing(ref.lineage).indices:
+            if (index.version, index.term) == (ref.version, ref.term):
+                return ref.version, _snapshot(store.read_part(index, self._job.shard, self._shard_count))
+        name = f"{self._job.job}/{ref.lineage}/INDEX-{ref.version}.{ref.term}.json"
+        raise CheckpointCorrupt(f"{self.url}/{name}", "an index, as the coordinator sees it", "none")
+
+
+def _arrays(snapshot: Snapshot) -> dict[str, npt.NDArray[Any]]:
+    state = {state_name(number): buffer for number, buffer in enumerate(snapshot.state)}
+    return {
+        WEIGHTS: snapshot.weights,
+        **state,
+        APPLIED_STEPS: snapshot.applied_steps,
+        FLOATS: snapshot.floats,
+        INTEGERS: snapshot.integers,
+    }
+
+
+def _snapshot(arrays: dict[str, npt.NDArray[Any]]) -> Snapshot:
+    buffers = len(row_names(arrays)) - 1
+    state = tuple(arrays[state_name(number)] for number in range(buffers))
+    return Snapshot(arrays[WEIGHTS], state, arrays[APPLIED_STEPS], arrays[FLOATS], arrays[INTEGERS])
