@@ -35,7 +35,13 @@ class KilledFleet:
 
     def __init__(self, directory: Path, job: Job, shards: int = 2) -> None:
         self.job, self.directory = job, directory
-        config = UpConfig(directory, shard_count=shards, port=0, dashboard_port=0)
+        config = UpConfig(
+            directory,
+            shard_count=shards,
+            port=0,
+            dashboard_port=0,
+            checkpoint_url=str(directory / "checkpoints"),
+        )
         self.said: list[str] = []
         self.supervisor = Supervisor(config, threading.Event(), self.said.append)
         self.workers: list[subprocess.Popen[str]] = []
@@ -69,6 +75,11 @@ class KilledFleet:
     def version(self) -> int:
         status = self.status()
         return -2 if status is None else status.version
+
+    def kept(self) -> int:
+        """Newest version that is kept; -2 as in `version`."""
+        status = self.status()
+        return -2 if status is None else status.checkpoint_version
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Tends the processes meanwhile."""

@@ -18,6 +18,12 @@ PLANS: dict[str, dict[str, Any]] = {
     "wal": {},
     "wal_fsync": {"durability": {"level": "wal_fsync"}},
     "delay": {"batch": {"samples": 32, "slot_samples": 4, "delay": 1}},
+    "checkpoint": {"durability": {"level": "checkpoint"}, "checkpoint": {"every_steps": 2}},
+    "checkpoint, delay": {
+        "durability": {"level": "checkpoint"},
+        "checkpoint": {"every_steps": 3},
+        "batch": {"samples": 32, "slot_samples": 4, "delay": 1},
+    },
 }
 
 
@@ -28,7 +34,7 @@ def job_of(plan: str) -> Job:
 @cache
 def golden(plan: str) -> str:
     """Of the run that nothing disturbs, in this process, with nothing on a disk."""
-    job = job_of(plan)
+    job = job_of(plan.removeprefix("checkpoint, ").replace("checkpoint", "wal"))
     with running_fold(2) as fold:
         train(fold.address, job)
         return digest_of(fold.address, job.name)
@@ -68,15 +74,22 @@ CASES = [
     ("wal_fsync", "all of them"),
     ("delay", "one shard"),
     ("delay", "all of them"),
+    ("checkpoint", "one shard"),
+    ("checkpoint", "all of them"),
+    ("checkpoint, delay", "one shard"),
 ]
 """What is killed matters most; levels and modes differ little beside it."""
 
 
 @pytest.mark.parametrize(("plan", "killed"), CASES)
-def test_kill_9_costs_no_committed_step_and_changes_no_bit(plan: str, killed: str, tmp_path: Path) -> None:
+def test_kill_9_changes_no_bit_and_costs_no_committed_step_that_is_logged(
+    plan: str, killed: str, tmp_path: Path
+) -> None:
     with killed_fleet(tmp_path, job_of(plan)) as fleet:
         for at in (0, 2, 6):
             fleet.until(lambda due=at: fleet.version() >= due, f"version {at}")  # type: ignore[misc]
+            if plan.startswith("checkpoint"):
+                fleet.until(lambda: fleet.kept() >= 0, "a checkpoint")
             before = fleet.version()
             KILLS[killed](fleet)
             fleet.until(lambda due=before: fleet.version() >= due, f"version {before} again")  # type: ignore[misc]

@@ -57,10 +57,11 @@ class RunningFold:
         staging_bytes: int = 1 << 30,
         security: Security | None = None,
         directory: Path | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
-        """`directory`: where everyone keeps a log, each in its own."""
+        """`directory`: where everyone keeps a log, each in its own; `checkpoints`: where all keep those."""
         self.security = Security() if security is None else security
-        self._directory = directory
+        self._directory, self._checkpoints = directory, checkpoints
         started: Future[CoordinatorServer] = Future()
         self._stopped = asyncio.Event()
         self._served = asyncio.run_coroutine_threadsafe(self._serve(shards, started), event_loop())
@@ -85,7 +86,8 @@ class RunningFold:
         return None if self._directory is None else self._directory / name
 
     async def _serve(self, shards: int, started: Future[CoordinatorServer]) -> None:
-        config = CoordinatorConfig(shards, "127.0.0.1:0", self.security, self._part("coordinator"))
+        url = "" if self._checkpoints is None else str(self._checkpoints)
+        config = CoordinatorConfig(shards, "127.0.0.1:0", self.security, self._part("coordinator"), url)
         try:
             server = CoordinatorServer(config)
             await server.start()
@@ -108,8 +110,9 @@ def running_fold(
     staging_bytes: int = 1 << 30,
     security: Security | None = None,
     directory: Path | None = None,
+    checkpoints: Path | None = None,
 ) -> Iterator[RunningFold]:
-    fold = RunningFold(shards, staging_bytes, security, directory)
+    fold = RunningFold(shards, staging_bytes, security, directory, checkpoints)
     try:
         yield fold
     finally:
@@ -164,13 +167,20 @@ def slot_loss(model: SmallNet, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor
     return ((model(x) - y) ** 2).mean()
 
 
-def train(address: str, job: Job, before_push: Callable[[Any], None] = lambda slot: None) -> list[Any]:
-    """One worker from attach to the end of the job; returns its step results."""
+def train(
+    address: str,
+    job: Job,
+    before_push: Callable[[Any], None] = lambda slot: None,
+    until_step: int | None = None,
+) -> list[Any]:
+    """One worker from attach to the end of the job, or to that step; returns its step results."""
     torch.set_num_threads(1)
     model, (x, y) = SmallNet(), small_data()
     results = []
     with sheepfold.attach(model, job=job.name, address=address, config=job) as run:
         for slot in run.slots():
+            if until_step is not None and slot.step >= until_step:
+                break
             indices = torch.from_numpy(np.array(slot.indices))
             slot.backward(slot_loss(model, x[indices], y[indices]))
             before_push(slot)

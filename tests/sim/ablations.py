@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from tests.sim import ablations_of_checkpoints as of
 from tests.sim.world import Cores
 
 import sheepfold_wire.messages as m
@@ -168,8 +169,8 @@ class _StagesInitFirst(Shard):
 class _BeginsNoTerm(Coordinator):
     """Every process is the first: attempts of an earlier one have the same numbers."""
 
-    def __init__(self, job: Job, shard_count: int, term: int, lineage: str) -> None:
-        super().__init__(job, shard_count, 1, lineage)
+    def __init__(self, job: Job, shard_count: int, term: int, lineage: str, checkpoint_url: str) -> None:
+        super().__init__(job, shard_count, 1, lineage, checkpoint_url)
 
 
 class _ForgetsPrepared(Recovery):
@@ -223,6 +224,24 @@ ABLATIONS: dict[str, tuple[Cores, set[str]]] = {
     ),
     "totals told once": (Cores(coordinator=_with(_stepping=_TellsTotalsOnce)), {"liveness"}),
     "mixed versions taken": (Cores(session=TakesMixedVersions), {"pure_pull"}),
+    "checkpoint cut anywhere": (
+        Cores(coordinator=_with(_checkpointing=of.CutsAnywhere), shard=of.StoresWhatever),
+        {"same_history", "consistent_versions", "all_shards_or_none"},
+    ),
+    "older versions not stored": (Cores(shard=of.StoresOneVersion), {"liveness"}),
+    "went back before it was written": (
+        Cores(coordinator=_with(_rewinding=of.GoesBackUnwritten)),
+        {"lineage_is_durable"},
+    ),
+    "decided after it went back": (
+        Cores(coordinator=_with(_rewinding=of.DecidesOn)),
+        {"consistent_versions", "published_in_order", "all_shards_or_none", "liveness", "exactly_once"},
+    ),
+    "returned samples not in the books": (
+        Cores(coordinator=_with(_granting=of.ForgetsReturned)),
+        {"liveness", "conservation"},
+    ),
+    "lease kept over a lineage": (Cores(session=of.KeepsLease), {"liveness", "pure_pull"}),
     "stale answers taken": (Cores(session=TakesStaleAnswers), {"sessions_go_on", "pure_pull"}),
 }
 """What is taken away: the classes, and the invariants one of which must notice."""

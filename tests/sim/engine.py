@@ -14,7 +14,14 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.events import SkipStep
 from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord
-from sheepfold_server.core.replay import LoadLogged, ReplayEffect, RestoreState, RestoreSum, VersionDone
+from sheepfold_server.core.replay import (
+    LoadLogged,
+    ReplayEffect,
+    RestoreState,
+    RestoreSum,
+    ServeLogged,
+    VersionDone,
+)
 from sheepfold_server.core.state import Geometry
 from sheepfold_wire.ids import AttemptId
 
@@ -35,7 +42,9 @@ KernelEffect = (
     | e.SkipStep
     | e.ComputeDirections
     | e.ApplyUpdate
+    | e.StorePart
 )
+"""StorePart is the host's to carry out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +168,8 @@ class Engine:
                 return e.DirectionsReady(decision.step, tuple(self._block_norms(decision, b) for b in blocks))
             case e.ApplyUpdate():
                 return self._apply(effect)
+            case e.StorePart():
+                raise LookupError(f"{effect} is carried out by the host")
 
     def _load(self, part: Contribution) -> None:
         self.state = self.weights[0] = hash((0, part.gradient))
@@ -183,9 +194,13 @@ class Engine:
             case SkipStep(step):
                 self.sums.pop(step, None)
                 self.keep(e.KeepVersion(step))
+            case ServeLogged(version, place):
+                state = self.disk[place][1]
+                assert isinstance(state, int)
+                self.weights[version] = state
             case VersionDone(version):
                 self.weights[version] = self.state
-                self.retire(max(0, version - open_steps), frozenset())
+                self.retire(version - open_steps, frozenset())
             case _:
                 self.execute(effect, (), False)
 

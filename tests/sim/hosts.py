@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 from tests.sim import invariants
 from tests.sim.engine import Contribution, Engine, KernelEffect, Logged
 from tests.sim.scenario import MANIFEST, geometry_of
+from tests.sim.store import StoredPart
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import ShardJob, check_pull
-from sheepfold_server.core.records import StateSaved
+from sheepfold_server.core.records import StateSaved, VersionServed
 from sheepfold_server.core.replay import Recovered, Replay, RestoreState
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.steps import Phase
-from sheepfold_wire.errors import AttemptNotAnnounced, NotReady, SheepfoldError
+from sheepfold_wire.errors import AttemptNotAnnounced, NotReady, SheepfoldError, StaleTerm
+from sheepfold_wire.ids import NO_ATTEMPT
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -30,6 +32,7 @@ ANNOUNCEMENT_SECONDS = 2.0
 FOLD_SECONDS = 0.01
 APPEND_SECONDS = 0.02
 APPLY_SECONDS = 0.03
+STORE_SECONDS = 0.2
 SAVES = 0.15
 """Share of steps after which the state is saved."""
 
@@ -59,8 +62,13 @@ class ShardHost:
     world: World
     index: int
     make: Callable[[ShardJob, Recovered | None], Shard]
-    disk: list[Logged] = field(default_factory=list)
+    disks: dict[str, list[Logged]] = field(default_factory=dict)
+    """The log of each lineage."""
     incarnation: int = 0
+    life: int = 0
+    """Number of the process and of the lineage in it: what began in an earlier one is nobody's any more."""
+    has_lost: bool = False
+    """Its disk, and nobody has gone back yet."""
     stream: Stream = field(default_factory=Stream)
     shard: Shard | None = None
     _queue: deque[tuple[KernelEffect, tuple[Contribution | None, ...]]] = field(default_factory=deque)
@@ -78,14 +86,28 @@ class ShardHost:
 
     def _begin(self) -> None:
         """A new process, with what is on the disk."""
-        world = self.world
-        geometry = geometry_of(world.scenario.shards, world.scenario.setting.splits)
-        self.engine = Engine(self.index, world.scenario.setting, geometry, self.disk)
-        self.shard, self._is_busy, self._ledger_seen = None, False, 0
-        self.incarnation = world.next_incarnation()
-        self._queue.clear()
+        self.incarnation = self.world.next_incarnation()
         self._pushes.clear()
         self._pulls.clear()
+        self._begin_lineage("")
+
+    def _begin_lineage(self, lineage: str) -> None:
+        world = self.world
+        geometry = geometry_of(world.scenario.shards, world.scenario.setting.splits)
+        disk = self.disks.setdefault(lineage, [])
+        self.engine = Engine(self.index, world.scenario.setting, geometry, disk)
+        self.shard, self._is_busy, self._ledger_seen = None, False, 0
+        self.life = world.number()
+        self._queue.clear()
+
+    def _end_lineage(self) -> None:
+        """Whoever waits is told; the kernel does nothing more for it."""
+        waiting = [push.answered for push in self._pushes.values()] + list(self._pulls.values())
+        self._pushes.clear()
+        self._pulls.clear()
+        for answered in waiting:
+            answered(StaleTerm("the job went back to a checkpoint"))
+        self._begin_lineage("")
 
     def crash(self) -> None:
         """kill -9: all but the disk is gone; calls are never answered. Started again a moment later."""
@@ -93,6 +115,10 @@ class ShardHost:
         if any(step.phase is Phase.APPLYING for step in self.world.state.steps.values()):
             self.world.marks.hit("shard killed while a step was applied")
         self._begin()
+        if self.world.has_checkpoint() and self.world.happens("lose_disk"):
+            self.world.marks.hit("disk of a shard lost")
+            self.disks.clear()
+            self.has_lost = True
         self.world.shard_lost(self)
 
     def recover(self) -> None:
@@ -102,28 +128,41 @@ class ShardHost:
 
     def _open(self, command: m.OpenJob) -> None:
         job, self._last_open = self._fixed(command), command
+        self._begin_lineage(command.lineage)
+        self._begin_with(command.restore)
         replay = Replay(job.holds_split, job.counts_skips)
-        for place, (record, _) in enumerate(self.disk):
+        for place, (record, _) in enumerate(self.engine.disk):
             for effect in invariants.replayed(self.index, replay, record, place):
                 if isinstance(effect, RestoreState):
                     self.world.marks.hit("state restored")
                 self.engine.redo(effect, job.open_steps)
         for effect in replay.finish():
             self.engine.redo(effect, job.open_steps)
-        found = replay.recovered((), max(0, replay.version - job.open_steps))
+        found = replay.recovered((), replay.oldest_version(job.open_steps))
         if found.init is not None:
-            part = self.disk[found.init_place][1]
+            part = self.engine.disk[found.init_place][1]
             assert isinstance(part, Contribution)
             self.engine.bytes[found.init] = part
             self.world.marks.hit("initial weights found in the log")
         if found.prepared is not None:
             self.world.marks.hit("prepared sum found in the log")
-        self.shard = self.make(job, found if self.disk else None)
+        self.shard = self.make(job, found if self.engine.disk else None)
+
+    def _begin_with(self, ref: m.CheckpointRef | None) -> None:
+        """A lineage that began with a checkpoint, and of which the disk has nothing."""
+        disk = self.engine.disk
+        if ref is None or any(isinstance(record, StateSaved) for record, _ in disk):
+            return
+        state, older = self.world.store.kept[ref].parts[self.index]
+        disk += [(VersionServed(version), weights) for version, weights in older]
+        disk.append((StateSaved(ref.version, (), NO_ATTEMPT), state))
 
     # --- from the coordinator -----------------------------------------------------------------------
 
     def command(self, command: m.ShardCommand) -> None:
         if isinstance(command, m.OpenJob):
+            if self.shard is not None and self.shard.job.lineage != command.lineage:
+                self._end_lineage()
             if self.shard is None:
                 self._open(command)
         elif self.shard is None:
@@ -137,6 +176,7 @@ class ShardHost:
             shard=self.index,
             incarnation=self.incarnation,
             term=command.term,
+            lineage=command.lineage,
             manifest_digest=MANIFEST.digest,
             plan_digest=plan.digest,
             codec="bf16",
@@ -145,6 +185,7 @@ class ShardHost:
             presence_bytes=1,
             part_slots=self.world.scenario.part_slots[self.index],
             open_steps=self.world.job.batch.open_steps,
+            delay=self.world.job.batch.delay,
             holds_split=self.index in geometry.split_shards,
         )
 
@@ -209,11 +250,11 @@ class ShardHost:
     def handle(self, event: e.ShardEvent) -> None:
         assert self.shard is not None
         self.world.trace(f"shard {self.index}", event)
-        process = self.incarnation
+        life = self.life
         for effect in self.shard.handle(event):
             if self.world.happens("crash"):
                 self.crash()
-            if self.incarnation != process:  # it died, perhaps in an effect of an effect
+            if self.life != life:  # it died, perhaps in an effect of an effect
                 return
             self._carry_out(effect)
         self._check()
@@ -262,6 +303,11 @@ class ShardHost:
             if isinstance(effect, e.DiscardSum):
                 self.engine.execute(effect, (), False)
                 continue
+            if isinstance(effect, e.StorePart):
+                copies = tuple((version, self.engine.weights[version]) for version in effect.older)
+                part = self.engine.state, copies
+                self.world.at(self._store_seconds(), self._stored, self.life, effect.version, part)
+                continue
             self._is_busy = True
             seconds = FOLD_SECONDS
             if isinstance(effect, e.Append | e.AppendNote | e.LogInit):
@@ -271,15 +317,25 @@ class ShardHost:
             self.world.at(
                 seconds * self.world.workload.uniform(0.2, 3.0),
                 self._kernel_done,
-                self.incarnation,
+                self.life,
                 effect,
                 gathered,
             )
 
+    def _store_seconds(self) -> float:
+        return STORE_SECONDS * self.world.workload.uniform(0.2, 3.0)
+
+    def _stored(self, life: int, version: int, part: StoredPart) -> None:
+        if self.life != life:
+            return
+        why = "the store failed" if self.world.happens("lose_checkpoint") else ""
+        file = "" if why else self.world.store.store_part(part)
+        self.handle(e.PartStored(m.PartSaved("sim", version, file, 1, "", why)))
+
     def _kernel_done(
-        self, process: int, effect: KernelEffect, gathered: tuple[Contribution | None, ...]
+        self, life: int, effect: KernelEffect, gathered: tuple[Contribution | None, ...]
     ) -> None:
-        if self.incarnation != process:
+        if self.life != life:
             return
         self._is_busy = False
         loses = isinstance(effect, e.FoldSlots) and self.world.happens("lose_part")
@@ -289,17 +345,18 @@ class ShardHost:
             self._save_sometimes(effect.decision.step + 1, self.shard.newest_attempt)
         if answer is not None:
             self.handle(answer)
-        if self.incarnation == process:
+        if self.life == life:
             self._run_kernel()
 
     def _save_sometimes(self, version: int, newest: m.AttemptId) -> None:
         """As when the log has become long: what stands before the saved state before it is forgotten."""
         if self.world.workload.random() > SAVES:
             return
-        before = [i for i, (record, _) in enumerate(self.disk) if isinstance(record, StateSaved)]
-        self.disk.append((StateSaved(version, (), newest), self.engine.state))
+        disk = self.engine.disk
+        before = [i for i, (record, _) in enumerate(disk) if isinstance(record, StateSaved)]
+        disk.append((StateSaved(version, (), newest), self.engine.state))
         if before:
-            del self.disk[: before[-1]]
+            del disk[: before[-1]]
 
     # --- invariants ---------------------------------------------------------------------------------
 
@@ -310,6 +367,8 @@ class ShardHost:
         while self._ledger_seen < len(self.engine.applied):
             applied = self.engine.applied[self._ledger_seen]
             self._ledger_seen += 1
+            if self.shard.job.lineage != self.world.lineage:  # that history has ended
+                continue
             invariants.exactly_once(self.world, self.engine, applied)
             invariants.all_shards_or_none(self.world, self.index, applied)
             invariants.finite_state(applied, self.world)

@@ -58,7 +58,7 @@ def consistent_versions(world: World) -> None:
     """I6: no shard is ahead of the newest durable decision, none is behind what is published."""
     state = world.state
     for host in world.shards:
-        if host.shard is None:
+        if host.shard is None or host.has_lost or host.shard.job.lineage != world.lineage:
             continue
         if host.shard.version > world.decided + 1:
             raise Violation(
@@ -198,6 +198,12 @@ def published_in_order(world: World, report: m.StepReport) -> None:
     world.published, world.is_first_publish = report.version, False
     if not report.is_skip:
         world.committed.update(slot.attempt for slot in report.slots)
+
+
+def lineage_is_durable(world: World, lineage: str) -> None:
+    """I7: a coordinator works on the history that its log ends with."""
+    if lineage != world.lineage:
+        raise Violation("lineage_is_durable", f"{lineage} begins, the log says {world.lineage}")
 
 
 def told_the_truth(world: World, ends: tuple[m.AttemptEnd, ...]) -> None:

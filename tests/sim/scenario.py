@@ -85,6 +85,14 @@ class Faults:
     """Of a shard or the coordinator, between two effects."""
     crash_shard_rate: float = 0.0
     crash_coordinator_rate: float = 0.0
+    lose_disk: float = 0.0
+    """Of a shard that crashes, once there is a checkpoint."""
+    lose_checkpoint: float = 0.0
+    """Of a part or an index that is stored, or of a checkpoint that is looked at."""
+    rewind_rate: float = 0.0
+    """Of an operator who goes back to some version that is kept."""
+    save_rate: float = 0.0
+    """Of one who wants a checkpoint now."""
 
 
 CALM = Faults()
@@ -101,6 +109,7 @@ class Scenario:
     takes_newer_versions: bool
     faults: Faults
     fault_seconds: float
+    keeps_checkpoints: bool = False
     plans_ahead: bool = False
     """Workers load samples before they are leased."""
 
@@ -120,6 +129,7 @@ def job_of(setting: Setting) -> Job:
             "data": {"samples": 1000},
             "optimizer": {"lr": {"peak": 0.1, "schedule": "poly", "warmup_steps": 2}, "clip_norm": 1.0},
             "stop": {"steps": setting.steps},
+            "checkpoint": {"every_steps": 1, "keep": 2},
             "leases": {
                 "seconds": LEASE_SECONDS,
                 "straggler_seconds_min": 0.5,
@@ -157,6 +167,7 @@ def draw(seed: int) -> Scenario:
         faults=_draw_faults(chance),
         fault_seconds=chance.uniform(2.0, 15.0),
         plans_ahead=chance.random() < 0.5,
+        keeps_checkpoints=chance.random() < 0.6,
     )
     return _with_loss_scale(drawn) if mode != "async" and chance.random() < 0.2 else drawn
 
@@ -187,6 +198,10 @@ def _draw_faults(chance: random.Random) -> Faults:
         crash=drawn(0.004),
         crash_shard_rate=drawn(0.3),
         crash_coordinator_rate=drawn(0.2),
+        lose_disk=drawn(1.0),
+        lose_checkpoint=drawn(0.3),
+        rewind_rate=drawn(0.3),
+        save_rate=drawn(1.0),
     )
 
 

@@ -174,6 +174,7 @@ class SimWorker:
             "bf16",
             make.version,
             PULL_WAIT_SECONDS,
+            attached.lineage,
         )
 
     def _header(self, attached: m.AttachReply, make: s.Make, contribution: Contribution) -> m.PushHeader:

@@ -19,25 +19,31 @@ from tests.sim.engine import Applied, Contribution
 from tests.sim.hosts import Answered, ShardHost
 from tests.sim.marks import Marks
 from tests.sim.scenario import CALM, Scenario, Setting, draw, job_of, undisturbed
+from tests.sim.store import SimStore
 from tests.sim.worker import SimWorker
 
 import sheepfold_wire.messages as m
 from sheepfold.session import Session
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
-from sheepfold_server.core.records import CoordinatorRecord
+from sheepfold_server.core.records import Books, CoordinatorRecord
+from sheepfold_server.core.remembering import identity
 from sheepfold_server.core.reports import waiting_for
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.steps import Decided, Phase
+from sheepfold_wire.errors import WorkerUnknown
 from sheepfold_wire.ids import AttemptId
 
 TICK_SECONDS = 0.25
 COMPUTE_SECONDS = 0.15
 CHAOS_SECONDS = 0.2
 PERSIST_SECONDS = 0.06
+INDEX_SECONDS = 0.1
 EVENTS_MAX = 60_000
 RECOVERY_SECONDS = 40.0
+RETRY_SECONDS = 0.5
+"""After a checkpoint that failed; the product's half minute is longer than most of these jobs."""
 STEP_SECONDS_MAX = 40.0
 """Generous: a step may wait for a few leases to expire, one after the other."""
 
@@ -80,15 +86,23 @@ class World:
         self._answered: set[int] = set()
         self._last_persisted = 0.0
         self.term = 1
+        self.lineage = "lineage-0"
+        self.store = SimStore()
         self.log: list[CoordinatorRecord] = []
         """The coordinator's: what is durable."""
         self.is_coordinator_up = True
         self.is_first_publish = False
         """Whether nothing was published since the coordinator was started anew."""
         self._incarnations = 0
-        self.coordinator = cores.coordinator(self.job, scenario.shards, self.term, "lineage")
+        self.coordinator = self._new_coordinator()
         self.state: JobState = self.coordinator._state
         self.shards = [ShardHost(self, index, cores.shard) for index in range(scenario.shards)]
+
+    def _new_coordinator(self) -> Coordinator:
+        url = "sim:" if self.scenario.keeps_checkpoints else ""
+        made = self.cores.coordinator(self.job, self.scenario.shards, self.term, self.lineage, url)
+        made._checkpointing.retry_seconds = RETRY_SECONDS
+        return made
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -203,7 +217,26 @@ class World:
                 host.crash()
         if self.is_coordinator_up and self._strikes("crash_coordinator_rate"):
             self._coordinator_crash()
+        if self._strikes("rewind_rate"):
+            self._rewind()
+        if self._strikes("save_rate"):
+            self.tell_coordinator(e.FromWorker(self._admin(), m.CheckpointRequest("sim", "operator")))
         self.at(CHAOS_SECONDS, self._chaos)
+
+    def has_checkpoint(self) -> bool:
+        return bool(self._kept())
+
+    def _kept(self) -> list[m.CheckpointRef]:
+        """What the present history may go back to."""
+        older = [(ref.lineage, ref.version) for ref in self.state.checkpoints.ancestry]
+        return self.store.of(((self.lineage, None), *older))
+
+    def _rewind(self) -> None:
+        """An operator wants some version that is kept."""
+        versions = [ref.version for ref in self._kept() if ref.version <= self.state.version]
+        if versions:
+            request = m.RewindRequest(str(self.number()), "sim", self.chance.choice(versions))
+            self.tell_coordinator(e.FromWorker(self._admin(), request))
 
     def _strikes(self, rate: str) -> bool:
         struck: bool = self.chance.random() < getattr(self.faults, rate) * CHAOS_SECONDS
@@ -229,9 +262,11 @@ class World:
         if not self.is_coordinator_up or host.stream.is_up:
             return
         host.stream.is_up = True
-        number = host.incarnation
-        hello = m.Hello(number, host.index, len(self.shards), f"shard-{host.index}", "eager/cpu", 1 << 20)
-        self.tell_coordinator(e.ShardUp(host.index, number, hello, is_resumed))
+        self.tell_coordinator(e.ShardUp(host.index, host.incarnation, self._hello(host), is_resumed))
+
+    def _hello(self, host: ShardHost) -> m.Hello:
+        name, number = f"shard-{host.index}", host.incarnation
+        return m.Hello(number, host.index, len(self.shards), name, "eager/cpu", 1 << 20, keeps_log=True)
 
     def _link_break(self, host: ShardHost) -> None:
         """What is on the way is lost; the coordinator notices a moment later."""
@@ -272,12 +307,46 @@ class World:
 
     def _coordinator_begin(self) -> None:
         self.is_coordinator_up, self.is_first_publish = True, True
-        self.coordinator = self.cores.coordinator(self.job, self.scenario.shards, self.term, "lineage")
-        self.coordinator.remember(self.log)
-        self.state = self.coordinator._state
+        self._begin_coordinator(self.log)
         self._callers.clear()
         for host in self.shards:
             self.at(self.chance.uniform(0.0, 0.5), self._link_back, host, host.stream.epoch, True)
+
+    def _begin_coordinator(self, records: list[CoordinatorRecord]) -> None:
+        invariants.lineage_is_durable(self, identity(records)[1])
+        self.coordinator = self._new_coordinator()
+        self.coordinator.remember(records)
+        self.state = self.coordinator._state
+
+    def _went_back(self, books: Books) -> None:
+        """Durable: the history up to now has ended, and what it did from that version on is undone."""
+        self.marks.hit("went back to a checkpoint")
+        version = books.ledger.version
+        if len(books.ancestry) > 1:
+            self.marks.hit("went back from a lineage that went back")
+        self.lineage = books.lineage
+        self.decided, self.published = version - 1, version
+        self.ledger = {step: applied for step, applied in self.ledger.items() if step < version}
+        self.steps_of_sequence = {
+            sequence: home for sequence, home in self.steps_of_sequence.items() if home[0] < version
+        }
+        for host in self.shards:
+            host.has_lost = False
+
+    def _begin_again(self, books: Books) -> None:
+        """Another core takes the place of the one that went back; callers of the old one are told."""
+        self.term += 1
+        self._begin_coordinator([books])
+        for caller in list(self._callers):
+            invariants.answered_once(self._answered, caller)
+            self._callers.pop(caller)(WorkerUnknown("attach again"))
+        for host in self.shards:
+            if host.stream.is_up:
+                self.at(0.0, self._linked_again, host, host.stream.epoch)
+
+    def _linked_again(self, host: ShardHost, epoch: int) -> None:
+        if host.stream.epoch == epoch and self.is_coordinator_up:
+            self.tell_coordinator(e.ShardUp(host.index, host.incarnation, self._hello(host), False))
 
     def _latency(self) -> float:
         return self.schedule.uniform(0.001, 0.03)
@@ -308,11 +377,12 @@ class World:
         if not self.is_coordinator_up:
             return
         self.trace("coord", event)
-        effects = self.coordinator.handle(event, self.now)
+        term, effects = self.term, self.coordinator.handle(event, self.now)
         self.marks.of_coordinator(event, self.coordinator)
         for effect in effects:
             if self.happens("crash"):
                 self._coordinator_crash()
+            if self.term != term:
                 return
             self._carry_out(effect)
         invariants.conservation(self.state)
@@ -341,6 +411,38 @@ class World:
                 self.at(self._last_persisted - self.now, self._persisted, self.term, number, record)
             case e.Publish(report):
                 invariants.published_in_order(self, report)
+            case e.StoreIndex():
+                self.at(self._index_seconds(), self._index_stored, self.term, effect)
+            case e.FindCheckpoint():
+                self.at(self._index_seconds(), self._looked, self.term, effect)
+            case e.BeginAgain(books):
+                self._begin_again(books)
+
+    def _index_seconds(self) -> float:
+        return INDEX_SECONDS * self.workload.uniform(0.2, 3.0)
+
+    def _index_stored(self, term: int, effect: e.StoreIndex) -> None:
+        """A coordinator that dies may have stored it, and never tell."""
+        if self.happens("lose_checkpoint"):
+            self._tell_of(term, e.IndexStored(effect.books.ledger.version, "the store failed"))
+        elif term == self.term or self.chance.random() < 0.5:
+            self.marks.hit("checkpoint kept")
+            self.store.store_index(effect)
+            self._tell_of(term, e.IndexStored(effect.books.ledger.version))
+
+    def _looked(self, term: int, effect: e.FindCheckpoint) -> None:
+        def is_damaged() -> bool:
+            if not self.happens("lose_checkpoint"):
+                return False
+            self.marks.hit("damaged checkpoint passed over")
+            return True
+
+        new_lineage = f"lineage-{self.number()}"
+        self._tell_of(term, self.store.find(effect, new_lineage, is_damaged))
+
+    def _tell_of(self, term: int, event: e.CoordinatorEvent) -> None:
+        if term == self.term:
+            self.tell_coordinator(event)
 
     def _persisted(self, term: int, number: int, record: CoordinatorRecord) -> None:
         if term != self.term:  # its process died before the record was written
@@ -348,6 +450,8 @@ class World:
         self.log.append(record)
         if isinstance(record, Decided):
             self.decided = record.commit.step
+        if isinstance(record, Books) and record.why:
+            self._went_back(record)
         self.tell_coordinator(e.Persisted(number))
 
     # --- calls of workers ---------------------------------------------------------------------------

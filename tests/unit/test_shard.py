@@ -43,6 +43,7 @@ JOB = ShardJob(
     presence_bytes=1,
     part_slots=4,
     open_steps=1,
+    delay=0,
     holds_split=False,
 )
 FACTS = m.Facts(4, 4.0, 0, b"\x01")

@@ -204,6 +204,7 @@ class JobOpened:
     part_slots: int
     version: int
     term: int
+    prepared: str = ""
 
 
 @dataclass(frozen=True, slots=True)

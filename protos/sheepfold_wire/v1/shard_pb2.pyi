@@ -356,16 +356,18 @@ class Hello(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[int] = ..., shard_count: _Optional[int] = ..., address: _Optional[str] = ..., numeric_fingerprint: _Optional[str] = ..., staging_bytes: _Optional[int] = ..., kernels: _Optional[_Iterable[str]] = ..., kernel_note: _Optional[str] = ..., external_address: _Optional[str] = ..., keeps_log: bool = ...) -> None: ...
 
 class JobOpened(_message.Message):
-    __slots__ = ("job", "part_slots", "version", "term")
+    __slots__ = ("job", "part_slots", "version", "term", "prepared")
     JOB_FIELD_NUMBER: _ClassVar[int]
     PART_SLOTS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
     job: str
     part_slots: int
     version: int
     term: int
-    def __init__(self, job: _Optional[str] = ..., part_slots: _Optional[int] = ..., version: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
+    prepared: str
+    def __init__(self, job: _Optional[str] = ..., part_slots: _Optional[int] = ..., version: _Optional[int] = ..., term: _Optional[int] = ..., prepared: _Optional[str] = ...) -> None: ...
 
 class Staged(_message.Message):
     __slots__ = ("job", "attempt", "payload_digest", "facts", "sum_of_squares")

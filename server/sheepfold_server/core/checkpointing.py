@@ -44,6 +44,7 @@ class Checkpointing:
         self._asked: list[int] = []
         """Callers that wait for a checkpoint of the newest version."""
         self._not_before = 0.0
+        self.retry_seconds = RETRY_SECONDS
 
     def ask(self, caller: int) -> None:
         """Held until a checkpoint that begins from now on is stored."""
@@ -143,7 +144,7 @@ class Checkpointing:
     def _fail(self, why: str) -> None:
         save, state = self._save, self._s
         assert save is not None
-        self._save, self._not_before = None, state.now + RETRY_SECONDS
+        self._save, self._not_before = None, state.now + self.retry_seconds
         told = f"no checkpoint of version {save.books.ledger.version}: {why}"
         state.event("checkpoint", told)
         self._answer(save.callers, CheckpointFailed(f"{told}; training goes on, older ones are as they were"))

@@ -166,6 +166,8 @@ class Coordinator:
                     )
                 case m.ControlRequest():
                     reply = self._administration.control(request)
+                    if request.action == "resume":
+                        self._rewinding.look_again()
                 case m.RewindRequest():
                     known = self.answer_to("rewind", request.request_id)
                     if known is None:

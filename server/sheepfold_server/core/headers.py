@@ -39,6 +39,8 @@ class ShardJob:
     presence_bytes: int
     part_slots: int
     open_steps: int
+    delay: int
+    """Versions back from the newest that gradients are computed at."""
     holds_split: bool
     """Whether blocks of a split slice live here."""
     counts_skips: bool = False

@@ -9,6 +9,7 @@ from sheepfold_server.core.records import JobCreated, KernelChosen, ModelGiven
 from sheepfold_server.core.recovery import Recovery
 from sheepfold_server.core.rewinding import Rewinding
 from sheepfold_server.core.state import Geometry, JobState, Life
+from sheepfold_server.core.steps import Phase
 from sheepfold_wire import job as jobs
 from sheepfold_wire import manifest as manifests
 from sheepfold_wire.errors import (
@@ -150,7 +151,8 @@ class Opening:
         if report.term != state.term:
             return  # of an earlier lineage
         was_open = link.part_slots > 0
-        link.part_slots, link.is_ready = report.part_slots, report.version >= state.version
+        lost = self._what_is_lost(report)
+        link.part_slots, link.is_ready = report.part_slots, not lost
         if state.pins.versions:
             state.tell_pins(shard)
         if report.part_slots < 2:
@@ -160,11 +162,8 @@ class Opening:
                 f"job {state.name}, 2 are needed; raise --staging-bytes or add shards"
             )
             state.spoil(WindowTooSmall(why))
-        elif report.version < state.version:
-            self._rewinding.lost(
-                f"shard {shard} came back with version {report.version}, version {state.version} is "
-                "committed: its state is lost"
-            )
+        elif lost:
+            self._rewinding.lost(f"shard {shard} came back with {lost}: its state is lost")
         else:
             if state.life is Life.OPENING:
                 state.life = state.waking_life()
@@ -172,3 +171,17 @@ class Opening:
                 self._recovery.resume(shard)
             if state.is_recovered:
                 self._recovery.go_on()
+
+    def _what_is_lost(self, report: m.JobOpened) -> str:
+        """What the shard lacks of what is decided; "" if it can follow."""
+        state = self._s
+        if report.version < state.version:
+            return f"version {report.version}, version {state.version} is committed"
+        step = state.steps.get(report.version)
+        if step is None or step.phase is not Phase.APPLYING or step.decision is None:
+            return ""
+        if step.decision.is_skip or step.decision.map_digest == report.prepared:
+            return ""
+        return (
+            f"version {report.version} and not the mean gradient of step {report.version}, which is committed"
+        )

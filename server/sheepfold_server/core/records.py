@@ -40,10 +40,17 @@ class StateSaved:
     newest_attempt: AttemptId
 
 
+@dataclass(frozen=True, slots=True)
+class VersionServed:
+    """A version before the state that follows, as it may be pulled; payload: its fp32 part."""
+
+    version: int
+
+
 ShardNote = m.LoadInit | m.Commit | m.Totals
 """Written before it is acted on: what was decided elsewhere, so that one shard can replay alone."""
 
-ShardRecord = InitPart | PreparedSum | StateSaved | ShardNote
+ShardRecord = InitPart | PreparedSum | StateSaved | VersionServed | ShardNote
 
 # --- of the coordinator ----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import ApplyUpdate, ComputeDirections, SkipStep
-from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, StateSaved
+from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, StateSaved, VersionServed
 from sheepfold_wire.ids import NO_ATTEMPT, NOTHING_LOADED, AttemptId
 
 Place = int
@@ -40,6 +40,14 @@ class RestoreSum:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeLogged:
+    """The payload at `place` is that version as it may be pulled."""
+
+    version: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class VersionDone:
     """That version is whole; `encoded` if it may be asked for."""
 
@@ -47,7 +55,14 @@ class VersionDone:
 
 
 ReplayEffect = (
-    LoadLogged | RestoreState | RestoreSum | SkipStep | ComputeDirections | ApplyUpdate | VersionDone
+    LoadLogged
+    | RestoreState
+    | RestoreSum
+    | SkipStep
+    | ComputeDirections
+    | ApplyUpdate
+    | ServeLogged
+    | VersionDone
 )
 
 
@@ -77,6 +92,9 @@ class Replay:
 
     def __init__(self, holds_split: bool, counts_skips: bool) -> None:
         self.version: int = NOTHING_LOADED
+        self.first_version: int = NOTHING_LOADED
+        """The oldest there is anything of."""
+        self._served: list[int] = []
         self._holds_split, self._counts_skips = holds_split, counts_skips
         self._inits: dict[AttemptId, Place] = {}
         self._prepared: tuple[PreparedSum, Place] | None = None
@@ -92,12 +110,15 @@ class Replay:
                 if self.version == NOTHING_LOADED:
                     self._inits[staged.attempt] = place
             case StateSaved(version) if self.version == NOTHING_LOADED:
-                self.version = version
+                self.version, self.first_version = version, min((version, *self._served))
                 self._newest_attempt = max(self._newest_attempt, record.newest_attempt)
                 return [RestoreState(record, place), VersionDone(version)]
+            case VersionServed(version) if self.version == NOTHING_LOADED:
+                self._served.append(version)
+                return [ServeLogged(version, place)]
             case m.LoadInit():
                 if self.version == NOTHING_LOADED and record.attempt in self._inits:
-                    self.version = 0
+                    self.version = self.first_version = 0
                     return [LoadLogged(self._inits[record.attempt]), VersionDone(0)]
             case PreparedSum(prepared, slots):
                 self._newest_attempt = max(self._newest_attempt, *(entry.attempt for entry in slots))
@@ -136,6 +157,10 @@ class Replay:
         if self._prepared is None:
             return []
         return [RestoreSum(self.version, self._prepared[1])]
+
+    def oldest_version(self, open_steps: int) -> int:
+        """That may be pulled once all is read."""
+        return max(0, self.first_version, self.version - open_steps)
 
     def recovered(self, slices: tuple[m.SliceReport, ...], oldest_version: int) -> Recovered:
         init = max(self._inits, default=None) if self.version == NOTHING_LOADED else None

@@ -167,6 +167,8 @@ def waiting_for(state: JobState) -> str:
     if step.is_full():
         unapplied = [str(i) for i in range(len(state.shards)) if i not in step.applied]
         return f"shard {', '.join(unapplied)} to finish step {step.step} ({step.phase.name.lower()})"
+    if state.awaits_checkpoint():
+        return f"version {state.version} to be kept: without it nothing that follows could be"
     lowest = next(
         (i for i in range(step.admitted, len(step.slots)) if step.slots[i].winner is None), step.admitted
     )

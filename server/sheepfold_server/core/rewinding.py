@@ -13,6 +13,7 @@ from sheepfold_server.core.checkpointing import books_of
 from sheepfold_server.core.events import Answer, BeginAgain, CheckpointFound, FindCheckpoint, Refuse
 from sheepfold_server.core.records import Books
 from sheepfold_server.core.state import JobState, Life
+from sheepfold_server.core.steps import Phase
 from sheepfold_wire.errors import BadConfig, NoCheckpoint, NotReady
 
 
@@ -36,6 +37,8 @@ class Rewinding:
         self._wanted: _Wanted | None = None
         self._books: Books | None = None
         self._record = 0
+        self._lost = ""
+        """Why a shard's state is lost, if it is."""
 
     @property
     def is_over(self) -> bool:
@@ -73,11 +76,16 @@ class Rewinding:
 
     def lost(self, why: str) -> None:
         """A shard has lost its state: to the newest checkpoint, or paused where none are kept."""
-        state = self._s
+        state, self._lost = self._s, why
         if not state.checkpoints.url:
             state.pause(why)
         elif self._wanted is None:
             self._look(why, None, None, None)
+
+    def look_again(self) -> None:
+        """The job is resumed: if it cannot go on without a checkpoint, there may be one now."""
+        if self._lost:
+            self.lost(self._lost)
 
     def _look(
         self, why: str, version: int | None, caller: int | None, request: m.RewindRequest | None
@@ -117,7 +125,7 @@ class Rewinding:
             kept=found,
             ancestry=(*kept, found),
             paused=wanted.paused,
-            why=f"from version {state.version} back to version {found.version}: {wanted.why}",
+            why=f"from version {_newest_decided(state)} back to version {found.version}: {wanted.why}",
             request_id=wanted.request_id,
         )
         self._record = state.persist(self._books)
@@ -144,3 +152,9 @@ class Rewinding:
             reply = m.RewindReply(books.lineage, books.ledger.version)
             self._s.outbox.append(Answer(wanted.caller, reply))
         self._s.outbox.append(BeginAgain(books))
+
+
+def _newest_decided(state: JobState) -> int:
+    """The version that every shard has or will have, as long as nobody goes back."""
+    step = state.steps.get(state.version)
+    return state.version + (step is not None and step.phase is Phase.APPLYING)

@@ -143,7 +143,9 @@ class Shard:
         if term != self.job.term:
             self._change_term(term)
         self._drop([key for key in self._parts.unadmitted() if not self._parts.is_staged_init(key)])
-        self._report(m.JobOpened(self.job.job, self.job.part_slots, self.version, self.job.term))
+        found = self._sums.get(self.version)
+        held = "" if found is None or found.prepared is None else found.prepared.map_digest
+        self._report(m.JobOpened(self.job.job, self.job.part_slots, self.version, self.job.term, held))
         if self.version > NOTHING_LOADED:
             self._report_applied()
         for step in sorted(self._sums):
@@ -296,7 +298,8 @@ class Shard:
     def _on_save(self, version: int) -> None:
         """Between two steps: the commit of the next one comes after this command."""
         if version == self.version and not self.is_applying():
-            self._out.append(e.StorePart(version))
+            older = range(version - 1, max(0, version - self.job.delay) - 1, -1)
+            self._out.append(e.StorePart(version, tuple(older)))
         else:
             why = f"shard {self.job.shard} holds version {self.version}"
             self._report(m.PartSaved(self.job.job, version, "", 0, "", why))

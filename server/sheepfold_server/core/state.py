@@ -318,5 +318,9 @@ class JobState:
         waiting = sum(max(0, s.admitted - s.folded_everywhere(len(self.shards))) for s in self.steps.values())
         return self.attempts.unadmitted() + waiting
 
+    def awaits_checkpoint(self) -> bool:
+        """Whether nothing is to be computed yet, since nothing of it could be kept."""
+        return self.durability == "checkpoint" and self.checkpoints.kept is None
+
     def all_ready(self) -> bool:
         return all(shard.is_ready for shard in self.shards)

@@ -47,6 +47,8 @@ class JobActor:
         self._desk, self._begin_again = desk, begin_again
         job_log.set_synced(coordinator.job.durability.level == "wal_fsync")
         self._callers: dict[int, tuple[Future[e.WorkerReply], e.WorkerRequest]] = {}
+        self._with_core: set[int] = set()
+        """Callers that the core knows of."""
         self._failure: InternalError | None = None
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
@@ -57,6 +59,8 @@ class JobActor:
         )
 
     def _handle(self, event: e.CoordinatorEvent) -> list[e.CoordinatorEffect]:
+        if isinstance(event, e.FromWorker):
+            self._with_core.add(event.caller)
         return self.core.handle(event, time.monotonic())
 
     def submit(self, event: e.CoordinatorEvent) -> None:
@@ -149,8 +153,10 @@ class JobActor:
         """The job goes on with another core, in a later term; within `begin_again` only."""
         self.core = core
         with self._lock:
-            callers = list(self._callers.items())
-        for caller, (_, request) in callers:
+            callers = [(caller, request) for caller, (_, request) in self._callers.items()]
+        for caller, request in callers:
+            if caller not in self._with_core:  # its event waits, and is the new core's
+                continue
             told = f"job {core.job.name} went back to a checkpoint"
             is_attached = isinstance(request, _OF_WORKERS)
             self._answer(
@@ -161,6 +167,7 @@ class JobActor:
     def _answer(self, caller: int, answer: e.WorkerReply | SheepfoldError) -> None:
         with self._lock:
             future, request = self._callers.pop(caller, (None, None))
+        self._with_core.discard(caller)
         if future is None:
             return
         if not future.set_running_or_notify_cancel():

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import ShardJob
-from sheepfold_server.core.records import InitPart, StateSaved
+from sheepfold_server.core.records import InitPart, StateSaved, VersionServed
 from sheepfold_server.core.replay import (
     LoadLogged,
     Recovered,
@@ -22,6 +23,7 @@ from sheepfold_server.core.replay import (
     ReplayEffect,
     RestoreState,
     RestoreSum,
+    ServeLogged,
     VersionDone,
 )
 from sheepfold_server.optim.products import slot_products
@@ -30,14 +32,22 @@ from sheepfold_server.optim.steps import SliceTotals, Snapshot
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.frames import Buffer
-from sheepfold_wire.ids import NO_ATTEMPT, AttemptId
+from sheepfold_wire.ids import NO_ATTEMPT, NOTHING_LOADED, AttemptId
 
 log = logging.getLogger(__name__)
 
-FirstState = Callable[[], tuple[int, Snapshot]]
-"""Reads a version and its state from elsewhere."""
 Keep = Callable[[int, dict[Codec, Buffer]], None]
 """Takes the encoded copies of a version."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstState:
+    """What a lineage begins with that did not begin with initial weights."""
+
+    version: int
+    snapshot: Snapshot
+    older: tuple[Buffer, ...]
+    """Fp32 parts of the versions before it, the newest first."""
 
 
 class KernelWork:
@@ -138,21 +148,20 @@ class KernelWork:
 
     # --- after a restart --------------------------------------------------------------------------------
 
-    def recover(self, job: ShardJob, first: FirstState | None) -> tuple[Recovered, Buffer]:
+    def recover(self, job: ShardJob, first: Callable[[], FirstState] | None) -> tuple[Recovered, Buffer]:
         """Reads the log; (where the shard stands, initial weights that are not loaded yet).
 
         `first`: what a log that is empty begins with. Raises LogError, OSError; LookupError for a log that
         contradicts itself.
         """
-        holds_split, counts_skips, open_steps = job.holds_split, job.counts_skips, job.open_steps
         records = list(self.log.read())
-        if not records and first is not None:
-            return self._begin_with(*first()), b""
-        ahead = Replay(holds_split, counts_skips)
+        ahead = Replay(job.holds_split, job.counts_skips)
         for record, place in records:
             ahead.take(record, place)
-        oldest = max(0, ahead.version - open_steps)
-        replay, redone = Replay(holds_split, counts_skips), _Redone(self, oldest)
+        if ahead.version == NOTHING_LOADED and first is not None:
+            return self._begin_with(first()), b""
+        oldest = ahead.oldest_version(job.open_steps)
+        replay, redone = Replay(job.holds_split, job.counts_skips), _Redone(self, oldest)
         for record, place in records:
             for effect in replay.take(record, place):
                 redone.take(effect)
@@ -163,12 +172,17 @@ class KernelWork:
         self.log.end_of_reading()
         return found, init
 
-    def _begin_with(self, version: int, snapshot: Snapshot) -> Recovered:
+    def _begin_with(self, first: FirstState) -> Recovered:
         """The state of a checkpoint: this shard has nothing newer of the job's lineage."""
-        self.tensors.restore(snapshot)
+        self.log.end_of_reading()
+        version = first.version
+        self.tensors.restore(first.snapshot)
+        for back, payload in enumerate(first.older, start=1):
+            self.log.append(VersionServed(version - back), [payload])
+            self.keep(version - back, {Codec.FP32: payload})
         self.log.append(StateSaved(version, (), NO_ATTEMPT), self.tensors.held().pieces())
         self.keep(version, {Codec.FP32: self.tensors.encoded(Codec.FP32)})
-        return Recovered(version=version, oldest_version=version)
+        return Recovered(version=version, oldest_version=version - len(first.older))
 
 
 class _Redone:
@@ -190,6 +204,9 @@ class _Redone:
                 work.tensors.begin(step)
                 work.tensors.fold(step, [(work.log.payload(place), Codec.FP32, 1.0)])
                 work.tensors.finish(step, 1.0)
+            case ServeLogged(version, place):
+                if version >= self._oldest:
+                    work.keep(version, {Codec.FP32: work.log.payload(place)})
             case e.SkipStep():
                 work.skip(effect)
             case e.ComputeDirections(decision):

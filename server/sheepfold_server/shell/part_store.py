@@ -10,11 +10,13 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.headers import ShardJob
 from sheepfold_server.optim.steps import Snapshot
+from sheepfold_server.shell.kernel_work import FirstState
 from sheepfold_server.storage.checkpoints import (
     CheckpointCorrupt,
     CheckpointError,
@@ -26,7 +28,8 @@ from sheepfold_server.storage.checkpoints.parts import (
     FLOATS,
     INTEGERS,
     WEIGHTS,
-    row_names,
+    base_name,
+    older_names,
     state_name,
 )
 
@@ -42,10 +45,10 @@ class JobParts:
     restore: m.CheckpointRef | None = None
     """What this lineage began with."""
 
-    def store(self, version: int, snapshot: Snapshot, done: Callable[[m.PartSaved], None]) -> None:
-        raise LookupError(f"version {version} cannot be stored: no checkpoints are kept")
+    def store(self, state: FirstState, done: Callable[[m.PartSaved], None]) -> None:
+        raise LookupError(f"version {state.version} cannot be stored: no checkpoints are kept")
 
-    def first_state(self) -> tuple[int, Snapshot]:
+    def first_state(self) -> FirstState:
         raise LookupError("this lineage began with no checkpoint")
 
 
@@ -61,15 +64,15 @@ class PartStore(JobParts):
         self._job, self._shard_count = job, command.shard_count
         self._executor, self._logs = executor, logs
 
-    def store(self, version: int, snapshot: Snapshot, done: Callable[[m.PartSaved], None]) -> None:
-        """Returns at once; `done` is told from another thread. `snapshot` must not change any more."""
-        self._executor.submit(lambda: done(self._stored(version, snapshot)))
+    def store(self, state: FirstState, done: Callable[[m.PartSaved], None]) -> None:
+        """Returns at once; `done` is told from another thread. The state must not change any more."""
+        self._executor.submit(lambda: done(self._stored(state)))
 
-    def _stored(self, version: int, snapshot: Snapshot) -> m.PartSaved:
-        job, began = self._job, time.perf_counter()
+    def _stored(self, state: FirstState) -> m.PartSaved:
+        job, version, began = self._job, state.version, time.perf_counter()
         part = PartId(job.lineage, version, job.shard, self._shard_count, job.incarnation)
         try:
-            saved = CheckpointStore(self.url, job.job).save_part(part, _arrays(snapshot), {})
+            saved = CheckpointStore(self.url, job.job).save_part(part, self._arrays(state), {})
         except StoreErrors as error:
             log.error("the part of version %d is not stored: %s", version, error)
             return m.PartSaved(job.job, version, "", 0, "", str(error))
@@ -89,30 +92,39 @@ class PartStore(JobParts):
                 log.info("the log of lineage %s is removed", path.name)
                 shutil.rmtree(path, ignore_errors=True)
 
-    def first_state(self) -> tuple[int, Snapshot]:
+    def first_state(self) -> FirstState:
         """This shard's part of that checkpoint, whatever number of shards wrote it. Raises StoreErrors."""
         ref, store = self.restore, CheckpointStore(self.url, self._job.job)
         if ref is None:
             return super().first_state()
         for index in store.listing(ref.lineage).indices:
             if (index.version, index.term) == (ref.version, ref.term):
-                return ref.version, _snapshot(store.read_part(index, self._job.shard, self._shard_count))
+                return _first_state(ref.version, store.read_part(index, self._job.shard, self._shard_count))
         name = f"{self._job.job}/{ref.lineage}/INDEX-{ref.version}.{ref.term}.json"
         raise CheckpointCorrupt(f"{self.url}/{name}", "an index, as the coordinator sees it", "none")
 
+    def _arrays(self, state: FirstState) -> dict[str, npt.NDArray[Any]]:
+        snapshot = state.snapshot
+        found: dict[str, npt.NDArray[Any]] = {
+            WEIGHTS: snapshot.weights,
+            APPLIED_STEPS: snapshot.applied_steps,
+        }
+        found |= {FLOATS: snapshot.floats, INTEGERS: snapshot.integers}
+        found |= {state_name(number): buffer for number, buffer in enumerate(snapshot.state)}
+        for back, part in enumerate(state.older, start=1):
+            raw, sizes = memoryview(part).cast("B"), (snapshot.weights.nbytes, snapshot.floats.nbytes)
+            weights, floats, integers = older_names(back)
+            found[weights] = np.frombuffer(raw[: sizes[0]], np.float32).reshape(snapshot.weights.shape)
+            found[floats] = np.frombuffer(raw[sizes[0] : sum(sizes)], np.float32)
+            found[integers] = np.frombuffer(raw[sum(sizes) :], np.int64)
+        return found
 
-def _arrays(snapshot: Snapshot) -> dict[str, npt.NDArray[Any]]:
-    state = {state_name(number): buffer for number, buffer in enumerate(snapshot.state)}
-    return {
-        WEIGHTS: snapshot.weights,
-        **state,
-        APPLIED_STEPS: snapshot.applied_steps,
-        FLOATS: snapshot.floats,
-        INTEGERS: snapshot.integers,
-    }
 
-
-def _snapshot(arrays: dict[str, npt.NDArray[Any]]) -> Snapshot:
-    buffers = len(row_names(arrays)) - 1
+def _first_state(version: int, arrays: dict[str, npt.NDArray[Any]]) -> FirstState:
+    older: list[bytes] = []
+    while all(name in arrays for name in older_names(len(older) + 1)):
+        older.append(b"".join(arrays[name].tobytes() for name in older_names(len(older) + 1)))
+    buffers = sum(base_name(name) == base_name(state_name(0)) for name in arrays)
     state = tuple(arrays[state_name(number)] for number in range(buffers))
-    return Snapshot(arrays[WEIGHTS], state, arrays[APPLIED_STEPS], arrays[FLOATS], arrays[INTEGERS])
+    snapshot = Snapshot(arrays[WEIGHTS], state, arrays[APPLIED_STEPS], arrays[FLOATS], arrays[INTEGERS])
+    return FirstState(version, snapshot, tuple(older))

@@ -24,7 +24,7 @@ from sheepfold_server.optim.export import reencoded
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.about import resident_bytes
 from sheepfold_server.shell.actor import Actor
-from sheepfold_server.shell.kernel_work import KernelWork
+from sheepfold_server.shell.kernel_work import FirstState, KernelWork
 from sheepfold_server.shell.part_store import NO_PARTS, JobParts
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_wire.codecs import Codec
@@ -293,18 +293,19 @@ class ShardActor:
                 self._answered_by(lambda: work.directions(decision))
             case e.ApplyUpdate():
                 self._apply(effect)
-            case e.StorePart(version):
-                self._on_kernel(lambda: self._store(version))
+            case e.StorePart(version, older):
+                with self._lock:
+                    copies = tuple(self._encoded[before, Codec.FP32] for before in older)
+                self._on_kernel(lambda: self._store(version, copies))
             case e.ComputeDigest(token, version):
                 self._on_kernel(lambda: self._answer(token, (version, self.tensors.block_digests())))
             case _:
                 raise TypeError(f"no way to perform {effect!r}")
 
-    def _store(self, version: int) -> None:
+    def _store(self, version: int, older: tuple[Buffer, ...]) -> None:
         """One copy of the state between two steps; it is written while training goes on."""
-        self._checkpoints.store(
-            version, self.tensors.snapshot(), lambda saved: self._actor.submit(e.PartStored(saved))
-        )
+        state = FirstState(version, self.tensors.snapshot(), older)
+        self._checkpoints.store(state, lambda saved: self._actor.submit(e.PartStored(saved)))
 
     def _answered_by(self, work: Callable[[], e.ShardEvent]) -> None:
         """Kernel work whose result is an event."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import sheepfold_wire.messages as m
-from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, StateSaved
+from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, StateSaved, VersionServed
 from sheepfold_server.core.replay import Place
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.segment import Found, read_payload
@@ -18,7 +18,9 @@ from sheepfold_wire.frames import Buffer
 
 log = logging.getLogger(__name__)
 
-VALUES: Values[ShardRecord] = Values((InitPart, PreparedSum, StateSaved, m.LoadInit, m.Commit, m.Totals))
+VALUES: Values[ShardRecord] = Values(
+    (InitPart, PreparedSum, StateSaved, VersionServed, m.LoadInit, m.Commit, m.Totals)
+)
 SEGMENT_BYTES_MIN = 4 << 20
 RECORDS_PER_SEGMENT = 4
 ROOM_FOR_TEXT = 1 << 20

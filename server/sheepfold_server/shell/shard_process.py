@@ -188,6 +188,7 @@ class ShardProcess:
             presence_bytes=-(-len(manifest.tensors) // 8),
             part_slots=self.part_slots(part_bytes, init_bytes),
             open_steps=job.batch.open_steps,
+            delay=job.batch.delay,
             holds_split=any(f.slice in plan.split_slices for f in plan.shard_fragments(shard)),
             counts_skips=job.optimizer.skipped_step == "count",
             cosines_every=job.report.cosines_every,

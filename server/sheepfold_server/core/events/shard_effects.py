@@ -138,6 +138,8 @@ class StorePart:
     """Take a copy of the whole state and store it as this shard's part of a checkpoint (then PartStored)."""
 
     version: int
+    older: tuple[int, ...] = ()
+    """Versions whose encoded copies are stored with it: gradients are computed at them yet."""
 
 
 @dataclass(frozen=True, slots=True)

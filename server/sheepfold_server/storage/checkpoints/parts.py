@@ -1,4 +1,8 @@
-"""What a shard's part holds: which arrays, of which shapes."""
+"""What a shard's part holds: which arrays, of which shapes.
+
+weights, state.0, ..., applied_steps, floats, integers   the state at the checkpoint's version
+weights.1, floats.1, integers.1, weights.2, ...      what is pulled of versions 1, 2, ... before it
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,19 @@ def state_name(buffer: int) -> str:
     return f"state.{buffer}"
 
 
+def older_names(back: int) -> tuple[str, str, str]:
+    """Weights, floats and integers of the version `back` steps before the checkpoint's."""
+    return f"{WEIGHTS}.{back}", f"{FLOATS}.{back}", f"{INTEGERS}.{back}"
+
+
+def base_name(name: str) -> str:
+    """The name without its number."""
+    return name.partition(".")[0]
+
+
 def row_names(names: Iterable[str]) -> list[str]:
-    """Those of `names` that hold rows: the weights and every state buffer."""
-    return sorted(set(names) - set(DENSE))
+    """Those of `names` that hold rows: weights and state buffers."""
+    return sorted(name for name in names if base_name(name) not in DENSE)
 
 
 def own_tensors(plan: Plan, shard: int) -> tuple[int, ...]:
@@ -33,12 +47,13 @@ def own_tensors(plan: Plan, shard: int) -> tuple[int, ...]:
     return tuple(sorted({plan.manifest.slices[f.slice].tensor for f in plan.shard_fragments(shard)}))
 
 
-def blank(plan: Plan, shard: int, rows_of: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
-    """A part of zeros that has the row arrays named by `rows_of`."""
-    sizes = _dense_sizes(plan, shard)
-    rows = (plan.rows(shard), ROW_ELEMENTS)
-    dense = {name: np.zeros(sizes[name], dtype) for name, dtype in DENSE.items()}
-    return {**{name: np.zeros(rows, DTYPES["F32"]) for name in rows_of}, **dense}
+def blank(plan: Plan, shard: int, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+    """A part of zeros that has the arrays named."""
+    sizes, rows = _dense_sizes(plan, shard), (plan.rows(shard), ROW_ELEMENTS)
+    return {
+        name: np.zeros(sizes.get(base_name(name), rows), DENSE.get(base_name(name), DTYPES["F32"]))
+        for name in names
+    }
 
 
 def _dense_sizes(plan: Plan, shard: int) -> dict[str, int]:
@@ -62,27 +77,34 @@ def check_arrays(arrays: Arrays) -> None:
 
 def _fault(found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> str | None:
     """What is wrong with arrays of these dtypes and shapes, or None."""
-    state = [state_name(i) for i in range(min(len(found), STATE_BUFFERS_MAX + 4) - 4)]
-    wanted = {WEIGHTS, *state, *DENSE}
+    older = [name for back in range(1, _versions_before(found) + 1) for name in older_names(back)]
+    buffers = max(0, min(len(found) - len(older) - 4, STATE_BUFFERS_MAX))
+    wanted = {WEIGHTS, *DENSE, *older, *(state_name(i) for i in range(buffers))}
     if found.keys() != wanted:
         return f"expected {', '.join(sorted(wanted))}, found {', '.join(sorted(found))}"
     rows = found[WEIGHTS][1]
     for name, (dtype, shape) in found.items():
-        if dtype != DENSE.get(name, DTYPES["F32"]):
+        is_dense = base_name(name) in DENSE
+        if dtype != DENSE.get(base_name(name), DTYPES["F32"]):
             return f"{name} is {dtype}"
-        if name in DENSE and len(shape) != 1:
+        if is_dense and len(shape) != 1:
             return f"{name} has shape {shape}, expected one dimension"
-        if name not in DENSE and (shape != rows or shape[1:] != (ROW_ELEMENTS,) or shape[0] % ROWS_PER_BLOCK):
+        if not is_dense and (shape != rows or shape[1:] != (ROW_ELEMENTS,) or shape[0] % ROWS_PER_BLOCK):
             return f"{name} has shape {shape}, expected whole blocks of rows as in the weights, {rows}"
     return None
+
+
+def _versions_before(names: Iterable[str]) -> int:
+    return sum(name.startswith(f"{WEIGHTS}.") for name in names)
 
 
 def check_entries(entries: Mapping[str, Entry], plan: Plan, shard: int, file: str) -> None:
     """Raises CheckpointCorrupt unless a file's tensors are the part of this shard in this plan."""
     if fault := _fault({name: (entry.dtype, entry.shape) for name, entry in entries.items()}):
         raise CheckpointCorrupt(file, "the arrays of a part", fault)
-    wanted = {WEIGHTS: plan.rows(shard), **_dense_sizes(plan, shard)}
-    found = {name: entries[name].shape[0] for name in wanted}
+    sizes = _dense_sizes(plan, shard)
+    wanted = {name: sizes.get(base_name(name), plan.rows(shard)) for name in entries}
+    found = {name: entries[name].shape[0] for name in entries}
     if found != wanted:
         raise CheckpointCorrupt(file, f"leading sizes {wanted} as of the plan", found)
 

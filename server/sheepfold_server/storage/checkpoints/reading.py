@@ -18,6 +18,7 @@ from sheepfold_server.storage.checkpoints.parts import (
     FLOATS,
     INTEGERS,
     WEIGHTS,
+    base_name,
     blank,
     check_entries,
     count_of_not_finite,
@@ -96,23 +97,22 @@ class OldParts:
     def whole(self, shard: int) -> dict[str, Array]:
         """The part as it was saved."""
         reader = self._reader(shard)
-        arrays = blank(self._plan, shard, row_names(reader.entries))
+        arrays = blank(self._plan, shard, reader.entries)
         for name, array in arrays.items():
             reader.fill(name, 0, array)
         return arrays
 
     def resharded(self, plan: Plan, shard: int) -> dict[str, Array]:
         """The part of a shard of another plan."""
-        arrays = blank(plan, shard, self._row_names())
-        for name in self._row_names():
+        arrays = blank(plan, shard, self._reader(0).entries)
+        for name in row_names(arrays):
             self._copy(name, arrays[name], row_copies(self._plan, plan, shard))
-        for name, is_integer in ((FLOATS, False), (INTEGERS, True)):
-            self._copy(name, arrays[name], statistic_copies(self._plan, plan, shard, is_integer))
+        for name in arrays:
+            if base_name(name) in (FLOATS, INTEGERS):
+                is_integer = base_name(name) == INTEGERS
+                self._copy(name, arrays[name], statistic_copies(self._plan, plan, shard, is_integer))
         self._copy_steps(arrays[APPLIED_STEPS], list(step_copies(self._plan, plan, shard)))
         return arrays
-
-    def _row_names(self) -> list[str]:
-        return row_names(self._reader(0).entries)
 
     def _copy(self, name: str, target: Array, copies: Iterable[Copy]) -> None:
         for copy in copies:
