@@ -21,7 +21,7 @@ from tests.sim.marks import MARKS
 from tests.sim.world import simulate
 
 CHUNK = 50
-ABLATION_SEEDS = 600
+ABLATION_SEEDS = 3000
 SAY_SECONDS = 10.0
 
 

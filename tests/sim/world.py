@@ -85,6 +85,8 @@ class World:
         self._callers: dict[int, Answered] = {}
         self._answered: set[int] = set()
         self._last_persisted = 0.0
+        self._desk_free_at = 0.0
+        self._storing: list[e.StoreIndex] = []
         self.term = 1
         self.lineage = "lineage-0"
         self.store = SimStore()
@@ -301,6 +303,10 @@ class World:
             self.marks.hit("coordinator killed with a step decided")
         self.is_coordinator_up = False
         self.term += 1
+        for effect in self._storing:  # it may have stored them, and never tell
+            if self.chance.random() < 0.5:
+                self._store_index(effect)
+        self._storing.clear()
         for host in self.shards:
             self._link_cut(host)
         self.at(self.chance.uniform(0.05, 1.5), self._coordinator_begin)
@@ -412,23 +418,31 @@ class World:
             case e.Publish(report):
                 invariants.published_in_order(self, report)
             case e.StoreIndex():
-                self.at(self._index_seconds(), self._index_stored, self.term, effect)
+                self._storing.append(effect)
+                self._at_desk(self._index_stored, effect)
             case e.FindCheckpoint():
-                self.at(self._index_seconds(), self._looked, self.term, effect)
+                self._at_desk(self._looked, effect)
             case e.BeginAgain(books):
                 self._begin_again(books)
 
-    def _index_seconds(self) -> float:
-        return INDEX_SECONDS * self.workload.uniform(0.2, 3.0)
+    def _at_desk(self, act: Callable[..., None], *arguments: Any) -> None:
+        """One after the other, as in the desk's thread."""
+        seconds = INDEX_SECONDS * self.workload.uniform(0.2, 3.0)
+        self._desk_free_at = max(self.now, self._desk_free_at) + seconds
+        self.at(self._desk_free_at - self.now, act, self.term, *arguments)
 
     def _index_stored(self, term: int, effect: e.StoreIndex) -> None:
-        """A coordinator that dies may have stored it, and never tell."""
-        if self.happens("lose_checkpoint"):
-            self._tell_of(term, e.IndexStored(effect.books.ledger.version, "the store failed"))
-        elif term == self.term or self.chance.random() < 0.5:
-            self.marks.hit("checkpoint kept")
-            self.store.store_index(effect)
-            self._tell_of(term, e.IndexStored(effect.books.ledger.version))
+        if effect not in self._storing:  # its process died
+            return
+        self._storing.remove(effect)
+        why = "the store failed" if self.happens("lose_checkpoint") else ""
+        if not why:
+            self._store_index(effect)
+        self._tell_of(term, e.IndexStored(effect.books.ledger.version, why))
+
+    def _store_index(self, effect: e.StoreIndex) -> None:
+        self.marks.hit("checkpoint kept")
+        self.store.store_index(effect)
 
     def _looked(self, term: int, effect: e.FindCheckpoint) -> None:
         def is_damaged() -> bool:
