@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from sheepfold_server.storage.checkpoints.files import Bytes, Content, Files, Meter, NameOf
+from sheepfold_server.storage.checkpoints.files import Bytes, Content, Files, IsSettled, Meter, NameOf
 from sheepfold_server.storage.checkpoints.names import TEMPORARY
 
 TOKEN_DIGITS = 8
@@ -42,7 +42,7 @@ class DirectoryFiles(Files):
             self._check_stored(name, meter.content)
         return name, meter.content
 
-    def replace(self, folder: str, name: str, content: bytes) -> None:
+    def publish(self, folder: str, name: str, content: bytes, is_settled: IsSettled) -> None:
         """As `write`, under a given name, and atomically in place of what stands there."""
         self.write(folder, lambda token: name, [content])
 

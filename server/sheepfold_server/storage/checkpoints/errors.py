@@ -3,6 +3,7 @@
 CheckpointError
 ├── CheckpointRefused            the caller's request cannot be; nothing was touched
 ├── CheckpointNotStored          the store did not keep what was written; older checkpoints stand
+│   └── CheckpointIndexTaken     another checkpoint of the same version and term is there
 ├── CheckpointCorrupt            a file is not what its index promises; take an older checkpoint
 └── CheckpointIndexUnreadable    an index that cannot be relied on; take an older checkpoint
     └── CheckpointFormatUnknown  an index of another version of this program
@@ -26,6 +27,17 @@ class CheckpointNotStored(CheckpointError):
         super().__init__(
             f"{file} was not stored: expected {expected}, found {found}; older checkpoints are untouched, "
             "check the space and the permissions of the checkpoint url and save again"
+        )
+
+
+class CheckpointIndexTaken(CheckpointNotStored):
+    """Another checkpoint has this version and term: a second coordinator believes in the same term."""
+
+    def __init__(self, file: str, expected: object, found: object) -> None:
+        CheckpointError.__init__(
+            self,
+            f"{file} was not stored: expected {expected}, found {found}, which was left as it is; "
+            "end the other coordinator of this job, or save a later version",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any, ClassVar
@@ -20,6 +21,12 @@ from sheepfold_server.storage.checkpoints.tensors import CHUNK_BYTES
 
 Bytes = bytes | memoryview
 NameOf = Callable[[str], str]
+IsSettled = Callable[[bytes], bool]
+
+EXCLUSIVE_PROTOCOLS = frozenset({"s3", "s3a"})
+"""Drivers whose `create` is one conditional put, and not a look followed by a put."""
+PROBE = "probe-"
+PROBE_WRITERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,11 @@ class Meter:
         return Content(self._bytes, self._sha256.hexdigest())
 
 
+def content_of(content: bytes) -> Content:
+    """Of a file that is in memory."""
+    return Content(len(content), hashlib.sha256(content).hexdigest())
+
+
 class Files:
     """Objects of a store without rename. All names are relative to `root`, which lies in `filesystem`.
 
@@ -66,6 +78,7 @@ class Files:
     def __init__(self, filesystem: AbstractFileSystem, root: str) -> None:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
+        self._is_exclusive: bool | None = None
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -91,15 +104,64 @@ class Files:
                 raise
         return name, meter.content
 
-    def replace(self, folder: str, name: str, content: bytes) -> None:
-        """Stores a small file whole, whatever stands under its name, and reads it back.
+    def publish(self, folder: str, name: str, content: bytes, is_settled: IsSettled) -> None:
+        """Stores a small file whole under a name that a writer before may have used, and reads it back.
 
-        Raises CheckpointNotStored; the file may be there all the same.
+        What stands there is left alone where `is_settled` of it is true, or raises, and overwritten only
+        where it is false. Raises CheckpointNotStored; the file may be there all the same, and the next call
+        finds out.
         """
-        meter = Meter()
         with self._storing(name):
-            self._filesystem.pipe_file(self._path(name), b"".join(meter.over([content])))
-            self._check_stored(name, meter.content)
+            standing = self._standing(name)
+            if standing is not None and is_settled(standing):
+                return
+            is_exclusive = standing is None and self._creates_exclusively(folder)
+            # A driver that repeats a put of its own finds what its first one left.
+            with suppress(FileExistsError):
+                mode = {"mode": "create"} if is_exclusive else {}
+                self._filesystem.pipe_file(self._path(name), content, **mode)
+            standing = self._standing(name)
+            if standing is None or not is_settled(standing):
+                raise CheckpointNotStored(name, content_of(content), content_of(standing or b""))
+
+    def _standing(self, name: str) -> bytes | None:
+        try:
+            with self.open(name) as file:
+                return file.read()
+        except CheckpointCorrupt:
+            return None
+
+    def _creates_exclusively(self, folder: str) -> bool:
+        """Whether of several writers of one name exactly one succeeds here.
+
+        Known drivers only: fsspec's own `create` looks first and writes then, which no trial one after the
+        other can tell from the real thing. And tried at once by some, since servers differ behind a driver.
+        """
+        if self._is_exclusive is None:
+            self._is_exclusive = self._is_of(EXCLUSIVE_PROTOCOLS) and self._wins_once(folder)
+        return self._is_exclusive
+
+    def _is_of(self, protocols: frozenset[str]) -> bool:
+        protocol = self._filesystem.protocol
+        return not protocols.isdisjoint([protocol] if isinstance(protocol, str) else protocol)
+
+    def _wins_once(self, folder: str) -> bool:
+        """Lets a few create the same object at the same time, and removes it."""
+        name = f"{folder}/{PROBE}{secrets.token_hex(8)}"
+
+        def wins(writer: int) -> bool:
+            try:
+                self._filesystem.pipe_file(self._path(name), b"%d" % writer, mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+        try:
+            with ThreadPoolExecutor(PROBE_WRITERS) as writers:
+                return sum(writers.map(wins, range(PROBE_WRITERS))) == 1
+        finally:
+            with suppress(Exception):
+                self.remove(name)
 
     @contextmanager
     def _storing(self, name: str) -> Iterator[None]:
@@ -124,6 +186,7 @@ class Files:
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         """A file to read, without read-ahead. Raises CheckpointCorrupt where there is none."""
+        self._filesystem.invalidate_cache()  # drivers take lengths out of old listings
         with self.reading(name), self._filesystem.open(self._path(name), "rb", cache_type="none") as file:
             yield file
 

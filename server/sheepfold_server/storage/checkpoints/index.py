@@ -103,6 +103,14 @@ class CheckpointIndex(_Record):
         """Where the same state lies on any number of shards."""
         return Plan.of(self.manifest, shard_count, self.split_above_bytes, frozenset(self.needs_whole))
 
+    def is_same_state(self, other: CheckpointIndex) -> bool:
+        """Whether both tell of the same state, wherever its files lie and whenever they were written."""
+        return self._state() == other._state()
+
+    def _state(self) -> dict[str, Any]:
+        contents = [(part.bytes, part.sha256) for part in self.files]
+        return {**self.model_dump(exclude={"created_at", "files"}), "contents": contents}
+
     def to_bytes(self) -> bytes:
         """Canonical JSON with its own digest. Raises CheckpointRefused for a ledger that is no JSON."""
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 from fsspec.core import url_to_fs
@@ -14,6 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 from sheepfold_server.storage.checkpoints.directory import DirectoryFiles
 from sheepfold_server.storage.checkpoints.errors import (
     CheckpointCorrupt,
+    CheckpointFormatUnknown,
+    CheckpointIndexTaken,
     CheckpointIndexUnreadable,
     CheckpointRefused,
 )
@@ -29,6 +32,9 @@ from sheepfold_server.storage.checkpoints.names import (
 from sheepfold_server.storage.checkpoints.parts import check_arrays
 from sheepfold_server.storage.checkpoints.reading import OldParts, check_weights
 from sheepfold_server.storage.checkpoints.tensors import Arrays, chunks
+from sheepfold_wire.plan import Plan
+
+T = TypeVar("T")
 
 RETAINED_MIN = 2
 
@@ -97,14 +103,33 @@ class CheckpointStore:
     def write_index(self, index: CheckpointIndex) -> None:
         """Makes a checkpoint exist. To be called once all shards have answered; acknowledge only afterwards.
 
-        Raises CheckpointRefused for another job's index, CheckpointCorrupt if a file is missing here or has
-        another length (a url that is not shared), CheckpointNotStored if the index did not read back.
+        May be called again after any failure, also with other files of the same state: an index that an
+        earlier call has left in a store of objects then makes it exist. Raises CheckpointRefused for another
+        job's index, CheckpointCorrupt if a file is missing here or has another length (a url that is not
+        shared), CheckpointNotStored if the index did not read back, CheckpointIndexTaken where a store of
+        objects has another state under this version and term.
         """
         self._check_job(index)
         content = index.to_bytes()
-        for shard in range(index.shard_count):
-            self._check_length(index, shard)
-        self._files.replace(self._folder(index.lineage), index.path, content)
+        self._check_lengths(index)
+        folder = self._folder(index.lineage)
+        self._files.publish(folder, index.path, content, lambda found: self._stands_for(index, found))
+
+    def _stands_for(self, index: CheckpointIndex, content: bytes) -> bool:
+        """Whether what stands under an index's name does its work; false for what nobody can rely on.
+
+        Raises CheckpointIndexTaken where it is of another state.
+        """
+        try:
+            standing = CheckpointIndex.from_bytes(content, index.path)
+            self._check_lengths(standing)
+        except CheckpointFormatUnknown as error:
+            raise CheckpointIndexTaken(index.path, "none, or the same one", error) from error
+        except (CheckpointIndexUnreadable, CheckpointCorrupt):
+            return False
+        if not index.is_same_state(standing):
+            raise CheckpointIndexTaken(index.path, "none, or one of the same state", "another state's")
+        return True
 
     def _folder(self, lineage: str) -> str:
         return f"{self.job}/{check_name('lineage', lineage)}"
@@ -112,6 +137,10 @@ class CheckpointStore:
     def _check_job(self, index: CheckpointIndex) -> None:
         if index.job != self.job:
             raise CheckpointRefused(f"index of job {index.job!r} for {self.job!r}: open that job's store")
+
+    def _check_lengths(self, index: CheckpointIndex) -> None:
+        for shard in range(index.shard_count):
+            self._check_length(index, shard)
 
     def _check_length(self, index: CheckpointIndex, shard: int) -> None:
         expected, found = index.files[shard].bytes, self._files.size(index.part_path(shard))
@@ -130,7 +159,7 @@ class CheckpointStore:
         problems: list[Problem] = []
         for path in self._index_paths(lineage):
             try:
-                found.append(CheckpointIndex.from_bytes(self._index_content(path), path))
+                found.append(_twice(partial(self._index, path)))
             except (CheckpointIndexUnreadable, CheckpointCorrupt) as error:
                 log.warning("passing over an index: %s", error)
                 problems.append(Problem(path, str(error)))
@@ -142,12 +171,12 @@ class CheckpointStore:
             folder = self._folder(each)
             yield from (f"{folder}/{name}" for name in self._files.names(folder) if version_and_term(name))
 
-    def _index_content(self, path: str) -> bytes:
+    def _index(self, path: str) -> CheckpointIndex:
         with self._files.open(path) as file:
             content = file.read(INDEX_BYTES_MAX + 1)
         if len(content) > INDEX_BYTES_MAX:
             raise CheckpointIndexUnreadable(path, f"at most {INDEX_BYTES_MAX} bytes", "more")
-        return content
+        return CheckpointIndex.from_bytes(content, path)
 
     def verify(self, index: CheckpointIndex) -> None:
         """Reads every file whole. Raises CheckpointCorrupt for the first that is not what the index promises.
@@ -156,13 +185,16 @@ class CheckpointStore:
         """
         self._check_job(index)
         plan = index.plan(index.shard_count)
-        for shard, part in enumerate(index.files):
-            self._check_length(index, shard)
-            path, expected = index.part_path(shard), Content(part.bytes, part.sha256)
-            found = self._files.content(path)
-            if found != expected:
-                raise CheckpointCorrupt(path, expected, found)
-            check_weights(self._files, path, plan, shard)
+        for shard in range(index.shard_count):
+            _twice(partial(self._verify_part, index, plan, shard))
+
+    def _verify_part(self, index: CheckpointIndex, plan: Plan, shard: int) -> None:
+        self._check_length(index, shard)
+        part, path = index.files[shard], index.part_path(shard)
+        expected, found = Content(part.bytes, part.sha256), self._files.content(path)
+        if found != expected:
+            raise CheckpointCorrupt(path, expected, found)
+        check_weights(self._files, path, plan, shard)
 
     def newest_verified(self, lineage: str | None = None) -> Choice:
         """The newest checkpoint whose every file verifies; warns of each newer one that does not.
@@ -194,6 +226,9 @@ class CheckpointStore:
         self._check_job(index)
         if not 0 <= shard < shard_count:
             raise CheckpointRefused(f"shard {shard} of {shard_count}: shards are numbered from 0")
+        return _twice(partial(self._read_part, index, shard, shard_count))
+
+    def _read_part(self, index: CheckpointIndex, shard: int, shard_count: int) -> dict[str, npt.NDArray[Any]]:
         with OldParts(self._files, index) as parts:
             if shard_count == index.shard_count:
                 return parts.whole(shard)
@@ -202,7 +237,10 @@ class CheckpointStore:
     # --- removing ---------------------------------------------------------------------------------------
 
     def retain(self, count: int, lineage: str) -> tuple[int, ...]:
-        """Keeps the newest `count` versions of a lineage; returns the versions whose index it removed.
+        """Keeps the newest `count` versions of a lineage that verify, and all that are newer than these.
+
+        Returns the versions whose index it removed. It reads the kept ones whole: a disk may have lost them
+        since they were saved, and an older one be the last good copy.
 
         Indices go first, then the files of versions older than all kept ones that no remaining index names;
         an index that cannot be read keeps all files of its version. A call that died is made up for by the
@@ -211,15 +249,33 @@ class CheckpointStore:
         if check_number("count", count) < RETAINED_MIN:
             raise CheckpointRefused(f"count={count}: keep at least {RETAINED_MIN} checkpoints")
         listing = self.listing(lineage)
-        if len(listing.indices) < count:
-            return ()
-        oldest_kept = listing.indices[count - 1].version
         every = sorted(listing.indices + listing.superseded, key=_age)
+        oldest_kept = self._oldest_kept(every, count)
         dropped = [index for index in every if index.version < oldest_kept]
         for index in dropped:
             self._files.remove(index.path)
         self._remove_data(lineage, oldest_kept)
         return tuple(sorted({index.version for index in dropped}))
+
+    def _oldest_kept(self, oldest_first: list[CheckpointIndex], count: int) -> int:
+        """The version before which nothing is needed; 0 where that is not certain."""
+        if len({index.version for index in oldest_first}) < count:
+            return 0
+        verified: set[int] = set()
+        for index in reversed(oldest_first):
+            if index.version not in verified and self._is_good(index):
+                verified.add(index.version)
+            if len(verified) == count:
+                return index.version
+        return 0
+
+    def _is_good(self, index: CheckpointIndex) -> bool:
+        try:
+            self.verify(index)
+        except CheckpointCorrupt as error:
+            log.warning("not counting the checkpoint of version %d as kept: %s", index.version, error)
+            return False
+        return True
 
     def _remove_data(self, lineage: str, before: int) -> None:
         """Removes files of versions below `before` that have no index left, as a fresh look finds it."""
@@ -251,6 +307,15 @@ class CheckpointStore:
                         self._files.remove(f"{each}/{name}")
                         removed.append(f"{each}/{name}")
         return tuple(removed)
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """A read may be cut short by a store or a network that is bad for a moment: only the second one counts."""
+    try:
+        return read()
+    except (CheckpointCorrupt, CheckpointIndexUnreadable) as error:
+        log.warning("reading again: %s", error)
+        return read()
 
 
 def _age(index: CheckpointIndex) -> tuple[int, int, float]:
