@@ -9,15 +9,29 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
 import numpy as np
-import numpy.typing as npt
 import pytest
-from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from tests.unit.checkpointed import (
+    JOB,
+    LINEAGE,
+    SPLIT_ABOVE,
+    Arrays,
+    assert_holds,
+    assert_same,
+    flip,
+    index_of,
+    part_of,
+    plan_of,
+    rows_of,
+    save,
+    temporaries,
+)
 
 from sheepfold_server.storage.checkpoints import (
     CheckpointCorrupt,
@@ -33,122 +47,8 @@ from sheepfold_server.storage.checkpoints import (
 )
 from sheepfold_server.storage.checkpoints.parts import own_tensors
 from sheepfold_server.storage.checkpoints.reshard import row_copies
-from sheepfold_wire.manifest import ROW_ELEMENTS, Manifest, TensorSpec
+from sheepfold_wire.manifest import Manifest, TensorSpec
 from sheepfold_wire.plan import Plan
-
-Arrays = dict[str, npt.NDArray[Any]]
-
-JOB, LINEAGE = "job-1", "0"
-SPLIT_ABOVE = 600_000
-MANIFEST = Manifest(
-    (
-        TensorSpec("embedding", (200, 1030), "float32", "parameter"),
-        TensorSpec("bias", (7,), "float32", "parameter"),
-        TensorSpec("running_mean", (33,), "float32", "statistic"),
-        TensorSpec("batches", (), "int64", "statistic"),
-        TensorSpec("fused", (6, 1100), "bfloat16", "parameter", (2, 4)),
-        TensorSpec("scale", (), "float32", "parameter"),
-        TensorSpec("empty", (0, 4), "float32", "parameter"),
-        TensorSpec("running_variance", (5, 5), "float16", "statistic"),
-        TensorSpec("counts", (9,), "int32", "statistic"),
-        TensorSpec("wide", (70, 1024), "float32", "parameter"),
-    )
-)
-
-
-def plan_of(shard_count: int) -> Plan:
-    return Plan.of(MANIFEST, shard_count, SPLIT_ABOVE)
-
-
-def part_of(plan: Plan, shard: int, seed: int = 0) -> Arrays:
-    """What the shard holds of one state of the job, which is the same for any number of shards."""
-    rows = {name: np.zeros((plan.rows(shard), ROW_ELEMENTS), np.float32) for name in rows_of()}
-    for kind, (_, array) in enumerate(rows.items()):
-        for f in plan.shard_fragments(shard):
-            piece = plan.manifest.slices[f.slice]
-            values = np.random.default_rng([seed, kind, f.slice]).standard_normal(piece.elements, np.float32)
-            flat = array[f.first_row : f.first_row + f.rows].reshape(-1)
-            flat[: f.elements] = values[f.first_element : f.first_element + f.elements]
-    placed = plan.statistics(shard)
-    floats = [statistic(seed, place.tensor) for place in placed if not place.is_integer]
-    integers = [statistic(seed, place.tensor) for place in placed if place.is_integer]
-    steps = [1000 * seed + tensor for tensor in own_tensors(plan, shard)]
-    return {
-        **rows,
-        "applied_steps": np.array(steps, np.int64),
-        "floats": np.concatenate([np.empty(0), *floats]).astype(np.float32),
-        "integers": np.concatenate([np.empty(0, np.int64), *integers]),
-    }
-
-
-def rows_of() -> tuple[str, ...]:
-    return "weights", "state.0", "state.1"
-
-
-def statistic(seed: int, tensor: int) -> npt.NDArray[np.int64]:
-    numbers = np.random.default_rng([seed, tensor, 99])
-    return numbers.integers(-(2**40), 2**40, MANIFEST.tensors[tensor].elements)
-
-
-def save(store: CheckpointStore, version: int = 1, shard_count: int = 2, **other: Any) -> CheckpointIndex:
-    """A checkpoint of the state with seed `version`."""
-    lineage = other.get("lineage", LINEAGE)
-    files = [
-        store.save_part(
-            PartId(lineage, version, shard, shard_count, incarnation=5),
-            part_of(plan_of(shard_count), shard, version),
-            {"job": JOB},
-        )
-        for shard in range(shard_count)
-    ]
-    index = index_of(version=version, shard_count=shard_count, files=tuple(files), **other)
-    store.write_index(index)
-    return index
-
-
-def index_of(**values: Any) -> CheckpointIndex:
-    standard: dict[str, Any] = {
-        "job": JOB,
-        "lineage": LINEAGE,
-        "applied_steps": 1,
-        "term": 1,
-        "created_at": 1.75e9,
-        "manifest_json": MANIFEST.to_json(),
-        "manifest_digest": MANIFEST.digest,
-        "config_json": "{}",
-        "split_above_bytes": SPLIT_ABOVE,
-        "numeric_fingerprint": "f",
-        "kernel": "eager",
-        "ledger": {"cursor": [1, 2.5, None], "seed": 2**63},
-    }
-    return CheckpointIndex(**{**standard, **values})
-
-
-def assert_same(found: Arrays, expected: Arrays) -> None:
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype, name
-        assert found[name].shape == array.shape, name
-        assert found[name].tobytes() == array.tobytes(), name
-
-
-def assert_holds(store: CheckpointStore, index: CheckpointIndex, version: int) -> None:
-    """The checkpoint verifies and is the state with seed `version`."""
-    store.verify(index)
-    assert index.version == version
-    for shard in range(index.shard_count):
-        expected = part_of(plan_of(index.shard_count), shard, version)
-        assert_same(store.read_part(index, shard, index.shard_count), expected)
-
-
-def flip(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 0x10
-    path.write_bytes(content)
-
-
-def temporaries(folder: Path) -> list[Path]:
-    return list(folder.rglob("tmp-*"))
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -745,90 +645,6 @@ def test_every_new_folder_is_made_durable_in_the_one_above(
     save(store, 1, 1)
     wanted = [tmp_path, tmp_path / JOB, tmp_path / JOB / LINEAGE, tmp_path / JOB / LINEAGE / "1"]
     assert synced == [*map(str, wanted), str(tmp_path / JOB / LINEAGE)]
-
-
-# --- faults of a store of objects --------------------------------------------------------------------------
-
-
-class FaultyStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec carries no annotations
-    """Objects in memory; the n-th put fails in one of four ways, or the n-th open for reading ends early."""
-
-    protocol = "faulty"
-    cachable = False
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    fault: ClassVar[str] = ""
-    fails_at: ClassVar[int] = 0
-    seen: ClassVar[int] = 0
-
-    @classmethod
-    def arm(cls, fault: str, fails_at: int) -> None:
-        cls.fault, cls.fails_at, cls.seen = fault, fails_at, 0
-
-    def _open(self, path: str, mode: str = "rb", *given: Any, **named: Any) -> Any:
-        file = super()._open(path, mode, *given, **named)
-        if (mode == "rb") != (self.fault == "short read"):
-            return file
-        type(self).seen += 1
-        if self.seen != self.fails_at:
-            return file
-        if self.fault == "short read":
-            return MemoryFile(data=file.getvalue()[:-10])
-        if self.fault == "refused":
-            del self.store[file.path]
-            raise OSError(errno.EIO, "500 internal error")
-        return self.cut(file, named.get("data"))
-
-    def cut(self, file: MemoryFile, data: bytes | None) -> Any:
-        """A put that stores all, or but a half, and raises or stays silent about it."""
-        if data is None:
-            return Cut(self, file)
-        if "half" in self.fault:
-            file.truncate(len(data) // 2)
-        if "raises" in self.fault:
-            raise OSError(errno.EIO, "timeout")
-        return file
-
-
-class Cut:
-    """A streamed put with the fault of its store at the end."""
-
-    def __init__(self, store: FaultyStore, file: MemoryFile) -> None:
-        self.store, self.file = store, file
-
-    def __enter__(self) -> MemoryFile:
-        return self.file
-
-    def __exit__(self, *error: object) -> None:
-        self.store.cut(self.file, self.file.getvalue())
-
-
-fsspec.register_implementation("faulty", FaultyStore, clobber=True)
-
-
-@pytest.mark.parametrize("fault", ["refused", "raises", "half, raises", "half, silent", "short read"])
-def test_a_fault_at_any_put_or_read_of_a_save_leaves_the_older_checkpoint_valid(fault: str) -> None:
-    store = CheckpointStore(f"faulty://{uuid.uuid4().hex}", JOB)
-    FaultyStore.arm("", 0)
-    older = save(store, 1)
-    told = 0
-    for n in range(1, 20):
-        FaultyStore.arm(fault, n)
-        try:
-            save(store, 2, term=n)
-        except CheckpointNotStored:
-            told += 1
-        else:
-            assert FaultyStore.seen < n
-            break
-        finally:
-            FaultyStore.arm("", 0)
-        store.verify(older)
-        choice = store.newest_verified()
-        assert choice.index is not None
-        assert_holds(store, choice.index, choice.index.version)
-    assert told == 3, "two parts and the index"
-    assert store.newest_verified().index == store.listing().indices[0]
 
 
 def test_every_error_says_what_to_do_next() -> None:
