@@ -2,7 +2,7 @@
 
 Run as a program, it takes lines `name directory` on its standard input. It forks, answers with the child's
 number, lets the child begin when the next line comes, and answers in the end with the child's exit status and
-what the child has acknowledged until then.
+what the child has told until then: a number acknowledges, a text is an error.
 """
 
 from __future__ import annotations
@@ -14,24 +14,29 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from tests.unit.checkpointed import JOB, LINEAGE, SMALL, save
 
-from sheepfold_server.storage.checkpoints import CheckpointStore, PartId
+from sheepfold_server.storage.checkpoints import CheckpointNotStored, CheckpointStore, PartId
 from sheepfold_server.storage.log import log as logs
+from sheepfold_server.storage.log.errors import LogError
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.segment import create
 
-Acknowledge = Callable[[int], None]
-Scenario = Callable[[Path, Acknowledge], None]
+T = TypeVar("T")
+Tell = Callable[[int | str], None]
+Scenario = Callable[[Path, Tell], None]
 
 OWNER = "shard 0 of 1, job j"
 SEGMENT_BYTES = 16 << 10
 RECORDS = 24
 """Each of 2 KB: three segments, the last of which was used before."""
 FORGOTTEN = 10
+TRIES = 3
 PR_SET_PTRACER = 0x59616D61
 ANY_PROCESS = ctypes.c_ulong(-1)
 
@@ -46,12 +51,12 @@ def with_checkpoints(directory: Path, versions: int) -> CheckpointStore:
     return store
 
 
-def save_second(directory: Path, acknowledge: Acknowledge) -> None:
+def save_second(directory: Path, tell: Tell) -> None:
     save(CheckpointStore(str(directory), JOB), 2, 2, SMALL)
-    acknowledge(2)
+    tell(2)
 
 
-def save_index_first(directory: Path, acknowledge: Acknowledge) -> None:
+def save_index_first(directory: Path, tell: Tell) -> None:
     """What must be seen to be wrong: an index that names files which come later."""
     store, elsewhere = CheckpointStore(str(directory), JOB), CheckpointStore(f"{directory}-elsewhere", JOB)
     index = save(elsewhere, 2, 2, SMALL)
@@ -59,12 +64,41 @@ def save_index_first(directory: Path, acknowledge: Acknowledge) -> None:
     for shard in range(2):
         part = elsewhere.read_part(index, shard, 2)
         store.save_part(PartId(LINEAGE, 2, shard, 2, incarnation=5), part, {"job": JOB})
-    acknowledge(2)
+    tell(2)
 
 
-def retain(directory: Path, acknowledge: Acknowledge) -> None:
+def save_stubbornly(directory: Path, tell: Tell) -> None:
+    stubbornly(lambda: save(CheckpointStore(str(directory), JOB), 2, 2, SMALL), tell)
+    tell(2)
+
+
+class GaveUp(Exception):
+    """No try succeeded."""
+
+
+def stubbornly(act: Callable[[], T], tell: Tell) -> T:
+    """Errors are told; the same again."""
+    for _ in range(TRIES):
+        try:
+            return act()
+        except (CheckpointNotStored, OSError, LogError) as error:
+            tell(str(error))
+    raise GaveUp
+
+
+def restore(directory: Path, tell: Tell) -> None:
+    store = CheckpointStore(str(directory), JOB)
+    choice = store.newest_verified(LINEAGE)
+    for problem in choice.skipped:
+        tell(problem.reason)
+    if choice.index is not None:
+        store.read_part(choice.index, 0, 1)
+        tell(choice.index.version)
+
+
+def retain(directory: Path, tell: Tell) -> None:
     CheckpointStore(str(directory), JOB).retain(2, LINEAGE)
-    acknowledge(2)
+    tell(2)
 
 
 # --- logs ------------------------------------------------------------------------------------------------
@@ -95,26 +129,43 @@ def with_records(directory: Path, count: int) -> None:
     (directory / "00000008.spare").write_bytes(bytes(SEGMENT_BYTES))
 
 
-def append(directory: Path, acknowledge: Acknowledge) -> None:
+def append(directory: Path, tell: Tell) -> None:
     log, _ = opened_log(directory)
     for number in range(log.next_sequence, RECORDS):
         text, payload = record(number)
         log.append(text, [payload])
-        acknowledge(number)
+        tell(number)
         if number == RECORDS // 2:
             log.forget_before(FORGOTTEN)
 
 
-def append_acknowledged_first(directory: Path, acknowledge: Acknowledge) -> None:
+def append_stubbornly(directory: Path, tell: Tell) -> None:
+    log, _ = stubbornly(lambda: opened_log(directory), tell)
+    for number in range(log.next_sequence, RECORDS):
+        text, payload = record(number)
+        stubbornly(partial(log.append, text, [payload]), tell)
+        tell(number)
+        if number == RECORDS // 2:
+            stubbornly(lambda: log.forget_before(FORGOTTEN), tell)
+
+
+def read_log(directory: Path, tell: Tell) -> None:
+    try:
+        tell(opened_log(directory)[0].next_sequence)
+    except LogError as error:
+        tell(str(error))
+
+
+def append_acknowledged_first(directory: Path, tell: Tell) -> None:
     """What must be seen to be wrong."""
     log, _ = opened_log(directory)
     for number in range(log.next_sequence, RECORDS):
-        acknowledge(number)
+        tell(number)
         text, payload = record(number)
         log.append(text, [payload])
 
 
-def append_to_segments_named_first(directory: Path, acknowledge: Acknowledge) -> None:
+def append_to_segments_named_first(directory: Path, tell: Tell) -> None:
     """What must be seen to be wrong: a segment that has its name before its first page."""
 
     def create_named(path: Path, length: int) -> int:
@@ -123,7 +174,7 @@ def append_to_segments_named_first(directory: Path, acknowledge: Acknowledge) ->
         return descriptor
 
     logs.create = create_named  # type: ignore[attr-defined]
-    append(directory, acknowledge)
+    append(directory, tell)
 
 
 # --- the process -----------------------------------------------------------------------------------------
@@ -133,8 +184,12 @@ SCENARIOS: dict[str, tuple[Callable[[Path], object], Scenario]] = {
     for prepare, act in [
         (lambda directory: with_checkpoints(directory, 1), save_second),
         (lambda directory: with_checkpoints(directory, 1), save_index_first),
+        (lambda directory: with_checkpoints(directory, 1), save_stubbornly),
+        (lambda directory: with_checkpoints(directory, 2), restore),
         (lambda directory: with_checkpoints(directory, 4), retain),
         (lambda directory: with_records(directory, 3), append),
+        (lambda directory: with_records(directory, 3), append_stubbornly),
+        (lambda directory: with_records(directory, RECORDS), read_log),
         (lambda directory: with_records(directory, 3), append_acknowledged_first),
         (lambda directory: with_records(directory, 3), append_to_segments_named_first),
     ]
@@ -156,17 +211,17 @@ def main() -> None:
         _, status = os.waitpid(child, 0)
         for end in (*gate, told[1]):
             os.close(end)
-        with os.fdopen(told[0]) as acknowledged:
-            answer({"status": status, "acknowledged": [int(number) for number in acknowledged]})
+        with os.fdopen(told[0]) as lines:
+            answer({"status": status, "told": [json.loads(line) for line in lines]})
 
 
 def warm_up() -> None:
     """What the first call of anything imports is not what is tried."""
     folder = Path(tempfile.mkdtemp())
-    for name in ("save_second", "retain", "append"):
+    for name in ("save_stubbornly", "restore", "retain", "append_stubbornly"):
         prepare, act = SCENARIOS[name]
         prepare(folder / name)
-        act(folder / name, lambda number: None)
+        act(folder / name, lambda told: None)
     shutil.rmtree(folder)
 
 
@@ -175,10 +230,19 @@ def run_traced(scenario: Scenario, directory: Path, gate: int, told: int) -> NoR
     os.read(gate, 1)
     status = 1
     try:
-        scenario(directory, lambda number: os.write(told, b"%d\n" % number) and None)
+        with suppress(GaveUp):
+            scenario(directory, lambda value: write_line(told, json.dumps(value)))
         status = 0
     finally:
         os._exit(status)
+
+
+def write_line(descriptor: int, text: str) -> None:
+    """Again where an error was injected: what is told is no part of what is tried."""
+    try:
+        os.write(descriptor, text.encode() + b"\n")
+    except OSError:
+        os.write(descriptor, text.encode() + b"\n")
 
 
 def answer(value: object) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 of a process at every system call of some kinds, by strace."""
+"""kill -9 of a process, or an error for it, at every system call of some kinds, by strace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,11 @@ EVERY = ("all",)
 
 @dataclass(frozen=True)
 class Crash:
-    """One try: where it was killed, "" for nowhere, and what it had acknowledged until then."""
+    """One try: the system call that was its last or that failed, "" for none, and what it told until then."""
 
     system_call: str
     acknowledged: tuple[int, ...]
+    errors: tuple[str, ...]
     directory: Path
 
 
@@ -74,27 +75,42 @@ class Crashing:
 
         `before` is the directory as it was before, of which each try has a copy.
         """
-        with self._tried(scenario, before, kinds, ""):
+        yield from self._each(scenario, before, kinds, "signal=KILL")
+
+    def each_error(self, scenario: str, before: Path, kinds: tuple[str, ...], error: str) -> Iterator[Crash]:
+        """As `each_crash`, but the system call fails with an error such as ENOSPC."""
+        yield from self._each(scenario, before, kinds, f"error={error}")
+
+    def _each(self, scenario: str, before: Path, kinds: tuple[str, ...], fault: str) -> Iterator[Crash]:
+        with self.tried(scenario, before, kinds):
             calls = calls_of(self._trace.read_text())
         for number, call in enumerate(calls):
-            nth = calls[: number + 1].count(call)
-            with self._tried(scenario, before, (call,), f"inject={call}:signal=KILL:when={nth}") as crash:
-                yield crash
-        with self._tried(scenario, before, kinds, "") as crash:
+            if call != "exit_group" or "signal" in fault:
+                nth = calls[: number + 1].count(call)
+                with self.tried(scenario, before, (call,), f"inject={call}:{fault}:when={nth}") as crash:
+                    yield crash
+        with self.tried(scenario, before, kinds) as crash:
             yield crash
 
     @contextmanager
-    def _tried(self, scenario: str, before: Path, kinds: tuple[str, ...], inject: str) -> Iterator[Crash]:
+    def tried(
+        self, scenario: str, before: Path, kinds: tuple[str, ...], inject: str = "", only: str = ""
+    ) -> Iterator[Crash]:
+        """One try; where `only` names a file of the directory, of system calls on that file alone."""
         with TemporaryDirectory(dir=self.folder) as folder:
             directory = shutil.copytree(before, Path(folder) / "tried")
             child = int(self._answer(f"{scenario} {directory}"))
-            with strace(child, self._trace, kinds, inject) as tracer:
+            files = ["-P", str(directory / only)] if only else []
+            with strace(child, self._trace, kinds, inject, files) as tracer:
                 ended = json.loads(self._answer("begin"))
                 tracer.wait()
             is_killed = ended["status"] == signal.SIGKILL
-            assert is_killed or ended["status"] == 0, f"{scenario} failed by itself: status {ended['status']}"
-            system_call = calls_of(self._trace.read_text())[-1] if is_killed else ""
-            yield Crash(system_call, tuple(ended["acknowledged"]), directory)
+            assert is_killed or ended["status"] == 0, f"{scenario} failed by itself: {ended}"
+            trace = self._trace.read_text()
+            is_struck = is_killed or "(INJECTED)" in trace
+            numbers = tuple(value for value in ended["told"] if isinstance(value, int))
+            texts = tuple(value for value in ended["told"] if isinstance(value, str))
+            yield Crash(calls_of(trace)[-1] if is_struck else "", numbers, texts, directory)
 
     def _answer(self, line: str) -> Any:
         assert self._process.stdin is not None
@@ -103,14 +119,16 @@ class Crashing:
         return self._process.stdout.readline()
 
 
-def strace(process: int, trace: Path, kinds: tuple[str, ...], inject: str) -> subprocess.Popen[str]:
+def strace(
+    process: int, trace: Path, kinds: tuple[str, ...], inject: str, files: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """It traces system calls of these kinds, and may kill at one; attached when this returns. Raises OSError.
 
     The number in `inject` counts the calls of each kind apart.
     """
     # A question mark lets pass what this kind of machine has no such call for.
     calls = ",".join(kind if kind == "all" else f"?{kind}" for kind in kinds)
-    options = ["-e", f"trace={calls}", *(["-e", inject] if inject else [])]
+    options = [*files, "-e", f"trace={calls}", *(["-e", inject] if inject else [])]
     tracer = subprocess.Popen(
         ["strace", "-f", "-o", trace, "-p", str(process), *options], stderr=subprocess.PIPE, text=True
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sheepfold_server.storage.log import segment as segments
-from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch
+from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch, RecordNotAppended
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.segment import PAGE_BYTES, read_payload
 
@@ -155,6 +155,74 @@ def test_pages_of_another_start_of_the_machine_may_be_missing(
         read(tmp_path)
     monkeypatch.setattr(segments, "boot_id", lambda: "another start")
     assert len(read(tmp_path)) < 4
+
+
+def test_synced_pages_of_another_start_of_the_machine_may_not_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were on the disk: a hole is damage, and to end the log there would lose what was promised."""
+    written(tmp_path, records(4), is_synced=True).close()
+    path = only_segment(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[PAGE_BYTES + 900] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(segments, "boot_id", lambda: "another start")
+    with pytest.raises(LogCorrupt, match=r"record 1 .*expected .* found .* follows; restore"):
+        read(tmp_path)
+
+
+def test_other_level_of_durability_begins_a_segment(tmp_path: Path) -> None:
+    """A segment says of all of its records whether they were synced."""
+    log = written(tmp_path, records(2))
+    for is_synced in (True, True, False):
+        log.is_synced = is_synced
+        log.append("more")
+    heads = [segments.read_page(path) for path in sorted(tmp_path.glob("*.log"))]
+    assert [(head.is_synced, head.first_sequence) for head in heads] == [(False, 0), (True, 2), (False, 4)]
+    assert len(read(tmp_path)) == 5
+
+
+def test_record_that_is_cut_is_told_and_room_that_was_never_used_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = written(tmp_path, records(3))
+    end = log._at
+    assert read(tmp_path) == records(3)
+    assert not caplog.text
+    log.append("torn", [b"x" * 300])
+    with only_segment(tmp_path).open("r+b") as file:
+        file.seek(end + 100)
+        file.write(b"\0" * 50)
+    assert read(tmp_path) == records(3)
+    assert "record 3 at byte" in caplog.text
+    assert "expected a payload with checksum" in caplog.text
+
+
+def test_segment_that_cannot_be_put_aside_leaves_no_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = written(tmp_path, records(60))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fails(1, Path.rename, OSError(5, "Input/output error")))
+        with pytest.raises(OSError, match="Input/output"):
+            log.forget_before(40)
+        log.forget_before(40)
+    found = read(tmp_path)
+    assert found == records(len(found), 60 - len(found))
+    assert len(found) < 60
+
+
+def test_append_that_failed_names_the_log_and_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = written(tmp_path, records(1))
+    monkeypatch.setattr(os, "pwrite", fails(1, os.pwrite, OSError(28, "No space left on device")))
+    with pytest.raises(
+        RecordNotAppended, match=r"record 1 .* found No space left on device; make room"
+    ) as failed:
+        log.append("more")
+    assert failed.value.errno == 28
+    assert str(tmp_path) in str(failed.value)
 
 
 def test_what_is_forgotten_makes_room_and_is_not_read_again(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ TOKEN_DIGITS = 8
 class DirectoryFiles(Files):
     """Every write: temporary file, exclusive -> write -> fsync -> rename -> fsync directory -> read back."""
 
-    errors_of_a_lost_file: ClassVar[frozenset[int]] = frozenset({errno.EIO})
+    errors_of_a_lost_file: ClassVar[frozenset[int]] = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 
     def __init__(self, root: str) -> None:
         super().__init__(LocalFileSystem(), root)

@@ -68,5 +68,6 @@ class CheckpointFormatUnknown(CheckpointIndexUnreadable):
         CheckpointError.__init__(
             self,
             f"{file} cannot be used: expected format {known}, found format {found!r}; "
-            "read it with the version of sheepfold that wrote it",
+            "read it with the version of sheepfold that wrote it, or, if that is this one, restore an older "
+            "checkpoint",
         )

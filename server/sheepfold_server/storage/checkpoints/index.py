@@ -134,8 +134,10 @@ class CheckpointIndex(_Record):
         Raises CheckpointFormatUnknown, or CheckpointIndexUnreadable for anything but the very same bytes.
         """
         document = _parsed(content, path)
-        if document.get("format") != cls.FORMAT:
-            raise CheckpointFormatUnknown(path, cls.FORMAT, document.get("format"))
+        if type(document.get("format")) is not int:
+            raise CheckpointIndexUnreadable(path, "a format number", f"keys {', '.join(document)[:160]!r}")
+        if document["format"] != cls.FORMAT:
+            raise CheckpointFormatUnknown(path, cls.FORMAT, document["format"])
         written = document.pop("digest", None)
         if written != _digest(document):
             raise CheckpointIndexUnreadable(path, f"digest {_digest(document)} as of its text", written)

@@ -310,7 +310,7 @@ class CheckpointStore:
 
 
 def _twice(read: Callable[[], T]) -> T:
-    """A read may be cut short by a store or a network that is bad for a moment: only the second one counts."""
+    """A read may be cut short by a store that is bad for a moment: only the second one counts."""
     try:
         return read()
     except (CheckpointCorrupt, CheckpointIndexUnreadable) as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch
+from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch, RecordNotAppended
 from sheepfold_server.storage.log.records import encode_header
 from sheepfold_server.storage.log.segment import (
     FORMAT,
@@ -54,6 +54,7 @@ class RecordLog:
         self._spares: list[Path] = []
         self._fd = -1
         self._at = self._generation = 0
+        self._is_segment_synced = is_synced
         self._sequence, self._previous = 0, 0
         self._is_read = False
 
@@ -100,14 +101,20 @@ class RecordLog:
     # --- appending ------------------------------------------------------------------------------------
 
     def append(self, text: str, payload: Sequence[Buffer] = ()) -> int:
-        """The record's number. Raises OSError; the log then is as it was, and the call can be repeated.
+        """The record's number. Raises RecordNotAppended, an OSError; the call can be repeated then.
 
         The pieces of `payload` must not change until it returns.
         """
         assert self._is_read, "a log is read before it is appended to"
-        encoded = text.encode()
+        try:
+            return self._append(text.encode(), payload)
+        except OSError as error:
+            raise RecordNotAppended(self.directory, self._sequence, error) from error
+
+    def _append(self, encoded: bytes, payload: Sequence[Buffer]) -> int:
         header, facts = encode_header(self._generation, self._sequence, self._previous, encoded, payload)
-        if self._fd < 0 or facts.end(self._at) > self._segments[-1].bytes:
+        is_other_level = self._is_segment_synced != self.is_synced
+        if self._fd < 0 or is_other_level or facts.end(self._at) > self._segments[-1].bytes:
             self._begin_segment(facts.end(PAGE_BYTES))
             header, facts = encode_header(self._generation, self._sequence, self._previous, encoded, payload)
         _write(self._fd, header + encoded, self._at)
@@ -131,7 +138,14 @@ class RecordLog:
             fd = create(fresh, length)
         generation = new_generation()
         page = SegmentHeader(
-            FORMAT, self._belongs_to, number, self._sequence, self._previous, generation, boot_id()
+            FORMAT,
+            self._belongs_to,
+            number,
+            self._sequence,
+            self._previous,
+            generation,
+            boot_id(),
+            self.is_synced,
         )
         path = fresh.with_suffix(SUFFIX)
         try:
@@ -144,6 +158,7 @@ class RecordLog:
             raise
         self.close()
         self._fd, self._at, self._generation = fd, PAGE_BYTES, generation
+        self._is_segment_synced = self.is_synced
         self._segments.append(_Segment(path, number, self._sequence, os.fstat(fd).st_size))
 
     def _reuse(self, path: Path, length: int) -> int:
@@ -159,9 +174,10 @@ class RecordLog:
     def forget_before(self, sequence: int) -> None:
         """Records before that are no longer needed; whole segments of them make room for new ones."""
         while len(self._segments) > 1 and self._segments[1].first_sequence <= sequence:
-            gone = self._segments.pop(0)
-            spare = gone.path.with_suffix(".spare")
-            gone.path.rename(spare)
+            path = self._segments[0].path
+            spare = path.with_suffix(".spare")
+            path.rename(spare)  # the oldest first, also after one that failed: the rest stays without a gap
+            del self._segments[0]
             if len(self._spares) < SPARES_MAX:
                 self._spares.append(spare)
             else:

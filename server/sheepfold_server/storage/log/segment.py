@@ -6,13 +6,15 @@ and are not taken for new ones.
 
 from __future__ import annotations
 
+import errno
 import json
-import mmap
+import logging
 import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import xxhash
 
@@ -22,7 +24,12 @@ from sheepfold_wire.frames import Buffer
 
 PAGE_BYTES = 4096
 FORMAT = 1
+READ_BYTES = 8 << 20
+ERRORS_OF_A_LOST_FILE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
+"""Of a disk, and of a file system that keeps checksums."""
 _MAGIC = b"SHEEPLOG"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,8 @@ class SegmentHeader:
     generation: int
     boot_id: str
     """Of the machine's start in which the segment was begun: pages that were not synced end with it."""
+    is_synced: bool = False
+    """Every record was on the disk before the next was begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +89,9 @@ def decode_page(page: bytes, path: Path) -> SegmentHeader:
     body, checksum = page[: 12 + length], page[12 + length : 20 + length]
     if not page.startswith(_MAGIC) or length > PAGE_BYTES - 20 or xxhash.xxh3_64_digest(body) != checksum:
         raise LogCorrupt(
-            f"{path}: its first {PAGE_BYTES} bytes are no header of a log segment as it was written; restore "
-            "the file, or begin from a checkpoint in an empty directory"
+            f"{path}: its first {PAGE_BYTES} bytes are no header of a log segment as it was written "
+            f"(expected {_MAGIC!r} and checksum {xxhash.xxh3_64_hexdigest(body)}, found {page[:8]!r} and "
+            f"{checksum.hex()}); restore the file, or begin from a checkpoint in an empty directory"
         )
     fields = json.loads(body[12:])
     if fields["format"] != FORMAT:
@@ -94,81 +104,143 @@ def decode_page(page: bytes, path: Path) -> SegmentHeader:
 
 def read_page(path: Path) -> SegmentHeader:
     """Raises LogCorrupt, LogMismatch."""
-    with path.open("rb") as file:
-        return decode_page(file.read(PAGE_BYTES), path)
+    with _SegmentFile(path) as segment:
+        return decode_page(segment.read(0, PAGE_BYTES), path)
 
 
 def read_records(path: Path, head: SegmentHeader, end_sequence: int | None) -> Iterator[Found]:
-    """The records of a segment in order, up to `end_sequence` (not included) if later segments say so.
+    """The records of a segment, in order, up to number `end_sequence` (excluded) if later segments say so.
 
     Without that, the first bytes that are no good record end it: a record that was being written when the
     process died. If a good one follows, something else has happened: LogCorrupt. Pages of another start of
-    the machine may be missing anywhere, so there the first bad one ends it too.
+    the machine that were not synced may be missing anywhere, so there the first bad one ends it too. A
+    warning tells of a record that is cut.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with _SegmentFile(path) as segment:
         at, sequence, previous = PAGE_BYTES, head.first_sequence, head.previous
         while end_sequence is None or sequence < end_sequence:
-            found = _read_record(data, path, head.generation, at)
-            if found is None or found.header.sequence != sequence or found.header.previous != previous:
-                _check_end(data, path, head, at, sequence, end_sequence)
+            found = segment.record(at, head.generation, sequence, previous)
+            if isinstance(found, str):
+                end = f"{path}: record {sequence} at byte {at} is not as it was written ({found})"
+                _check_end(segment, head, at, sequence, end_sequence, end)
                 return
             yield found
             at, sequence = found.header.end(at), sequence + 1
             previous = found.header.checksum
 
 
-def _read_record(data: mmap.mmap, path: Path, generation: int, at: int) -> Found | None:
-    header = decode_header(data[at : at + HEADER_BYTES])
-    if header is None or header.generation != generation or header.end(at) > len(data):
+class _SegmentFile:
+    """The file of a segment to read; a context. Raises LogCorrupt where the disk has lost some of it.
+
+    Not mapped into memory: a disk that fails would end the process by a signal, without a word.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb", buffering=0)
+        self.length = os.fstat(self._file.fileno()).st_size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def read(self, at: int, count: int) -> bytes:
+        """Fewer at the end of the file."""
+        pieces = []
+        while count > 0 and (piece := self._piece(at, count)):
+            pieces.append(piece)
+            at, count = at + len(piece), count - len(piece)
+        return b"".join(pieces)
+
+    def _piece(self, at: int, count: int) -> bytes:
+        try:
+            return os.pread(self._file.fileno(), min(count, READ_BYTES), at)
+        except OSError as error:
+            if error.errno not in ERRORS_OF_A_LOST_FILE:
+                raise
+            raise LogCorrupt(
+                f"{self._path}: expected {count} bytes from byte {at} on, found {error}; restore the file "
+                "from a copy, or begin from a checkpoint in an empty directory"
+            ) from error
+
+    def _checksum(self, at: int, count: int) -> int:
+        checksum = xxhash.xxh3_64()
+        while count > 0 and (piece := self._piece(at, count)):
+            checksum.update(piece)
+            at, count = at + len(piece), count - len(piece)
+        return checksum.intdigest()
+
+    def record(self, at: int, generation: int, sequence: int, previous: int) -> Found | str:
+        """The record at a byte of the file, or what is wrong with it."""
+        header = decode_header(self.read(at, HEADER_BYTES))
+        if header is None or header.generation != generation:
+            return "expected a header under its checksum, found other bytes"
+        if header.end(at) > self.length:
+            return f"expected a file of at least {header.end(at)} bytes, found {self.length}"
+        if (header.sequence, header.previous) != (sequence, previous):
+            found = f"record {header.sequence} after {header.previous:016x}"
+            return f"expected record {sequence} after {previous:016x}, found {found}"
+        text = self.read(at + HEADER_BYTES, header.text_bytes)
+        payload_at = header.payload_at(at)
+        for part, expected, checksum in (
+            ("text", header.text_checksum, xxhash.xxh3_64_intdigest(text)),
+            ("payload", header.payload_checksum, self._checksum(payload_at, header.payload_bytes)),
+        ):
+            if checksum != expected:
+                return f"expected a {part} with checksum {expected:016x}, found {checksum:016x}"
+        return Found(header, text.decode(), self._path, payload_at)
+
+    def is_begun(self, at: int, generation: int, sequence: int) -> bool:
+        """Whether a record was begun there: its marker tells, or its number where the marker is damaged."""
+        start, number = marker(generation), sequence.to_bytes(8, "little")
+        found = self.read(at, len(start) + len(number))
+        return found.startswith(start) or (sequence > 0 and found.endswith(number))
+
+    def later_record(self, at: int, generation: int, sequence: int) -> Header | None:
+        """A good header of the same generation after `at`."""
+        sought = marker(generation)
+        for start in range(at + ALIGNMENT, self.length, READ_BYTES):
+            data = self.read(start, READ_BYTES + HEADER_BYTES)
+            place = -1
+            while (place := data.find(sought, place + 1)) >= 0:
+                header = decode_header(data[place : place + HEADER_BYTES])
+                if place % ALIGNMENT == 0 and header is not None and header.sequence > sequence:
+                    return header
         return None
-    text_at, payload_at = at + HEADER_BYTES, header.payload_at(at)
-    text = data[text_at : text_at + header.text_bytes]
-    if xxhash.xxh3_64_intdigest(text) != header.text_checksum:
-        return None
-    with memoryview(data) as view, view[payload_at : payload_at + header.payload_bytes] as payload:
-        if xxhash.xxh3_64_intdigest(payload) != header.payload_checksum:
-            return None
-    return Found(header, text.decode(), path, payload_at)
 
 
 def _check_end(
-    data: mmap.mmap, path: Path, head: SegmentHeader, at: int, sequence: int, end_sequence: int | None
+    segment: _SegmentFile, head: SegmentHeader, at: int, sequence: int, end_sequence: int | None, end: str
 ) -> None:
-    """Raises LogCorrupt unless the log may end here."""
+    """Raises LogCorrupt unless the log may end here; `end` is what it ends with."""
     if end_sequence is None:
-        if head.boot_id != boot_id():
-            return
-        later = _later_record(data, head.generation, at, sequence)
-        if later is None:
+        later = segment.later_record(at, head.generation, sequence)
+        if later is None or (head.boot_id != boot_id() and not head.is_synced):
+            if later is not None or segment.is_begun(at, head.generation, sequence):
+                log.warning("%s; the log is cut before it: its process or machine died in it", end)
             return
         follows = f"record {later.sequence} follows"
     else:
         follows = f"records up to {end_sequence - 1} are due"
     raise LogCorrupt(
-        f"{path}: record {sequence} at byte {at} is not as it was written, and {follows}; restore the file "
-        "from a copy, or begin from a checkpoint in an empty directory"
+        f"{end}, and {follows}; restore the file from a copy, or begin from a checkpoint in an empty "
+        "directory"
     )
-
-
-def _later_record(data: mmap.mmap, generation: int, at: int, sequence: int) -> Header | None:
-    """A good header of the same segment after `at`."""
-    sought = marker(generation)
-    while (at := data.find(sought, at + 1)) >= 0:
-        header = decode_header(data[at : at + HEADER_BYTES])
-        if at % ALIGNMENT == 0 and header is not None and header.sequence > sequence:
-            return header
-    return None
 
 
 def read_payload(found: Found) -> Buffer:
     """The payload again, checked again. Raises LogCorrupt."""
-    with found.path.open("rb") as file:
-        file.seek(found.payload_offset)
-        payload = file.read(found.header.payload_bytes)
-    if xxhash.xxh3_64_intdigest(payload) != found.header.payload_checksum:
+    with _SegmentFile(found.path) as segment:
+        payload = segment.read(found.payload_offset, found.header.payload_bytes)
+    checksum = xxhash.xxh3_64_intdigest(payload)
+    if checksum != found.header.payload_checksum:
         raise LogCorrupt(
             f"{found.path}: the payload of record {found.header.sequence} at byte {found.payload_offset} is "
-            "not as it was written; restore the file from a copy"
+            f"not as it was written (expected checksum {found.header.payload_checksum:016x}, found "
+            f"{checksum:016x}); restore the file from a copy, or begin from a checkpoint in an empty "
+            "directory"
         )
     return payload
 
