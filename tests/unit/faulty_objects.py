@@ -147,6 +147,7 @@ class FaultyServer:
         self.before_put: Callable[[str], None] = lambda path: None
         self.puts: list[str] = []
         self.knows_conditions = True
+        self.one_at_a_time = threading.Lock()  # the inner one looks, and puts then
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         operation = operation_of(environ)
@@ -159,7 +160,8 @@ class FaultyServer:
         if fault.endswith("refused"):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             return refuse(start_response, has_body=operation != "head")
-        status, headers, body = self.answer(environ)
+        with self.one_at_a_time:
+            status, headers, body = self.answer(environ)
         if operation == "list":
             standing = self.listings.setdefault(environ["QUERY_STRING"], (status, headers, body))
             if fault == "list out of date":
