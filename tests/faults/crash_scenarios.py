@@ -7,7 +7,6 @@ what the child has told until then: a number acknowledges, a text is an error.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from tests.faults.tracing import let_be_traced
 from tests.unit.checkpointed import JOB, LINEAGE, SMALL, save
 
 from sheepfold_server.storage.checkpoints import CheckpointNotStored, CheckpointStore, PartId
@@ -37,8 +37,6 @@ RECORDS = 24
 """Each of 2 KB: three segments, the last of which was used before."""
 FORGOTTEN = 10
 TRIES = 3
-PR_SET_PTRACER = 0x59616D61
-ANY_PROCESS = ctypes.c_ulong(-1)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------
@@ -188,7 +186,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], object], Scenario]] = {
         (lambda directory: with_checkpoints(directory, 2), restore),
         (lambda directory: with_checkpoints(directory, 4), retain),
         (lambda directory: with_records(directory, 3), append),
-        (lambda directory: with_records(directory, 3), append_stubbornly),
+        (lambda directory: with_records(directory, RECORDS // 2), append_stubbornly),
         (lambda directory: with_records(directory, RECORDS), read_log),
         (lambda directory: with_records(directory, 3), append_acknowledged_first),
         (lambda directory: with_records(directory, 3), append_to_segments_named_first),
@@ -226,7 +224,7 @@ def warm_up() -> None:
 
 
 def run_traced(scenario: Scenario, directory: Path, gate: int, told: int) -> NoReturn:
-    ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY_PROCESS, 0, 0, 0)
+    let_be_traced()
     os.read(gate, 1)
     status = 1
     try:

@@ -38,6 +38,14 @@ CHANGES = (
 
 EVERY = ("all",)
 
+KILL_AT_ONCE = "inject=all:signal=KILL:when=1"
+WAITS_TO_BE_TRACED = """
+from tests.faults.tracing import let_be_traced
+let_be_traced()
+print(flush=True)
+input()
+"""
+
 
 @dataclass(frozen=True)
 class Crash:
@@ -135,7 +143,7 @@ def strace(
     assert tracer.stderr is not None
     said = tracer.stderr.readline()
     if "attached" not in said:
-        tracer.wait()
+        tracer.communicate()
         raise OSError(said.strip() or "strace said nothing")
     return tracer
 
@@ -149,18 +157,16 @@ def why_not(folder: Path) -> str:
     """Why no process can be traced here, or "" where one can."""
     if shutil.which("strace") is None:
         return "strace is not installed; apt-get install strace"
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", WAITS_TO_BE_TRACED]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         try:
-            with strace(
-                process.pid, folder / "tried.trace", EVERY, "inject=all:signal=KILL:when=1"
-            ) as tracer:
+            with strace(process.pid, folder / "tried.trace", EVERY, KILL_AT_ONCE) as tracer:
                 process.communicate(b"\n")
                 tracer.wait()
         except OSError as error:
             process.kill()
             return f"ptrace is not permitted: {error}"
-    return (
-        ""
-        if process.returncode == -signal.SIGKILL
-        else "strace cannot inject signals; it takes 4.16 or newer"
-    )
+    is_killed = process.returncode == -signal.SIGKILL
+    return "" if is_killed else "strace cannot inject signals; it takes 4.16 or newer"
