@@ -128,7 +128,10 @@ class Init(Section):
         job, at, version = self.source.partition("@")
         is_job = bool(at) and is_job_name(job) and (version == "latest" or version.isdigit())
         if kind == "checkpoint":
-            raise ValueError(f'init.from = "{self.source}": checkpoints are not built yet; use "file:PATH"')
+            raise ValueError(
+                f'init.from = "{self.source}": write its weights by `sheepfold checkpoint export` and give '
+                '"file:PATH"; to go on with a whole job: `sheepfold checkpoint restore`'
+            )
         if self.source != FIRST_WORKER and not is_job and not (kind == "file" and rest):
             raise ValueError(
                 f'init.from = "{self.source}": give "first-worker", "file:PATH" or "JOB@VERSION"'

@@ -83,7 +83,7 @@ def test_a_file_is_read_and_a_missing_or_broken_one_refused(tmp_path: Path) -> N
     ("values", "said"),
     [
         ({"from": "somewhere"}, 'init.from = "somewhere": give "first-worker", "file:PATH" or "JOB@VERSION"'),
-        ({"from": "checkpoint:s3://x"}, "checkpoints are not built yet"),
+        ({"from": "checkpoint:s3://x"}, "sheepfold checkpoint export"),
         ({"from": "job@-1"}, "give"),
         ({"from": "file:"}, "give"),
         ({"fresh": ["head.*"]}, "about another source"),

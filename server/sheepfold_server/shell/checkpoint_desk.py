@@ -40,7 +40,7 @@ class CheckpointDesk:
         self._executor.submit(work)
 
     def store_index(self, effect: e.StoreIndex) -> e.IndexStored:
-        """Makes the checkpoint exist, then removes what the job keeps no longer."""
+        """Makes the checkpoint exist."""
         books = effect.books
         version = books.ledger.version
         job = job_from_json(effect.config_json)
@@ -70,17 +70,17 @@ class CheckpointDesk:
         except Exception as error:
             log.exception("the index of version %d is not stored", version)
             return e.IndexStored(version, f"{type(error).__name__}: see the log of the coordinator")
-        self._clean(store, books.lineage, effect.keep)
         return e.IndexStored(version)
 
-    def _clean(self, store: CheckpointStore, lineage: str, keep: int) -> None:
-        """What fails here costs room, and nothing else."""
+    def clean(self, job: str, effect: e.StoreIndex) -> None:
+        """Removes what the job keeps no longer, after reading what it keeps; a failure costs room only."""
         try:
-            for version in store.retain(keep, lineage):
+            store = CheckpointStore(self.url, job)
+            for version in store.retain(effect.keep, effect.books.lineage):
                 log.info("job %s: the checkpoint of version %d is removed", store.job, version)
             store.sweep(time.time() - _ABANDONED_SECONDS)
         except StoreErrors as error:
-            log.warning("job %s: older checkpoints are not removed: %s", store.job, error)
+            log.warning("job %s: older checkpoints are not removed: %s", job, error)
 
     def find(self, job: str, effect: e.FindCheckpoint) -> e.CheckpointFound:
         """The newest of these lineages that verifies, or that of one version."""

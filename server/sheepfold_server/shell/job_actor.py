@@ -123,6 +123,7 @@ class JobActor:
                 self._actor.submit(e.Persisted(number))
             case e.StoreIndex():
                 self._ask_desk(lambda desk: desk.store_index(effect))
+                self._clean(effect)
             case e.FindCheckpoint():
                 self._ask_desk(lambda desk: desk.find(self.core.job.name, effect))
             case e.BeginAgain(books):
@@ -148,6 +149,11 @@ class JobActor:
                 self._actor.submit(answer)
 
         desk.do(work)
+
+    def _clean(self, effect: e.StoreIndex) -> None:
+        desk, job = self._desk, self.core.job.name
+        assert desk is not None
+        desk.do(lambda: desk.clean(job, effect))
 
     def replace(self, core: Coordinator) -> None:
         """The job goes on with another core, in a later term; within `begin_again` only."""

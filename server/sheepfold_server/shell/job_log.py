@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from sheepfold_server.core.records import CoordinatorRecord
+from sheepfold_server.core.records import Books, CheckpointKept, CoordinatorRecord
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.values import Values
 
@@ -20,13 +20,17 @@ class JobLog:
 
     def __init__(self, directory: Path | None, job: str) -> None:
         self._directory = directory
+        self._books: tuple[int, int] | None = None
+        """(version, number of the record) of the newest books."""
         self._log = None if directory is None else RecordLog(directory, f"job {job}", SEGMENT_BYTES)
 
     def read(self) -> Iterator[CoordinatorRecord]:
         """Every record in order, before the first append. Raises LogError."""
         if self._log is not None:
             for found in self._log.read():
-                yield VALUES.decode(found.text)
+                record = VALUES.decode(found.text)
+                self._note(record, found.header.sequence)
+                yield record
 
     def set_synced(self, is_synced: bool) -> None:
         """Whether a record is on the disk when `append` returns, or with the system."""
@@ -34,9 +38,18 @@ class JobLog:
             self._log.is_synced = is_synced
 
     def append(self, record: CoordinatorRecord) -> None:
-        """Raises OSError."""
-        if self._log is not None:
-            self._log.append(VALUES.encode(record))
+        """Raises OSError. Once a checkpoint is kept, what stands before its books is forgotten."""
+        if self._log is None:
+            return
+        self._note(record, self._log.append(VALUES.encode(record)))
+        if isinstance(record, CheckpointKept) and self._books is not None:
+            version, number = self._books
+            if version == record.kept.version:
+                self._log.forget_before(number)
+
+    def _note(self, record: CoordinatorRecord, number: int) -> None:
+        if isinstance(record, Books):
+            self._books = record.ledger.version, number
 
     def remove(self) -> None:
         """Of a job that was refused: there is nothing to keep."""
