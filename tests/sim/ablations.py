@@ -239,7 +239,7 @@ ABLATIONS: dict[str, tuple[Cores, set[str]]] = {
     ),
     "returned samples not in the books": (
         Cores(coordinator=_with(_granting=of.ForgetsReturned)),
-        {"liveness", "conservation"},
+        {"liveness", "conservation", "books_are_the_log"},
     ),
     "lease kept over a lineage": (Cores(session=of.KeepsLease), {"liveness", "pure_pull"}),
     "stale answers taken": (Cores(session=TakesStaleAnswers), {"sessions_go_on", "pure_pull"}),

@@ -6,12 +6,16 @@ Each function raises Violation. The world calls the cheap ones after every event
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from tests.sim.engine import Applied, Engine
 
 import sheepfold_wire.messages as m
-from sheepfold_server.core.records import ShardRecord
+from sheepfold_server.core import ledger
+from sheepfold_server.core.accounts import account
+from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.core.records import Books, CoordinatorRecord, Ledger, ShardRecord
 from sheepfold_server.core.replay import Replay, ReplayEffect
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.state import JobState, Life
@@ -198,6 +202,25 @@ def published_in_order(world: World, report: m.StepReport) -> None:
     world.published, world.is_first_publish = report.version, False
     if not report.is_skip:
         world.committed.update(slot.attempt for slot in report.slots)
+
+
+def books_are_the_log(coordinator: Coordinator, log: list[CoordinatorRecord], books: Books) -> None:
+    """I7: what a checkpoint keeps of the coordinator is what its log gives, but for leases that ended."""
+    coordinator.remember([record for record in log if not isinstance(record, Books)])
+    state, granting = coordinator._state, coordinator._granting
+    for _, step in sorted(state.steps.items()):  # the newest that is decided: applied by now
+        account(state, step, granting)
+    kept, found = _of_the_log(books.ledger), _of_the_log(ledger.take(state, granting))
+    wrong = {key: (kept[key], found[key]) for key in kept if kept[key] != found[key]}
+    if wrong:
+        raise Violation("books_are_the_log", f"version {books.ledger.version}, (kept, of the log): {wrong}")
+
+
+def _of_the_log(taken: Ledger) -> dict[str, object]:
+    """By field, without what no log holds: attempts that were dropped, and places leased just now."""
+    settled = frozenset(range(taken.sequences)).difference(taken.returned)
+    same = replace(taken, attempts_dropped=0, leased_again=0, sequences=0, returned=())
+    return {**{field.name: getattr(same, field.name) for field in fields(same)}, "settled": settled}
 
 
 def lineage_is_durable(world: World, lineage: str) -> None:

@@ -466,6 +466,8 @@ class World:
             self.decided = record.commit.step
         if isinstance(record, Books) and record.why:
             self._went_back(record)
+        elif isinstance(record, Books) and not record.ancestry and record.ledger.version > 0:
+            invariants.books_are_the_log(self._new_coordinator(), self.log, record)
         self.tell_coordinator(e.Persisted(number))
 
     # --- calls of workers ---------------------------------------------------------------------------

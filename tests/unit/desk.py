@@ -36,9 +36,11 @@ def job_of(slots: int = 4, batch: dict[str, object] | None = None, **sections: o
 class Desk:
     """Drives one coordinator. Records are durable at once unless `is_durable` is set to False."""
 
-    def __init__(self, job: Job | None = None, shards: int = 2, part_slots: int = 8) -> None:
+    def __init__(
+        self, job: Job | None = None, shards: int = 2, part_slots: int = 8, checkpoint_url: str = ""
+    ) -> None:
         self.job = job or job_of()
-        self.coordinator = Coordinator(self.job, shards, 1, "lineage")
+        self.coordinator = Coordinator(self.job, shards, 1, "lineage", checkpoint_url)
         self.state = self.coordinator._state
         self.shards = range(shards)
         self.part_slots = part_slots

@@ -145,3 +145,43 @@ def test_samples_of_a_skipped_step_are_listed() -> None:
     desk.from_all(m.Applied("j", 0, ()))
     status = desk.coordinator.status(desk.now)
     assert (status.skipped_samples, status.samples_skipped) == ((m.SampleRange(0, 4),), 4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_accounts_are_what_the_log_of_the_same_attempts_gives(seed: int) -> None:
+    """From either, the samples that are left are the same, in the same order, and each is left once."""
+    draw, ledger = random.Random(f"accounts {seed}"), ledger_of()
+    settled: list[tuple[int, int, int, int]] = []
+    live: list[AttemptId] = []
+    for counter in range(1, 60):
+        key = AttemptId(1, counter)
+        ledger.lease(key, draw.choice("xyz"), 4)
+        live.append(key)
+        if draw.random() < 0.7:
+            ended = live.pop(draw.randrange(len(live)))
+            if draw.random() < 0.3:
+                ledger.give_back(ended)
+            else:
+                settled += ledger.pieces(ended)
+                ledger.settle(ended, is_skip=draw.random() < 0.2)
+    begun, replayed, newest = ledger_of(), ledger_of(), ledger.accounts().epoch
+    begun.begin_at(ledger.accounts())
+    begun.recover(())
+    replayed.recover(settled)
+    left = begun.accounts().left
+    assert begun.accounts().committed == ledger.accounts().committed
+    whole = {
+        (epoch, name, i)
+        for epoch in range(newest + 1)
+        for name in range(3)
+        for i in range(FILES[name].samples)
+    }
+    taken = {(p[0], p[1], i) for p in settled for i in range(p[2], p[2] + p[3])}
+    assert {(p[0], p[1], i) for p in left for i in range(p[2], p[2] + p[3])} == whole - taken
+    if replayed.accounts().epoch == newest:
+        assert _samples(left) == _samples(replayed.accounts().left)
+
+
+def _samples(pieces: tuple[tuple[int, int, int, int], ...]) -> list[tuple[int, int, int]]:
+    """In order; where a range is cut does not matter."""
+    return [(epoch, file, i) for epoch, file, first, count in pieces for i in range(first, first + count)]

@@ -47,7 +47,7 @@ class Checkpointing:
         self.retry_seconds = RETRY_SECONDS
 
     def ask(self, caller: int) -> None:
-        """Held until a checkpoint that begins from now on is stored."""
+        """Held until a checkpoint of the version that is the newest now, or of a later one, is stored."""
         state = self._s
         if not state.checkpoints.url:
             raise CheckpointFailed(
@@ -56,7 +56,10 @@ class Checkpointing:
             )
         if state.version == NOTHING_LOADED:
             raise NotReady(f"job {state.name} has no version yet; ask again once it is initialised")
-        self._asked.append(caller)
+        if self._save is not None and self._save.books.ledger.version == state.version:
+            self._save.callers.append(caller)
+        else:
+            self._asked.append(caller)
 
     def consider(self) -> None:
         """After every event: begin one if it is due, or asked for, and no step is being applied."""

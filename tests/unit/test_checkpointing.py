@@ -1,0 +1,311 @@
+"""sheepfold_server.core: when a checkpoint is asked for, when it exists, and how a job goes back to one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+import pytest
+from tests.unit.desk import Desk, job_of
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core import events as e
+from sheepfold_server.core.records import Books, CheckpointKept, Ledger
+from sheepfold_server.core.remembering import identity
+from sheepfold_server.core.state import Life
+from sheepfold_server.shell.checkpoint_desk import LEDGERS
+from sheepfold_server.shell.job_log import VALUES
+from sheepfold_wire.errors import BadConfig, CheckpointFailed, NoCheckpoint, NotReady
+from sheepfold_wire.job import Job
+
+T = TypeVar("T")
+EVERY_STEP = {"every_steps": 1, "every_minutes": 0}
+
+
+def desk_of(job: Job | None = None) -> Desk:
+    return Desk(job or job_of(slots=1, checkpoint=EVERY_STEP), checkpoint_url="store")
+
+
+def found(desk: Desk, kind: type[T]) -> list[T]:
+    return [effect for effect in desk.effects if isinstance(effect, kind)]
+
+
+def saves(desk: Desk) -> list[int]:
+    """Versions that shard 0 was asked to store."""
+    return [
+        effect.command.version
+        for effect in found(desk, e.ToShard)
+        if effect.shard == 0 and isinstance(effect.command, m.SaveCheckpoint)
+    ]
+
+
+def part(version: int, why: str = "") -> m.PartSaved:
+    return m.PartSaved("j", version, "" if why else f"part-{version}", 10, "0" * 64, why)
+
+
+def keep(desk: Desk, version: int) -> e.StoreIndex:
+    """Both shards and the store do what is asked."""
+    desk.from_all(part(version))
+    index = found(desk, e.StoreIndex)[-1]
+    desk.tell(e.IndexStored(version))
+    return index
+
+
+def step(desk: Desk, number: int) -> None:
+    desk.stage(desk.leased("a"))
+    desk.finish(number)
+
+
+def test_version_0_is_kept_at_once_and_others_as_often_as_the_job_says() -> None:
+    desk = desk_of(job_of(slots=1, checkpoint={"every_steps": 2, "every_minutes": 0})).start()
+    assert saves(desk) == [0]
+    keep(desk, 0)
+    for number in range(4):
+        step(desk, number)
+        if saves(desk)[-1] == number + 1:
+            keep(desk, number + 1)
+    assert saves(desk) == [0, 2, 4]
+    assert desk.state.checkpoints.kept == m.CheckpointRef("lineage", 4, 1)
+
+
+def test_checkpoints_by_time_wait_for_the_next_version() -> None:
+    desk = desk_of(job_of(slots=1, checkpoint={"every_minutes": 1})).start()
+    keep(desk, 0)
+    desk.wait(61.0)
+    assert saves(desk) == [0], "there is nothing newer"
+    desk.attach("a")
+    step(desk, 0)
+    assert saves(desk) == [0, 1]
+
+
+def test_checkpoint_is_asked_for_only_while_no_step_is_decided() -> None:
+    desk = desk_of().start()
+    keep(desk, 0)
+    desk.stage(desk.leased("a"))
+    desk.prepare(0)
+    assert desk.ask(m.CheckpointRequest("j", "ann")) is None
+    assert saves(desk) == [0], "version 0 is kept, and version 1 is not on every shard"
+    desk.from_all(m.Applied("j", 0, ()))
+    assert saves(desk) == [0, 1]
+
+
+def test_checkpoint_exists_only_once_every_part_and_the_index_are_stored() -> None:
+    desk = desk_of().start()
+    desk.ask(m.CheckpointRequest("j", "ann"))
+    caller = desk._callers
+    desk.from_shard(0, part(0))
+    assert not found(desk, e.StoreIndex)
+    desk.from_shard(1, part(0))
+    index = found(desk, e.StoreIndex)[0]
+    assert [p.file for p in index.parts] == ["part-0", "part-0"]
+    assert desk.answer_of(caller) is None
+    assert desk.state.checkpoints.kept is None
+    desk.tell(e.IndexStored(0))
+    assert desk.answer_of(caller) == m.CheckpointReply(0)
+    records = [effect.record for effect in found(desk, e.Persist)]
+    assert CheckpointKept(m.CheckpointRef("lineage", 0, 1)) in records
+
+
+@pytest.mark.parametrize("fault", ["a part", "the index", "a link", "a shard that never answers"])
+def test_checkpoint_that_fails_is_told_and_tried_again(fault: str) -> None:
+    desk = desk_of().start()
+    desk.ask(m.CheckpointRequest("j", "ann"))
+    caller = desk._callers
+    match fault:
+        case "a part":
+            desk.from_shard(1, part(0, "no space"))
+        case "the index":
+            desk.from_all(part(0))
+            desk.tell(e.IndexStored(0, "no space"))
+        case "a link":
+            desk.tell(e.ShardDown(1))
+        case _:
+            desk.wait(3601.0)
+    with pytest.raises(CheckpointFailed, match=r"no checkpoint of version 0: .*training goes on"):
+        desk.answer_of(caller)
+    desk.from_all(part(0))
+    assert len(found(desk, e.StoreIndex)) == (fault == "the index"), "what comes late counts for nothing"
+    if fault == "a link":
+        desk.connect(1, is_resumed=True)
+        desk.opened(1, 0)
+    assert saves(desk) == [0]
+    desk.wait(31.0)
+    assert saves(desk) == [0, 0]
+
+
+def test_at_level_checkpoint_nothing_is_leased_before_version_0_is_kept() -> None:
+    job = job_of(slots=1, durability={"level": "checkpoint"})
+    desk = Desk(job, checkpoint_url="store").start()
+    assert desk.lease("a") is None
+    assert "version 0 to be kept" in desk.coordinator.status(0.0).waiting_for
+    keep(desk, 0)
+    assert desk.lease("a") is not None
+
+
+def go_back(desk: Desk, index: e.StoreIndex, lineage: str = "second") -> Books:
+    """The store finds that checkpoint; the books of the new lineage."""
+    version = index.books.ledger.version
+    ref = m.CheckpointRef(index.books.lineage, version, index.term)
+    desk.tell(e.CheckpointFound(ref, index.books.ledger, (version,), lineage))
+    return found(desk, e.BeginAgain)[-1].books
+
+
+def test_rewind_writes_the_books_first_and_then_gives_its_place_away() -> None:
+    desk = desk_of().start()
+    index = keep(desk, 0)
+    step(desk, 0)
+    desk.is_durable = False
+    assert desk.ask(m.RewindRequest("r", "j", 0, (), "ann")) is None
+    caller = desk._callers
+    ref = m.CheckpointRef("lineage", 0, 1)
+    desk.tell(e.CheckpointFound(ref, index.books.ledger, (0,), "second"))
+    persisted = found(desk, e.Persist)[-1]
+    assert isinstance(persisted.record, Books)
+    assert not found(desk, e.BeginAgain)
+    assert desk.tell(e.FromWorker(99, m.LeaseRequest("j", "a"))) == [], "nothing is decided any more"
+    desk.tell(e.Persisted(persisted.number))
+    assert desk.answer_of(caller) == m.RewindReply("second", 0)
+    assert found(desk, e.BeginAgain)[0].books == persisted.record
+
+
+def test_coordinator_made_of_books_goes_on_at_their_version_in_their_lineage() -> None:
+    desk = desk_of().start()
+    keep(desk, 0)
+    step(desk, 0)
+    index = keep(desk, 1)
+    step(desk, 1)
+    desk.ask(m.ConfigChangeRequest("c", "j", -1, '{"optimizer.lr.peak": 0.5}', "ann"))
+    desk.ask(m.RewindRequest("r", "j", 1, (m.SampleRange(5, 2),), "ann"))
+    books = go_back(desk, index)
+    again = Desk(desk.job, checkpoint_url="store")
+    again.coordinator = type(again.coordinator)(desk.job, 2, 2, books.lineage, "store")
+    again.coordinator.remember([books])
+    again.state = again.coordinator._state
+    assert identity([books]) == (desk.job.to_json(), "second", 2)
+    assert (again.state.version, again.state.lineage) == (1, "second")
+    assert again.state.samples_committed == 4
+    assert again.state.job.optimizer.lr.peak == 0.5, "a change that was made later stays"
+    assert again.state.batch.slot_range(1, 0) == (7, 4), "samples 5 and 6 are skipped"
+    assert again.ask(m.RewindRequest("r", "j", 1, (), "ann")) == m.RewindReply("second", 1)
+    for shard in again.shards:
+        again.connect(shard)
+    opened = [
+        f.command for f in again.effects if isinstance(f, e.ToShard) and isinstance(f.command, m.OpenJob)
+    ]
+    assert {command.restore for command in opened} == {m.CheckpointRef("lineage", 1, 1)}
+    assert {command.term for command in opened} == {2}
+    again.from_shard(0, m.JobOpened("j", 8, 5, 1))
+    assert not again.state.shards[0].is_ready, "an answer to an earlier lineage is none"
+    for shard in again.shards:
+        again.opened(shard, 1)
+    assert again.state.life is Life.RUNNING
+
+
+def test_shard_that_comes_back_without_its_state_takes_the_job_back() -> None:
+    desk = desk_of().start()
+    index = keep(desk, 0)
+    step(desk, 0)
+    desk.tell(e.ShardDown(1))
+    desk.connect(1)
+    desk.opened(1, -1)
+    assert found(desk, e.FindCheckpoint)[0].sources == (("lineage", None),)
+    assert desk.lease("a") is None, "the others wait"
+    assert "version 1 back to version 0: shard 1 came back with version -1" in go_back(desk, index).why
+
+
+def test_shard_without_the_mean_gradient_of_a_decided_step_has_lost_its_state() -> None:
+    desk = desk_of().start()
+    keep(desk, 0)
+    desk.stage(desk.leased("a"))
+    desk.prepare(0)
+    desk.tell(e.ShardDown(1))
+    desk.connect(1)
+    desk.opened(1, 0)
+    asked = found(desk, e.FindCheckpoint)
+    assert len(asked) == 1
+    events = desk.coordinator.status(0.0).events
+    assert "not the mean gradient of step 0" in events[-1].text
+
+
+def test_where_nothing_verifies_the_job_pauses_and_looks_again_when_it_is_resumed() -> None:
+    desk = desk_of().start()
+    keep(desk, 0)
+    step(desk, 0)
+    desk.tell(e.ShardDown(1))
+    desk.connect(1)
+    desk.opened(1, -1)
+    desk.tell(e.CheckpointFound(None, None, (0,), "second", ("part-0 is corrupt",)))
+    assert desk.state.life is Life.PAUSED
+    assert "no checkpoint verifies (kept: 0); passed over: part-0 is corrupt" in desk.state.why
+    desk.ask(m.ControlRequest("j", "resume", "ann"))
+    assert len(found(desk, e.FindCheckpoint)) == 2
+
+
+def test_lineages_that_a_history_left_are_looked_through_up_to_where_it_left_them() -> None:
+    desk = desk_of().start()
+    index = keep(desk, 0)
+    step(desk, 0)
+    desk.ask(m.RewindRequest("r", "j", 0, (), "ann"))
+    books = go_back(desk, index)
+    again = desk_of()
+    again.coordinator = type(again.coordinator)(desk.job, 2, 2, books.lineage, "store")
+    again.coordinator.remember([books])
+    again.state = again.coordinator._state
+    for shard in again.shards:
+        again.connect(shard)
+        again.opened(shard, 0)
+    again.ask(m.RewindRequest("s", "j", 0, (), "ann"))
+    assert found(again, e.FindCheckpoint)[0].sources == (("second", None), ("lineage", 0))
+    ref = m.CheckpointRef("lineage", 0, 1)
+    again.tell(e.CheckpointFound(ref, books.ledger, (0,), "third"))
+    assert found(again, e.BeginAgain)[0].books.ancestry == (ref,), "the lineage that kept nothing is left out"
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "text"),
+    [
+        (m.RewindRequest("r", "j", 2), BadConfig, "versions 0 to 1"),
+        (m.RewindRequest("r", "j", 1, (m.SampleRange(3, 1),)), BadConfig, "from 4 on"),
+        (m.RewindRequest("r", "j", 1, (m.SampleRange(4, 0),)), BadConfig, "give 1 or more"),
+    ],
+)
+def test_rewind_that_cannot_be_meant_is_refused_at_once(
+    request_: m.RewindRequest, error: type[Exception], text: str
+) -> None:
+    desk = desk_of().start()
+    keep(desk, 0)
+    step(desk, 0)
+    with pytest.raises(error, match=text):
+        desk.ask(request_)
+    assert not found(desk, e.FindCheckpoint)
+
+
+def test_rewind_to_a_version_that_is_not_kept_names_those_that_are() -> None:
+    desk = desk_of().start()
+    keep(desk, 0)
+    step(desk, 0)
+    desk.ask(m.RewindRequest("r", "j", 1, (), "ann"))
+    caller = desk._callers
+    with pytest.raises(NotReady, match="going back to a checkpoint already"):
+        desk.ask(m.RewindRequest("s", "j", 1, (), "bob"))
+    desk.tell(e.CheckpointFound(None, None, (0,), "second"))
+    with pytest.raises(NoCheckpoint, match=r"version 1 of job j is in no checkpoint.*versions 0"):
+        desk.answer_of(caller)
+    assert desk.state.life is Life.RUNNING
+
+
+def test_books_are_read_back_from_log_and_index_as_they_were_written() -> None:
+    desk = desk_of().start()
+    books = keep(desk, 0).books
+    odd = replace(
+        books.ledger,
+        loss_scales=((1, 0.1), (2, 65536.0)),
+        skipped=(m.SampleRange(3, 4),),
+        returned=(3, 5),
+        best_value=0.1 + 0.2,
+        stop_after=7,
+    )
+    assert VALUES.decode(VALUES.encode(replace(books, ledger=odd))) == replace(books, ledger=odd)
+    again = LEDGERS.decode(LEDGERS.encode(odd))
+    assert isinstance(again, Ledger)
+    assert again == odd
