@@ -37,7 +37,13 @@ class CheckpointDesk:
         self.url, self._executor = url, executor
 
     def do(self, work: Callable[[], None]) -> None:
-        self._executor.submit(work)
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:
+                log.exception("work on checkpoints in %s failed", self.url)
+
+        self._executor.submit(guarded)
 
     def store_index(self, effect: e.StoreIndex) -> e.IndexStored:
         """Makes the checkpoint exist."""

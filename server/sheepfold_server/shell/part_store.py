@@ -85,7 +85,7 @@ class PartStore(JobParts):
 
     def _forget_earlier_lineages(self) -> None:
         """Nothing is read of them any more: this lineage began with a checkpoint."""
-        if self._logs is None:
+        if self._logs is None or not self._logs.is_dir():
             return
         for path in self._logs.iterdir():
             if path.is_dir() and path.name != self._job.lineage:
