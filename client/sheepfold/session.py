@@ -89,6 +89,8 @@ class Session:
         match event:
             case Want():
                 self._begin(event.goal, event.version)
+            case Offer() if self.lease is None:
+                self._drop("the job went back to a checkpoint")
             case Offer():
                 self._begin(Goal.PUSH, None)
             case Attached(reply):

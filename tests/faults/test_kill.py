@@ -75,7 +75,6 @@ CASES = [
     ("delay", "one shard"),
     ("delay", "all of them"),
     ("checkpoint", "one shard"),
-    ("checkpoint", "all of them"),
     ("checkpoint, delay", "one shard"),
 ]
 """What is killed matters most; levels and modes differ little beside it."""

@@ -60,5 +60,7 @@ class SimStore:
             if is_damaged():
                 passed_over.append(f"version {ref.version}")
                 continue
-            return e.CheckpointFound(ref, self.kept[ref].ledger, versions, new_lineage, tuple(passed_over))
+            damaged, numerics = tuple(passed_over), "eager/cpu"
+            ledger = self.kept[ref].ledger
+            return e.CheckpointFound(ref, ledger, versions, new_lineage, damaged, numerics)
         return e.CheckpointFound(None, None, versions, new_lineage, tuple(passed_over))

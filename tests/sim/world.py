@@ -321,7 +321,7 @@ class World:
     def _begin_coordinator(self, records: list[CoordinatorRecord]) -> None:
         invariants.lineage_is_durable(self, identity(records)[1])
         self.coordinator = self._new_coordinator()
-        self.coordinator.remember(records)
+        self.coordinator.remember(records, self.now)
         self.state = self.coordinator._state
 
     def _went_back(self, books: Books) -> None:

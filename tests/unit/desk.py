@@ -90,8 +90,8 @@ class Desk:
         hello = m.Hello(shard + 1, shard, len(self.shards), f"shard-{shard}", fingerprint, 100)
         self.tell(e.ShardUp(shard, shard + 1, hello, is_resumed))
 
-    def opened(self, shard: int, version: int = -1) -> None:
-        self.from_shard(shard, m.JobOpened("j", self.part_slots, version, self.state.term))
+    def opened(self, shard: int, version: int = -1, prepared: str = "") -> None:
+        self.from_shard(shard, m.JobOpened("j", self.part_slots, version, self.state.term, prepared))
 
     def attach(self, worker: str, manifest: Manifest | None = MODEL, **fields: object) -> m.AttachReply:
         text = manifest.to_json() if manifest is not None else ""

@@ -142,11 +142,17 @@ def test_at_level_checkpoint_nothing_is_leased_before_version_0_is_kept() -> Non
     assert desk.lease("a") is not None
 
 
+def found_at(
+    ref: m.CheckpointRef, ledger: Ledger, lineage: str = "second", numerics: str = "eager/cpu"
+) -> e.CheckpointFound:
+    return e.CheckpointFound(ref, ledger, (ref.version,), lineage, (), numerics)
+
+
 def go_back(desk: Desk, index: e.StoreIndex, lineage: str = "second") -> Books:
     """The store finds that checkpoint; the books of the new lineage."""
     version = index.books.ledger.version
     ref = m.CheckpointRef(index.books.lineage, version, index.term)
-    desk.tell(e.CheckpointFound(ref, index.books.ledger, (version,), lineage))
+    desk.tell(found_at(ref, index.books.ledger, lineage))
     return found(desk, e.BeginAgain)[-1].books
 
 
@@ -158,7 +164,7 @@ def test_rewind_writes_the_books_first_and_then_gives_its_place_away() -> None:
     assert desk.ask(m.RewindRequest("r", "j", 0, (), "ann")) is None
     caller = desk._callers
     ref = m.CheckpointRef("lineage", 0, 1)
-    desk.tell(e.CheckpointFound(ref, index.books.ledger, (0,), "second"))
+    desk.tell(found_at(ref, index.books.ledger))
     persisted = found(desk, e.Persist)[-1]
     assert isinstance(persisted.record, Books)
     assert not found(desk, e.BeginAgain)
@@ -257,7 +263,7 @@ def test_lineages_that_a_history_left_are_looked_through_up_to_where_it_left_the
     again.ask(m.RewindRequest("s", "j", 0, (), "ann"))
     assert found(again, e.FindCheckpoint)[0].sources == (("second", None), ("lineage", 0))
     ref = m.CheckpointRef("lineage", 0, 1)
-    again.tell(e.CheckpointFound(ref, books.ledger, (0,), "third"))
+    again.tell(found_at(ref, books.ledger, "third"))
     assert found(again, e.BeginAgain)[0].books.ancestry == (ref,), "the lineage that kept nothing is left out"
 
 
@@ -309,3 +315,99 @@ def test_books_are_read_back_from_log_and_index_as_they_were_written() -> None:
     again = LEDGERS.decode(LEDGERS.encode(odd))
     assert isinstance(again, Ledger)
     assert again == odd
+
+
+def test_checkpoint_of_other_numerics_is_not_gone_back_to() -> None:
+    desk = desk_of().start()
+    index = keep(desk, 0)
+    step(desk, 0)
+    desk.ask(m.RewindRequest("r", "j", 0, (), "ann"))
+    caller = desk._callers
+    desk.tell(found_at(m.CheckpointRef("lineage", 0, 1), index.books.ledger, numerics="cuda/torch-9"))
+    with pytest.raises(NoCheckpoint, match=r"computed with cuda/torch-9, shard 0 computes with eager/cpu"):
+        desk.answer_of(caller)
+    assert desk.lease("a") is not None, "the job goes on as it is"
+
+
+def lose(desk: Desk) -> None:
+    desk.tell(e.ShardDown(1))
+    desk.connect(1)
+    desk.opened(1, -1)
+
+
+def test_shard_that_comes_back_whole_meanwhile_has_lost_nothing() -> None:
+    desk = desk_of().start()
+    index = keep(desk, 0)
+    step(desk, 0)
+    lose(desk)
+    desk.tell(e.ShardDown(1))
+    desk.connect(1)
+    desk.opened(1, 1)
+    desk.tell(found_at(m.CheckpointRef("lineage", 0, 1), index.books.ledger))
+    assert not found(desk, e.BeginAgain)
+    step(desk, 1)
+    assert desk.state.version == 2
+
+
+def test_resumed_job_does_not_go_back_for_what_came_back_whole() -> None:
+    desk = Desk(job_of(slots=1)).start()
+    step(desk, 0)
+    lose(desk)
+    assert desk.coordinator.status(0.0).state == "paused"
+    desk.tell(e.ShardDown(1))
+    desk.connect(1)
+    desk.opened(1, 1)
+    desk.ask(m.ControlRequest("j", "resume", "ann"))
+    assert desk.coordinator.status(0.0).state == "running"
+
+
+def test_shard_lost_while_a_rewind_fails_is_looked_for_then() -> None:
+    desk = desk_of().start()
+    keep(desk, 0)
+    step(desk, 0)
+    desk.ask(m.RewindRequest("r", "j", 1, (), "ann"))
+    lose(desk)
+    assert len(found(desk, e.FindCheckpoint)) == 1
+    desk.tell(e.CheckpointFound(None, None, (0,), "second"))
+    assert [asked.version for asked in found(desk, e.FindCheckpoint)] == [1, None]
+
+
+def test_no_checkpoint_is_made_while_one_to_go_back_to_is_looked_for() -> None:
+    desk = desk_of().start()
+    keep(desk, 0)
+    step(desk, 0)
+    assert saves(desk) == [0, 1]
+    desk.ask(m.RewindRequest("r", "j", 0, (), "ann"))
+    desk.from_all(part(1))
+    assert len(found(desk, e.StoreIndex)) == 1, "its retention could remove what is found"
+
+
+def test_pause_that_comes_while_a_checkpoint_is_looked_for_outlives_going_back() -> None:
+    desk = desk_of().start()
+    index = keep(desk, 0)
+    step(desk, 0)
+    desk.ask(m.RewindRequest("r", "j", 0, (), "ann"))
+    desk.ask(m.ControlRequest("j", "pause", "bob"))
+    assert go_back(desk, index).paused == "by bob"
+
+
+def test_new_lineage_is_kept_at_once_and_a_shard_behind_it_is_not_sent_to_its_beginning() -> None:
+    desk = desk_of().start()
+    index = keep(desk, 0)
+    step(desk, 0)
+    desk.ask(m.RewindRequest("r", "j", 0, (), "ann"))
+    books = go_back(desk, index)
+    again = desk_of()
+    again.coordinator = type(again.coordinator)(desk.job, 2, 2, books.lineage, "store")
+    again.coordinator.remember([books])
+    again.state = again.coordinator._state
+    for shard in again.shards:
+        again.connect(shard)
+        again.opened(shard, 0)
+    assert saves(again) == [0], "what is restored elsewhere is this history, not the one that was left"
+    again.attach("a")
+    step(again, 0)
+    again.tell(e.ShardDown(1))
+    again.connect(1)
+    opened = [f.command for f in found(again, e.ToShard) if isinstance(f.command, m.OpenJob)]
+    assert opened[-1].restore is None

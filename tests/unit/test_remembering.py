@@ -127,9 +127,11 @@ def test_step_that_was_decided_is_told_again_and_published() -> None:
     fresh.coordinator = Coordinator(desk.job, 2, 2, "lineage")
     fresh.coordinator.remember(records_of(desk))
     fresh.state = fresh.coordinator._state
+    decision = desk.state.steps[1].decision
+    assert decision is not None
     for shard in fresh.shards:
         fresh.connect(shard, is_resumed=True)
-        fresh.opened(shard, version=1)
+        fresh.opened(shard, version=1, prepared=decision.map_digest)
     assert [command.step for command in fresh.sent(m.Commit)] == [1]
     assert fresh.state.version == 1
     fresh.from_all(m.Applied("j", 1, ()))

@@ -23,6 +23,9 @@ from sheepfold_wire.job import LIVE_KEYS, job_from_json, job_from_toml, job_sche
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Create, look at and steer jobs.")
 
+REWIND_SECONDS = 3_600.0
+"""Every file of the checkpoint is read first."""
+
 JobFile = Annotated[Path, typer.Option("--file", "-f", metavar="JOB.TOML", help="The job file.")]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.")]
 AtStep = Annotated[
@@ -148,7 +151,7 @@ def rewind(
 ) -> None:
     """Go back to a version that a checkpoint holds, as a new lineage; later steps are forgotten."""
     skip = tuple(parse_range(text) for text in skip_samples)
-    with Control(address) as control:
+    with Control(address, REWIND_SECONDS) as control:
         reply = control.rewind(m.RewindRequest(uuid.uuid4().hex, name, to, skip, author()))
     typer.echo(f"job {name}: goes on from version {reply.version} as lineage {reply.lineage}")
 

@@ -65,10 +65,14 @@ class Checkpointing:
         """After every event: begin one if it is due, or asked for, and no step is being applied."""
         state = self._s
         if self._save is not None:
-            if state.now - self._save.began_at > SECONDS_MAX:
+            if state.checkpoints.is_going_back:
+                self._fail("the job is to go back to an earlier one")
+            elif state.now - self._save.began_at > SECONDS_MAX:
                 self._fail(f"it has taken more than {SECONDS_MAX:.0f} s")
             return
         if not state.checkpoints.url or state.version == NOTHING_LOADED or not state.all_ready():
+            return
+        if state.checkpoints.is_going_back:
             return
         if any(step.phase in (Phase.DECIDED, Phase.APPLYING) for step in state.steps.values()):
             return
@@ -84,10 +88,12 @@ class Checkpointing:
         state, rule = self._s, self._s.job.checkpoint
         kept = state.checkpoints.kept
         newest = NOTHING_LOADED if kept is None else kept.version
-        if state.version <= newest or state.now < self._not_before:
+        if state.now < self._not_before:
             return False
-        if kept is None or state.life is Life.ENDED:
+        if kept is None or kept.lineage != state.lineage:
             return True
+        if state.version <= newest or state.life is Life.ENDED:
+            return state.version > newest
         by_steps = 0 < rule.every_steps <= state.version - newest
         return by_steps or 0 < rule.every_minutes * 60 <= state.now - state.checkpoints.kept_at
 
@@ -171,5 +177,6 @@ def books_of(state: JobState, accounts: Ledger) -> Books:
         ledger=accounts,
         kept=state.checkpoints.kept,
         ancestry=state.checkpoints.ancestry,
+        rewinds=state.checkpoints.rewinds,
         paused=state.why if state.life is Life.PAUSED else "",
     )

@@ -81,8 +81,9 @@ class Coordinator:
         self._answered: OrderedDict[str, WorkerReply] = OrderedDict()
         """Answers of administrative calls by call and request id: a repeat acts once (invariant I18)."""
 
-    def remember(self, records: Iterable[CoordinatorRecord]) -> None:
+    def remember(self, records: Iterable[CoordinatorRecord], now: float = 0.0) -> None:
         """Become the coordinator of an earlier term's job, by its log; only at once after it is made."""
+        self._state.now = now
         remembering = Remembering(self._state, self._granting)
         remembering.take_all(records)
         self._opening.is_created = True
@@ -112,6 +113,7 @@ class Coordinator:
             case CheckpointFound():
                 self._rewinding.on_found(event)
             case ShardUp():
+                self._checkpointing.on_shard_down(event.shard)  # what it was told on an earlier link is lost
                 self._opening.on_shard_up(event)
             case ShardDown(shard):
                 self._opening.on_shard_down(shard)

@@ -43,6 +43,7 @@ def take(state: JobState, granting: Granting) -> Ledger:
         returned=returned,
         files=None if state.files is None else state.files.accounts(),
         gaps=state.batch.gaps,
+        ancestry=state.checkpoints.ancestry,
     )
 
 

@@ -94,6 +94,7 @@ class Opening:
         if link.hello is not None:
             came = "is back" if event.is_resumed else f"was started anew, incarnation {event.incarnation}"
             state.event("shard", f"shard {event.shard} {came}")
+        self._rewinding.found(event.shard)
         link.incarnation, link.hello = event.incarnation, event.hello
         link.is_up, link.is_ready = True, False
         if state.geometry is None:
@@ -139,7 +140,9 @@ class Opening:
         assert state.geometry is not None
         manifest, config = state.geometry.manifest.to_json(), state.resolved_json
         found = state.checkpoints
-        restore = found.ancestry[-1] if found.ancestry else None
+        # A shard that has nothing of this lineage can follow only from the version the lineage began with.
+        begins = bool(found.ancestry) and state.version == found.ancestry[-1].version
+        restore = found.ancestry[-1] if begins else None
         command = m.OpenJob(
             state.name, state.lineage, state.term, len(state.shards), manifest, config, found.url, restore
         )
@@ -163,8 +166,9 @@ class Opening:
             )
             state.spoil(WindowTooSmall(why))
         elif lost:
-            self._rewinding.lost(f"shard {shard} came back with {lost}: its state is lost")
+            self._rewinding.lost(shard, f"shard {shard} came back with {lost}: its state is lost")
         else:
+            self._rewinding.found(shard)
             if state.life is Life.OPENING:
                 state.life = state.waking_life()
             if was_open or state.is_recovered:

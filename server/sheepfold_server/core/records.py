@@ -180,6 +180,14 @@ class Ledger:
     files: FileAccounts | None = None
     gaps: tuple[m.SampleRange, ...] = ()
     """Places of the sample stream that are not read."""
+    ancestry: tuple[m.CheckpointRef, ...] = ()
+    """As in Books, at that version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    request_id: str
+    reply: m.RewindReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +208,8 @@ class Books:
     """Why, if it was paused."""
     why: str = ""
     """What made a new lineage; empty for the same one."""
-    request_id: str = ""
-    """Of the call that asked for it."""
+    rewinds: tuple[Rewound, ...] = ()
+    """The newest calls that went back, each answered as it was then if it is repeated."""
 
 
 CoordinatorRecord = (

@@ -116,8 +116,8 @@ class Remembering:
             for change in found.changes
             if change.request_id
         }
-        if books.request_id:
-            self.answers[f"rewind/{books.request_id}"] = m.RewindReply(books.lineage, found.version)
+        state.checkpoints.rewinds = books.rewinds
+        self.answers |= {f"rewind/{known.request_id}": known.reply for known in books.rewinds}
         self._books = books
 
     def _adopt_init(self, key: m.AttemptId) -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 import sheepfold_wire.messages as m
 from sheepfold_server.core.checkpointing import books_of
 from sheepfold_server.core.events import Answer, BeginAgain, CheckpointFound, FindCheckpoint, Refuse
-from sheepfold_server.core.records import Books
-from sheepfold_server.core.state import JobState, Life
+from sheepfold_server.core.records import Books, Rewound
+from sheepfold_server.core.state import JobState
 from sheepfold_server.core.steps import Phase
 from sheepfold_wire.errors import BadConfig, NoCheckpoint, NotReady
+
+REWINDS_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,6 @@ class _Wanted:
     """None: the newest."""
     caller: int | None
     request_id: str
-    paused: str
-    """Why the job was paused before."""
     skip: tuple[m.SampleRange, ...]
 
 
@@ -37,8 +37,8 @@ class Rewinding:
         self._wanted: _Wanted | None = None
         self._books: Books | None = None
         self._record = 0
-        self._lost = ""
-        """Why a shard's state is lost, if it is."""
+        self._lost: dict[int, str] = {}
+        """Shards that are up without their state, and what of it is lost."""
 
     @property
     def is_over(self) -> bool:
@@ -74,26 +74,31 @@ class Rewinding:
                     f"on, the first that version {request.to_version} does not have"
                 )
 
-    def lost(self, why: str) -> None:
+    def found(self, shard: int) -> None:
+        """The shard has all that is decided, or is another process."""
+        self._lost.pop(shard, None)
+
+    def lost(self, shard: int, why: str) -> None:
         """A shard has lost its state: to the newest checkpoint, or paused where none are kept."""
-        state, self._lost = self._s, why
+        state = self._s
+        self._lost[shard] = why
         if not state.checkpoints.url:
             state.pause(why)
         elif self._wanted is None:
             self._look(why, None, None, None)
 
     def look_again(self) -> None:
-        """The job is resumed: if it cannot go on without a checkpoint, there may be one now."""
+        """If the job cannot go on without a checkpoint, there may be one now."""
         if self._lost:
-            self.lost(self._lost)
+            self.lost(*next(iter(self._lost.items())))
 
     def _look(
         self, why: str, version: int | None, caller: int | None, request: m.RewindRequest | None
     ) -> None:
         state = self._s
-        paused = state.why if state.life is Life.PAUSED else ""
         request_id, skip = ("", ()) if request is None else (request.request_id, request.skip)
-        self._wanted = _Wanted(why, version, caller, request_id, paused, skip)
+        self._wanted = _Wanted(why, version, caller, request_id, skip)
+        state.checkpoints.is_going_back = True
         state.event("lineage", f"looking for a checkpoint to go back to: {why}")
         lineages: list[tuple[str, int | None]] = [(state.lineage, None)]
         lineages += [(ref.lineage, ref.version) for ref in reversed(state.checkpoints.ancestry)]
@@ -103,37 +108,56 @@ class Rewinding:
         """Write down that the history goes on from there, or say that it cannot."""
         wanted, state = self._wanted, self._s
         assert wanted is not None
-        if event.found is None or event.ledger is None:
-            self._wanted = None
-            self._none(wanted, event)
+        other = self._other_numerics(event)
+        if event.found is None or event.ledger is None or other:
+            self._wanted, state.checkpoints.is_going_back = None, False
+            self._none(wanted, event, other)
+            return
+        if wanted.caller is None and not self._lost:  # it came back whole meanwhile
+            self._wanted, state.checkpoints.is_going_back = None, False
             return
         for damaged in event.passed_over:
             state.event("checkpoint", f"passed over: {damaged}")
         before, found = state.checkpoints.ancestry, event.found
         older = [ref.lineage for ref in before]
         kept = before[: older.index(found.lineage)] if found.lineage in older else before
+        gaps = (*state.batch.gaps, *wanted.skip)
         ledger = replace(
             event.ledger,
             changes=tuple(state.config_changes),
             stop_after=state.stop_after,
-            gaps=(*state.batch.gaps, *wanted.skip),
-            skipped=(*event.ledger.skipped, *wanted.skip),
+            gaps=gaps,
+            skipped=(*event.ledger.skipped, *(g for g in gaps if g not in event.ledger.skipped)),
         )
         self._books = replace(
             books_of(state, ledger),
             lineage=event.new_lineage,
             kept=found,
             ancestry=(*kept, found),
-            paused=wanted.paused,
             why=f"from version {_newest_decided(state)} back to version {found.version}: {wanted.why}",
-            request_id=wanted.request_id,
         )
+        if wanted.request_id:
+            known = m.RewindReply(event.new_lineage, found.version)
+            rewinds = (*self._books.rewinds, Rewound(wanted.request_id, known))[-REWINDS_KEPT:]
+            self._books = replace(self._books, rewinds=rewinds)
         self._record = state.persist(self._books)
 
-    def _none(self, wanted: _Wanted, event: CheckpointFound) -> None:
+    def _other_numerics(self, event: CheckpointFound) -> str:
+        """Bits are promised within one numeric fingerprint; "" if the shards have that of the checkpoint."""
+        for number, shard in enumerate(self._s.shards):
+            mine = "" if shard.hello is None else shard.hello.numeric_fingerprint
+            if shard.is_up and event.found is not None and mine != event.numeric_fingerprint:
+                return (
+                    f"; version {event.found.version} was computed with {event.numeric_fingerprint}, shard "
+                    f"{number} computes with {mine}: give it the same, or let another coordinator take the "
+                    "job up by `sheepfold checkpoint restore --accept-new-numerics`"
+                )
+        return ""
+
+    def _none(self, wanted: _Wanted, event: CheckpointFound, other: str) -> None:
         state = self._s
         kept = ", ".join(map(str, event.there_are)) or "none"
-        passed = "".join(f"; passed over: {text}" for text in event.passed_over)
+        passed = "".join(f"; passed over: {text}" for text in event.passed_over) + other
         if wanted.caller is None:
             state.pause(f"{wanted.why}, and no checkpoint verifies (kept: {kept}){passed}")
             return
@@ -142,6 +166,7 @@ class Rewinding:
             f"versions {kept}{passed}"
         )
         state.outbox.append(Refuse(wanted.caller, error))
+        self.look_again()
 
     def on_persisted(self, number: int) -> None:
         """The books are durable: this history has ended."""

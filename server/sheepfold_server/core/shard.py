@@ -140,6 +140,8 @@ class Shard:
 
         A staged init part stays: the word to load it may be what was lost.
         """
+        if term < self.job.term:  # said by an earlier coordinator, and late
+            return
         if term != self.job.term:
             self._change_term(term)
         self._drop([key for key in self._parts.unadmitted() if not self._parts.is_staged_init(key)])

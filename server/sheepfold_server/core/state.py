@@ -17,7 +17,7 @@ from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.history import History
 from sheepfold_server.core.loss_scale import LossScale
 from sheepfold_server.core.pins import Pins
-from sheepfold_server.core.records import ConfigChanged, CoordinatorRecord, Paused
+from sheepfold_server.core.records import ConfigChanged, CoordinatorRecord, Paused, Rewound
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.steps import OpenStep
 from sheepfold_server.core.workers import Worker, Workers
@@ -138,6 +138,10 @@ class Checkpoints:
     kept_at: float = 0.0
     ancestry: tuple[m.CheckpointRef, ...] = ()
     """As in Books."""
+    rewinds: tuple[Rewound, ...] = ()
+    """As in Books."""
+    is_going_back: bool = False
+    """A checkpoint to go back to is being looked for: no other is made."""
 
 
 @dataclass(slots=True)

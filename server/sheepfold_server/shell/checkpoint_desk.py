@@ -19,6 +19,7 @@ from sheepfold_server.storage.checkpoints import (
     CheckpointStore,
     PartFile,
 )
+from sheepfold_server.storage.log.errors import LogMismatch
 from sheepfold_server.storage.log.values import Values
 from sheepfold_wire.job import job_from_json
 from sheepfold_wire.manifest import Manifest
@@ -107,18 +108,26 @@ class CheckpointDesk:
             found = None
         if found is None:
             return e.CheckpointFound(None, None, tuple(versions), lineage, tuple(passed_over))
-        ref = m.CheckpointRef(found.lineage, found.version, found.term)
-        return e.CheckpointFound(ref, ledger_of(found), tuple(versions), lineage, tuple(passed_over))
+        index, ledger = found
+        ref = m.CheckpointRef(index.lineage, index.version, index.term)
+        numerics = index.numeric_fingerprint
+        return e.CheckpointFound(ref, ledger, tuple(versions), lineage, tuple(passed_over), numerics)
 
-    def newest(self, job: str, version: int | None) -> tuple[CheckpointIndex | None, tuple[str, ...]]:
-        """Over all lineages of a job that is not here: that of the lineage begun last. Raises StoreErrors."""
+    def newest(
+        self, job: str, version: int | None
+    ) -> tuple[tuple[CheckpointIndex, Ledger] | None, tuple[str, ...]]:
+        """Of a job that is not here: of the history that the checkpoint stored last belongs to, and no other.
+
+        Raises StoreErrors.
+        """
         store, passed_over = CheckpointStore(self.url, job), list[str]()
         listing = store.listing()
-        passed_over += [f"{problem.file}: {problem.reason}" for problem in listing.problems]
-        every = listing.indices + listing.superseded
-        newest = sorted(every, key=lambda index: (index.created_at, index.version), reverse=True)
-        found = _first_that_verifies(store, newest, version, passed_over)
-        return found, tuple(passed_over)
+        last = max(listing.indices, key=lambda index: (index.created_at, index.version), default=None)
+        if last is None:
+            return None, tuple(f"{problem.file}: {problem.reason}" for problem in listing.problems)
+        older = [(ref.lineage, ref.version) for ref in reversed(ledger_of(last).ancestry)]
+        indices = list(_newest_first(store, ((last.lineage, None), *older), passed_over))
+        return _first_that_verifies(store, indices, version, passed_over), tuple(passed_over)
 
 
 def new_lineage() -> str:
@@ -144,15 +153,16 @@ def _newest_first(
 
 def _first_that_verifies(
     store: CheckpointStore, indices: list[CheckpointIndex], version: int | None, passed_over: list[str]
-) -> CheckpointIndex | None:
+) -> tuple[CheckpointIndex, Ledger] | None:
     for index in indices:
         if version is not None and index.version != version:
             continue
         try:
             store.verify(index)
-        except CheckpointCorrupt as error:
+            ledger = ledger_of(index)
+        except (CheckpointCorrupt, LogMismatch, TypeError) as error:
             log.error("passing over the checkpoint of version %d: %s", index.version, error)
             passed_over.append(str(error))
         else:
-            return index
+            return index, ledger
     return None

@@ -96,7 +96,7 @@ class Fleet:
                 f"`sheepfold checkpoint restore {path.name}` takes the job up on any number of shards"
             )
         core = self._core(job_from_json(config), self.term, lineage)
-        core.remember(records)
+        core.remember(records, time.monotonic())
         self._jobs[path.name] = self._actor(core, job_log)
         log.info("job %s is taken up in term %d from %d records", path.name, self.term, len(records))
 
@@ -121,13 +121,15 @@ class Fleet:
     def _begin_again(self, actor: JobActor, books: Books) -> None:
         """The books are in the job's log: a core of a new term takes the place of the one that wrote them."""
         core = self._core(job_from_json(books.ledger.config_json), self._next_term(), books.lineage)
-        core.remember([books])
+        core.remember([books], time.monotonic())
         actor.replace(core)
         self._link_job(actor)
 
     def _link_job(self, actor: JobActor) -> None:
         """Tell a job of the shards that are up."""
-        for shard, link in self._links.items():
+        with self._lock:
+            links = list(self._links.items())
+        for shard, link in links:
             if link.is_up:
                 actor.submit(e.ShardUp(shard, link.incarnation, link.hello, is_resumed=False))
 
@@ -168,8 +170,7 @@ class Fleet:
             known = self._jobs.get(job.name)
             if known is not None:
                 return known.call(request)
-            if len(self._jobs) >= JOBS_MAX:
-                raise PreconditionError(f"{JOBS_MAX} jobs exist already; that is this coordinator's limit")
+            self._check_room()
             job_log = self._log_of(job.name)
             actor = self._actor(self._core(job, self.term, new_lineage()), job_log)
             answer = actor.call(request)
@@ -179,6 +180,10 @@ class Fleet:
                 self._jobs[job.name] = actor
                 self._link_job(actor)
         return answer
+
+    def _check_room(self) -> None:
+        if len(self._jobs) >= JOBS_MAX:
+            raise PreconditionError(f"{JOBS_MAX} jobs exist already; that is this coordinator's limit")
 
     def restore(self, request: m.RestoreRequest) -> m.RestoreReply:
         """Take up a job from its checkpoint, on as many shards as there are; may take minutes.
@@ -195,9 +200,10 @@ class Fleet:
         with self._lock:
             if (restored := self._restored(request)) is not None:
                 return restored
+            self._check_room()
             job_log = self._log_of(request.job)
             core = self._core(job_from_json(books.ledger.config_json), self._next_term(), books.lineage)
-            core.remember([books])
+            core.remember([books], time.monotonic())
             actor = self._actor(core, job_log)
             job_log.append(books)
             self._jobs[request.job] = actor

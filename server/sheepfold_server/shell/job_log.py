@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import get_args
 from sheepfold_server.core.records import Books, CheckpointKept, CoordinatorRecord
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.values import Values
+
+log = logging.getLogger(__name__)
 
 VALUES: Values[CoordinatorRecord] = Values(get_args(CoordinatorRecord))
 SEGMENT_BYTES = 4 << 20
@@ -45,7 +48,15 @@ class JobLog:
         if isinstance(record, CheckpointKept) and self._books is not None:
             version, number = self._books
             if version == record.kept.version:
-                self._log.forget_before(number)
+                self._forget_before(number)
+
+    def _forget_before(self, number: int) -> None:
+        """What fails here costs room only: the record is written."""
+        assert self._log is not None
+        try:
+            self._log.forget_before(number)
+        except OSError as error:
+            log.warning("%s: nothing is forgotten: %s", self._directory, error)
 
     def _note(self, record: CoordinatorRecord, number: int) -> None:
         if isinstance(record, Books):

@@ -20,9 +20,9 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import check_pull
 from sheepfold_server.shell.fleet import Fleet
-from sheepfold_server.shell.shard_actor import Served, entries
+from sheepfold_server.shell.shard_actor import Served
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
-from sheepfold_server.shell.shard_service import check_part
+from sheepfold_server.shell.shard_service import check_part, entries
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.digest import Entry
 from sheepfold_wire.errors import InternalError, NotReady

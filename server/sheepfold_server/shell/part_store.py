@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +42,8 @@ class JobParts:
 
     restore: m.CheckpointRef | None = None
     """What this lineage began with."""
+    is_busy: bool = False
+    """Whether a part is being stored: a copy of the state is in memory for it, and there is room for one."""
 
     def store(self, state: FirstState, done: Callable[[m.PartSaved], None]) -> None:
         raise LookupError(f"version {state.version} cannot be stored: no checkpoints are kept")
@@ -58,15 +58,21 @@ NO_PARTS = JobParts()
 class PartStore(JobParts):
     """The parts of one job on one shard at a checkpoint url."""
 
-    def __init__(self, command: m.OpenJob, job: ShardJob, executor: Executor, logs: Path | None) -> None:
-        """`logs`: the folder with a log for each lineage of the job here, if there is one."""
+    def __init__(self, command: m.OpenJob, job: ShardJob, executor: Executor) -> None:
         self.url, self.restore = command.checkpoint_url, command.restore
         self._job, self._shard_count = job, command.shard_count
-        self._executor, self._logs = executor, logs
+        self._executor = executor
 
     def store(self, state: FirstState, done: Callable[[m.PartSaved], None]) -> None:
         """Returns at once; `done` is told from another thread. The state must not change any more."""
-        self._executor.submit(lambda: done(self._stored(state)))
+        self.is_busy = True
+
+        def work() -> None:
+            saved = self._stored(state)
+            self.is_busy = False
+            done(saved)
+
+        self._executor.submit(work)
 
     def _stored(self, state: FirstState) -> m.PartSaved:
         job, version, began = self._job, state.version, time.perf_counter()
@@ -80,24 +86,15 @@ class PartStore(JobParts):
             log.exception("the part of version %d is not stored", version)
             return m.PartSaved(job.job, version, "", 0, "", f"{type(error).__name__}: see the shard's log")
         log.info("version %d: %d bytes stored in %.2f s", version, saved.bytes, time.perf_counter() - began)
-        self._forget_earlier_lineages()
         return m.PartSaved(job.job, version, saved.file, saved.bytes, saved.sha256)
-
-    def _forget_earlier_lineages(self) -> None:
-        """Nothing is read of them any more: this lineage began with a checkpoint."""
-        if self._logs is None or not self._logs.is_dir():
-            return
-        for path in self._logs.iterdir():
-            if path.is_dir() and path.name != self._job.lineage:
-                log.info("the log of lineage %s is removed", path.name)
-                shutil.rmtree(path, ignore_errors=True)
 
     def first_state(self) -> FirstState:
         """This shard's part of that checkpoint, whatever number of shards wrote it. Raises StoreErrors."""
         ref, store = self.restore, CheckpointStore(self.url, self._job.job)
         if ref is None:
             return super().first_state()
-        for index in store.listing(ref.lineage).indices:
+        listing = store.listing(ref.lineage)
+        for index in listing.indices + listing.superseded:
             if (index.version, index.term) == (ref.version, ref.term):
                 return _first_state(ref.version, store.read_part(index, self._job.shard, self._shard_count))
         name = f"{self._job.job}/{ref.lineage}/INDEX-{ref.version}.{ref.term}.json"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import sheepfold_wire.messages as m
-from sheepfold_server.core.records import Books
-from sheepfold_server.shell.checkpoint_desk import CheckpointDesk, ledger_of, new_lineage
+from sheepfold_server.core.records import Books, Ledger, Rewound
+from sheepfold_server.shell.checkpoint_desk import CheckpointDesk, new_lineage
 from sheepfold_server.shell.part_store import StoreErrors
 from sheepfold_server.storage.checkpoints import CheckpointIndex
+from sheepfold_server.storage.log.errors import LogMismatch
 from sheepfold_wire.errors import CheckpointFailed, NoCheckpoint, NotReady, NumericsMismatch
 
 
@@ -21,33 +22,36 @@ def books_of_checkpoint(
     """
     if len(hellos) < shard_count:
         raise NotReady(f"{len(hellos)} of {shard_count} shards are up; start the others first")
-    index, passed_over = _newest(desk, request)
+    (index, ledger), passed_over = _newest(desk, request)
     _check_numerics(index, hellos, request.accepts_new_numerics)
     ref = m.CheckpointRef(index.lineage, index.version, index.term)
+    lineage = new_lineage()
     books = Books(
-        lineage=new_lineage(),
+        lineage=lineage,
         shard_count=shard_count,
         kernel=index.kernel,
         manifest_json=index.manifest_json,
-        ledger=ledger_of(index),
+        ledger=ledger,
         kept=ref,
-        ancestry=(ref,),
+        ancestry=(*(older for older in ledger.ancestry if older.lineage != ref.lineage), ref),
         why=f"restored by {request.author} from version {ref.version} of {index.shard_count} shards",
-        request_id=request.request_id,
+        rewinds=(Rewound(request.request_id, m.RewindReply(lineage, ref.version)),),
     )
     return books, passed_over
 
 
-def _newest(desk: CheckpointDesk, request: m.RestoreRequest) -> tuple[CheckpointIndex, tuple[str, ...]]:
+def _newest(
+    desk: CheckpointDesk, request: m.RestoreRequest
+) -> tuple[tuple[CheckpointIndex, Ledger], tuple[str, ...]]:
     try:
-        index, passed_over = desk.newest(request.job, request.version)
-    except StoreErrors as error:
+        found, passed_over = desk.newest(request.job, request.version)
+    except (*StoreErrors, LogMismatch) as error:
         raise CheckpointFailed(f"{desk.url} cannot be read: {error}") from None
-    if index is None:
+    if found is None:
         wanted = "no checkpoint" if request.version is None else f"no version {request.version}"
         told = "".join(f"; passed over: {text}" for text in passed_over)
         raise NoCheckpoint(f"{wanted} of job {request.job} that verifies in {desk.url}{told}")
-    return index, passed_over
+    return found, passed_over
 
 
 def _check_numerics(index: CheckpointIndex, hellos: Sequence[m.Hello], accepts_new: bool) -> None:

@@ -28,7 +28,6 @@ from sheepfold_server.shell.kernel_work import FirstState, KernelWork
 from sheepfold_server.shell.part_store import NO_PARTS, JobParts
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_wire.codecs import Codec
-from sheepfold_wire.digest import Entry
 from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.frames import Buffer
 from sheepfold_wire.ids import NOTHING_LOADED, AttemptId
@@ -304,6 +303,10 @@ class ShardActor:
 
     def _store(self, version: int, older: tuple[Buffer, ...]) -> None:
         """One copy of the state between two steps; it is written while training goes on."""
+        if self._checkpoints.is_busy:
+            why = "an earlier version is still being stored here"
+            self._actor.submit(e.PartStored(m.PartSaved(self.job.job, version, "", 0, "", why)))
+            return
         state = FirstState(version, self.tensors.snapshot(), older)
         self._checkpoints.store(state, lambda saved: self._actor.submit(e.PartStored(saved)))
 
@@ -344,7 +347,3 @@ class ShardActor:
     def _keep(self, version: int, made: dict[Codec, Buffer]) -> None:
         with self._lock:
             self._encoded.update({(version, codec): payload for codec, payload in made.items()})
-
-
-def entries(found: list[Entry]) -> tuple[m.DigestEntry, ...]:
-    return tuple(m.DigestEntry(index, digest) for index, digest in found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import shutil
 import threading
 import time
 import uuid
@@ -20,7 +22,7 @@ from sheepfold_server.optim.kernel import Kernel
 from sheepfold_server.optim.layout import ShardLayout
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.kernels import KernelError, KernelFolder, job_programs, numeric_fingerprint
-from sheepfold_server.shell.part_store import NO_PARTS, JobParts, PartStore, StoreErrors
+from sheepfold_server.shell.part_store import NO_PARTS, PartStore, StoreErrors
 from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.shard_actor import ShardActor
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
@@ -151,7 +153,11 @@ class ShardProcess:
         with self._opening:
             known = self._end_lineage(command)
             try:
-                known = self._open(command) if known is None else known
+                if known is None:
+                    self._kernel.submit(
+                        gc.collect
+                    ).result()  # an ended lineage's tensors go before new ones come
+                    known = self._open(command)
             except (KernelError, LogError, *StoreErrors) as error:
                 log.error("job %s cannot be opened: %s", command.job, error)
                 self._send(m.ShardFailed(command.job, f"it cannot be opened here: {error}"))
@@ -196,10 +202,11 @@ class ShardProcess:
         kernel = self._kernel_of(job, ShardLayout(plan, shard))
         tensors = ShardTensors(plan, shard, job.optimizer, kernel, job.batch.open_steps)
         job_log = self._log_of(command, fixed, init_bytes)
-        parts = self._parts_of(command, fixed)
+        parts = NO_PARTS if not command.checkpoint_url else PartStore(command, fixed, self._checkpoints)
         actor = ShardActor(fixed, tensors, self._kernel, self._send, self.halt, job_log, parts)
         with self._lock:
             self._actors[job.name] = actor
+        self._forget_earlier_lineages(command)
         log.info(
             "job %s: %d rows of 1,024 on shard %d, room for %d parts",
             job.name,
@@ -222,12 +229,14 @@ class ShardProcess:
         directory = self.config.directory / "jobs" / fixed.job / command.lineage
         return ShardLog(directory, belongs_to, part_bytes, job.durability.level == "wal_fsync")
 
-    def _parts_of(self, command: m.OpenJob, fixed: ShardJob) -> JobParts:
-        if not command.checkpoint_url:
-            return NO_PARTS
-        directory = self.config.directory
-        logs = None if directory is None else directory / "jobs" / fixed.job
-        return PartStore(command, fixed, self._checkpoints, logs)
+    def _forget_earlier_lineages(self, command: m.OpenJob) -> None:
+        """Their logs: this one began with a checkpoint, and has its state in a log of its own."""
+        if self.config.directory is None or command.restore is None:
+            return
+        for path in (self.config.directory / "jobs" / command.job).glob("*"):
+            if path.name != command.lineage:
+                log.info("job %s: the log of lineage %s is removed", command.job, path.name)
+                shutil.rmtree(path, ignore_errors=True)
 
     def _kernel_of(self, job: Job, layout: ShardLayout) -> Kernel:
         """Ready to run: compiling is over when this returns. Raises KernelError."""

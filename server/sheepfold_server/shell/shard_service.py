@@ -19,7 +19,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import check_pull
 from sheepfold_server.shell.options import has_deadline
-from sheepfold_server.shell.shard_actor import Served, ShardActor, entries
+from sheepfold_server.shell.shard_actor import Served, ShardActor
 from sheepfold_server.shell.shard_process import ShardProcess
 from sheepfold_wire import frames
 from sheepfold_wire.codecs import Codec
@@ -203,3 +203,7 @@ def check_part(actor: ShardActor, payload: frames.Buffer, codec: Codec, present:
             raise ShapeMismatch(f"tensor {name} is marked absent and has values; absent tensors must be 0")
     name, count = next(iter(check.nonfinite.items()), ("", 0))
     return e.PartCheck(tuple(check.sum_of_squares.tolist()), name, count)
+
+
+def entries(found: list[Entry]) -> tuple[m.DigestEntry, ...]:
+    return tuple(m.DigestEntry(index, digest) for index, digest in found)

@@ -82,6 +82,8 @@ class CheckpointFound:
     """A name that no lineage had before."""
     passed_over: tuple[str, ...] = ()
     """Newer ones that are damaged, and how."""
+    numeric_fingerprint: str = ""
+    """What the shards computed it with."""
 
 
 @dataclass(frozen=True, slots=True)
