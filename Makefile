@@ -22,7 +22,7 @@ PAGE := server/sheepfold_server/dashboard/web
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel bench-dashboard sim chaos page examples protos protos-tool clean
+.PHONY: help demo test lint bench-kernel bench-dashboard sim chaos chart chart-tools chart-files page examples protos protos-tool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -50,6 +50,15 @@ sim: $(VENV)/installed-dev ## simulate 20,000 seeds of faults and every ablation
 
 chaos: $(VENV)/installed-dev ## kill real processes at random, 200 times; compare with the undisturbed run (KILLS=20)
 	@$(BIN)/python -m tests.faults.chaos --kills $(or $(KILLS),200)
+
+chart: $(VENV)/installed-dev chart-tools ## check the Helm chart with real helm 4 and 3, 2 minutes
+	@$(BIN)/python -m tests.chart
+
+chart-tools: $(VENV)/installed-dev ## helm 4 and 3, in .tools
+	@$(BIN)/python -m tests.chart.get_helm
+
+chart-files: $(VENV)/installed-dev ## renew what the chart holds of deploy/monitoring, and its README
+	@$(BIN)/python -m tests.chart.chart_files
 
 page: ## build the dashboard's page into the package; needs Node 20.19 or newer
 	cd $(PAGE) && npm ci --silent && npm run --silent build

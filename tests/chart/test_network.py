@@ -1,0 +1,66 @@
+"""Network policies: each pod is under one, and only calls that are made are let through."""
+
+from __future__ import annotations
+
+import yaml
+from tests.chart.rendering import Object, named, of_kind, pods, render, selects
+from tests.chart.test_rendering import every_example
+
+
+@every_example
+def test_every_pod_of_the_release_is_under_a_policy_unless_they_are_off(values: str) -> None:
+    objects = render(values)
+    policies = of_kind(objects, "NetworkPolicy")
+    if not policies:
+        assert (yaml.safe_load(values) or {})["networkPolicy"]["enabled"] is False
+        return
+    for name, pod in pods(objects):
+        covering = [p for p in policies if selects(p["spec"]["podSelector"]["matchLabels"], pod)]
+        assert len(covering) == 1, name
+        assert covering[0]["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def admits(peers: list[Object], pod: Object) -> bool:
+    return any(selects(peer.get("podSelector", {}).get("matchLabels", {}), pod) for peer in peers)
+
+
+def test_who_calls_whom_is_let_through_at_both_ends_and_nobody_else() -> None:
+    objects = render("job: 'name = \"x\"'")
+    by_component = {pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod for _, pod in pods(objects)}
+    policies = {
+        component: named(objects, "NetworkPolicy", f"fold-sheepfold-{component}")["spec"]
+        for component in by_component
+    }
+
+    def may_call(caller: str, called: str, port: int) -> bool:
+        leaves = [
+            each
+            for each in policies[caller]["egress"]
+            if {"port": port} in each["ports"] and admits(each.get("to", []), by_component[called])
+        ]
+        enters = [
+            each
+            for each in policies[called]["ingress"]
+            if {"port": port} in each["ports"] and admits(each["from"], by_component[caller])
+        ]
+        return bool(leaves) and bool(enters)
+
+    ports = {"coordinator": 7070, "shard": 7071, "dashboard": 8070}
+    calls = {(a, b) for a in policies for b, port in ports.items() if may_call(a, b, port)}
+    assert calls == {
+        ("shard", "coordinator"),
+        ("dashboard", "coordinator"),
+        ("client", "coordinator"),
+        ("client", "shard"),
+    }
+
+
+def test_nobody_reads_the_dashboard_until_somebody_is_named() -> None:
+    name = "fold-sheepfold-dashboard"
+    assert named(render(), "NetworkPolicy", name)["spec"]["ingress"] == []
+    (rule,) = named(
+        render("networkPolicy: {prometheus: [{podSelector: {matchLabels: {app: prometheus}}}]}"),
+        "NetworkPolicy",
+        name,
+    )["spec"]["ingress"]
+    assert rule["ports"] == [{"port": 8070}]

@@ -1,0 +1,127 @@
+"""Credentials are made once and never again; the workers' line is derived from them."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.chart.fake_kube.api import FakeKubeApi
+from tests.chart.rendering import CHART, containers, of_kind, render, rendered_text
+
+from sheepfold_server.shell.security import SecurityFiles, read_security
+from sheepfold_wire.connection import parse_connection
+
+SCRIPT = CHART / "files" / "credentials.py"
+TLS, TOKEN, LINE = "fold-sheepfold-tls", "fold-sheepfold-token", "fold-sheepfold-connect"
+
+
+class Hooks:
+    """Runs the Jobs of a rendering as the kubelet would, against a fake cluster."""
+
+    def __init__(self, api: FakeKubeApi, folder: Path) -> None:
+        self.cluster, self._folder, self._api = (
+            api.cluster,
+            folder,
+            ["--api", api.url, "--account", folder / "account"],
+        )
+        (folder / "account").mkdir()
+        (folder / "account" / "token").write_text("of the account\n")
+
+    def run(self, name: str, values: str = "") -> str:
+        (arguments,) = (
+            container["args"]
+            for owner, container in containers(of_kind(render(values), "Job"))
+            if owner.startswith(f"Job/fold-sheepfold-{name}/")
+        )
+        given = [each.replace("/etc/sheepfold", str(self._folder)) for each in arguments]
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *self._api, *given],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def content(self, secret: str) -> dict[str, bytes]:
+        data = self.cluster.objects("Secret")[secret]["data"]
+        return {key: base64.b64decode(value) for key, value in data.items()}
+
+    def mount(self, secret: str, at: str) -> Path:
+        folder = self._folder / at
+        folder.mkdir(exist_ok=True)
+        for key, value in self.content(secret).items():
+            (folder / key).write_bytes(value)
+        return folder
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Iterator[Hooks]:
+    with FakeKubeApi() as api:
+        yield Hooks(api, tmp_path)
+
+
+def test_second_installation_leaves_credentials_as_they_are(hooks: Hooks) -> None:
+    assert f"secret {TOKEN}: made" in hooks.run("credentials")
+    before = {name: hooks.content(name) for name in (TLS, TOKEN)}
+    said = hooks.run("credentials")
+    assert f"secret {TOKEN}: was there, kept as it is" in said
+    assert f"secret {TLS}: was there, kept as it is" in said
+    assert {name: hooks.content(name) for name in (TLS, TOKEN)} == before
+
+
+def test_no_credential_stands_in_what_is_rendered_so_two_rounds_are_equal() -> None:
+    rendered_text.cache_clear()
+    first = rendered_text()
+    rendered_text.cache_clear()
+    assert rendered_text() == first
+    assert [each for each in yaml.safe_load_all(first) if each and each["kind"] == "Secret"] == []
+
+
+def test_servers_can_use_what_the_hooks_make_and_workers_the_line(hooks: Hooks) -> None:
+    hooks.run("credentials")
+    tls, token = hooks.mount(TLS, "tls"), hooks.mount(TOKEN, "token") / "token"
+    hooks.run("connect")
+    security = read_security(SecurityFiles(tls / "tls.crt", tls / "tls.key", tls / "ca.crt", token))
+    line = parse_connection(hooks.content(LINE)["connection"].decode())
+    assert (line.ca, line.token) == (security.ca, security.token)
+    assert line.target == "fold-sheepfold-coordinator-0.fold-sheepfold.training.svc:7070"
+
+
+def test_line_follows_when_credentials_change(hooks: Hooks) -> None:
+    hooks.run("credentials")
+    hooks.mount(TLS, "tls")
+    token = hooks.mount(TOKEN, "token") / "token"
+    hooks.run("connect")
+    before = hooks.content(LINE)
+    hooks.run("connect")
+    assert hooks.content(LINE) == before
+    token.write_text("another-token-of-some-length\n")
+    hooks.run("connect")
+    assert b"token=another-token-of-some-length" in hooks.content(LINE)["connection"]
+
+
+@pytest.mark.parametrize(
+    ("values", "made"),
+    [
+        ("token: {existingSecret: mine}", [TLS]),
+        ("tls: {mode: existingSecret, existingSecret: mine}", [TOKEN]),
+        ("tls: {mode: certManager, certManager: {issuerRef: {name: ca}}}", [TOKEN]),
+    ],
+)
+def test_only_what_is_missing_is_made(hooks: Hooks, values: str, made: list[str]) -> None:
+    hooks.run("credentials", values)
+    assert list(hooks.cluster.objects("Secret")) == made
+
+
+def test_no_hook_is_rendered_where_nothing_is_missing() -> None:
+    given = "tls: {mode: existingSecret, existingSecret: a}\ntoken: {existingSecret: b}"
+    jobs = [each["metadata"]["name"] for each in of_kind(render(given), "Job")]
+    assert jobs == ["fold-sheepfold-connect"]
+    assert of_kind(render(given + "\nhooks: {enabled: false}"), "Job", "Role", "RoleBinding") == []
