@@ -20,6 +20,7 @@ JOB = """job: |
   batch = { samples = 64, slot_samples = 8 }
   data = { samples = 1000 }
   optimizer = { lr = { peak = 0.01 } }
+  stop = { steps = 10 }
 """
 WORKLOADS = ["StatefulSet", "Deployment", "Service", "PersistentVolumeClaim", "NetworkPolicy", "ConfigMap"]
 

@@ -24,11 +24,8 @@ class Hooks:
     """Runs the Jobs of a rendering as the kubelet would, against a fake cluster."""
 
     def __init__(self, api: FakeKubeApi, folder: Path) -> None:
-        self.cluster, self._folder, self._api = (
-            api.cluster,
-            folder,
-            ["--api", api.url, "--account", folder / "account"],
-        )
+        self.cluster, self._folder = api.cluster, folder
+        self._api = ["--api", api.url, "--account", str(folder / "account")]
         (folder / "account").mkdir()
         (folder / "account" / "token").write_text("of the account\n")
 

@@ -1,0 +1,118 @@
+"""The chart's pods as processes: its commands, probes and grace periods, with real steps through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.chart.fake_kube.api import FakeKubeApi
+from tests.chart.kubelet import Node
+from tests.chart.rendering import render
+from tests.chart.test_secrets import LINE, Hooks
+from tests.integration.harness import digest_of, running_fold, small_job, train
+
+from sheepfold_wire.connection import parse_connection
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+SMALL = """
+model: {parameters: 300000}
+shards: {count: 2, resources: {limits: {cpu: 900m}}}
+"""
+JOB = (
+    SMALL
+    + """
+job: |
+  name = "from-values"
+  batch = { samples = 64, slot_samples = 8 }
+  data = { samples = 1000 }
+  optimizer = { lr = { peak = 0.01 } }
+  stop = { steps = 10 }
+"""
+)
+PLAIN = SMALL + "tls: {mode: none}\nallowInsecure: true\n"
+COORDINATOR, SHARDS = "fold-sheepfold-coordinator-0", ["fold-sheepfold-shard-0", "fold-sheepfold-shard-1"]
+
+
+@contextmanager
+def released(values: str, folder: Path) -> Iterator[tuple[Node, str]]:
+    """As helm installs it: early hooks, pods, late hooks; and the line that a worker mounts."""
+    folder.mkdir(exist_ok=True)
+    with FakeKubeApi() as api:
+        hooks = Hooks(api, folder)
+        hooks.run("credentials", values)
+        node = Node(folder, render(values), hooks.content)
+        try:
+            for pod in node.running.values():
+                pod.start()
+            for pod in node.running.values():
+                pod.await_ready()
+            hooks.mount("fold-sheepfold-tls", "tls")
+            hooks.mount("fold-sheepfold-token", "token")
+            hooks.run("connect", values)
+            yield node, node.with_local_addresses(hooks.content(LINE)["connection"].decode().strip())
+        finally:
+            node.close()
+
+
+def test_release_trains_through_kills_and_a_rolling_restart_to_the_same_bits(tmp_path: Path) -> None:
+    """A shard is killed in the second step, the coordinator in the third; later each gets SIGTERM."""
+    with running_fold(2) as plain:
+        train(plain.address, small_job())
+        golden = digest_of(plain.address, "small")
+    with released(JOB, tmp_path / "node") as (node, line):
+        assert parse_connection(line).ca
+        tried = node.once("Pod/fold-sheepfold-test", "test")
+        assert tried.run() == 0, tried.log
+        assert "one step was made" in tried.log
+        created = node.once("Job/fold-sheepfold-job", "job")
+        assert created.run() == 0, created.log
+
+        victims = {10: SHARDS[1], 18: COORDINATOR}
+        pushes = iter(range(1000))
+
+        def kill(slot: Any) -> None:
+            victim = victims.pop(next(pushes), "")
+            if victim:
+                node.running[victim].kill()
+                node.running[victim].start()
+
+        train(line, small_job(), kill)
+        assert not victims
+        assert digest_of(line, "small") == golden
+
+        for name in [*SHARDS, COORDINATOR, "fold-sheepfold-dashboard"]:
+            pod = node.running[name]
+            assert pod.terminate() == 0, pod.log
+            pod.start()
+            pod.await_ready()
+            assert pod.answers("livenessProbe")
+        assert digest_of(line, "small") == golden
+
+
+def test_probes_tell_a_shard_that_is_alive_from_one_that_is_ready(tmp_path: Path) -> None:
+    """Without its coordinator it must not be restarted. In plain text the kubelet itself asks."""
+    node = Node(tmp_path, render(PLAIN), lambda name: {})
+    shard, coordinator = node.running[SHARDS[0]], node.running[COORDINATOR]
+    try:
+        shard.start()
+        shard.await_probe("startupProbe")
+        assert shard.answers("livenessProbe")
+        assert not shard.answers("readinessProbe")
+        coordinator.start()
+        shard.await_ready()
+        assert shard.terminate() == 0
+        assert not shard.answers("livenessProbe")
+    finally:
+        node.close()
+
+
+def test_probe_fails_where_the_certificate_is_for_another_name(tmp_path: Path) -> None:
+    with released(SMALL.replace("count: 2", "count: 1"), tmp_path / "node") as (node, _):
+        coordinator = node.running[COORDINATOR]
+        assert coordinator.answers("livenessProbe")
+        coordinator._env["POD_NAME"] = "elsewhere.com"
+        assert not coordinator.answers("livenessProbe")
