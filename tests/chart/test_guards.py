@@ -46,7 +46,7 @@ GUARDS = {
     ),
     "shards: {resources: {limits: {memory: 4000M}}}": "shards.resources.limits.memory=4000M",
     "shards: {stagingBytes: 1000000}": "two contributions to a shard take up to 484000000 bytes",
-    "shards: {storage: {size: 5Gi}}": "shards.storage.size=5Gi: the log of 60500000 parameters takes 9Gi",
+    "shards: {storage: {size: 5Gi}}": "shards.storage.size=5Gi: the log of 60500000 parameters needs 10Gi",
 }
 SCHEMA = {
     "shard: {count: 2}": "a key that is not there",
@@ -138,6 +138,7 @@ def test_what_guards_let_pass_renders() -> None:
         "{networkPolicy: {enabled: false}, dashboard: {allowOpen: true}}",
         "shards: {resources: {requests: {memory: 6Gi}}}",
         "shards: {stagingBytes: 484000000}",
+        "shards: {storage: {size: 10Gi}}",
         f"image: {{digest: '{DIGEST}'}}",
     ):
         assert render(values), json.dumps(values)

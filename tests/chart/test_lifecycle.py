@@ -66,7 +66,10 @@ def test_release_is_installed_upgraded_tested_rolled_back_and_removed(release: R
     assert "run = sheepfold.attach(model" in installed
     there = release.names()
     assert there["StatefulSet"] == {"fold-sheepfold-coordinator", "fold-sheepfold-shard"}
-    assert "fold-sheepfold-job" in release.cluster.objects("Job")
+    assert release.cluster.ever("Job") == {
+        f"fold-sheepfold-{name}" for name in ("credentials", "connect", "job")
+    }
+    assert release.cluster.ever("Role") == {"fold-sheepfold-credentials"}
     assert not release.cluster.objects("Role"), "the right to make secrets outlives the hooks"
 
     changed = JOB + "shards: {podAnnotations: {example.com/note: second}}"

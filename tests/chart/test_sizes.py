@@ -13,8 +13,8 @@ def shard_sizes(values: str) -> tuple[str, str]:
 
 
 def test_memory_and_disk_of_a_shard_follow_from_the_model() -> None:
-    """2e9 parameters on 8 shards: 275e6 each; 40 and 32 bytes of memory, 150 of disk, for each of them."""
-    assert shard_sizes("{model: {parameters: 2000000000}, shards: {count: 8}}") == ("20Gi", "39Gi")
+    """2e9 parameters on 8 shards: 275e6 each; 40 and 32 bytes of memory, 200 of disk, for each of them."""
+    assert shard_sizes("{model: {parameters: 2000000000}, shards: {count: 8}}") == ("20Gi", "52Gi")
     assert shard_sizes("{model: {parameters: 1000}, shards: {count: 1}}") == ("3Gi", "2Gi")
 
 

@@ -80,6 +80,11 @@ class Cluster:
         _, found = self.select(Wanted(BY_NAME[kind]))
         return {each["metadata"]["name"]: each for each in found}
 
+    def ever(self, kind: str) -> set[str]:
+        """Names of all that were there, also of what is gone."""
+        with self._changed:
+            return {each.obj["metadata"]["name"] for each in self._changes if each.kind.name == kind}
+
     def get(self, key: Key) -> Object:
         with self._changed:
             if key not in self._objects:

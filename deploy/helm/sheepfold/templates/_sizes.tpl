@@ -21,9 +21,14 @@
 {{- add 1610612736 (include "sheepfold.stagingBytes" . | int64) (mul 40 (include "sheepfold.shardParameters" . | int64)) -}}
 {{- end }}
 
-{{/* The log takes ten times the state of 12 bytes per parameter; a quarter more is room. */}}
+{{/* Two saved states and the sums since the older one: 9 segments of 4 fp32 parts were seen, 144 bytes per parameter and 36 MB.
+     A ninth more is the least, two fifths more are asked for. */}}
+{{- define "sheepfold.shardDiskBytesMin" -}}
+{{- add 67108864 (mul 160 (include "sheepfold.shardParameters" . | int64)) -}}
+{{- end }}
+
 {{- define "sheepfold.shardDiskBytes" -}}
-{{- max 2147483648 (mul 150 (include "sheepfold.shardParameters" . | int64)) -}}
+{{- max 2147483648 (add 268435456 (mul 200 (include "sheepfold.shardParameters" . | int64))) -}}
 {{- end }}
 
 {{/* Bytes -> whole GiB, rounded up. */}}
