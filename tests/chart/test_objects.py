@@ -277,3 +277,12 @@ external: {mode: loadBalancerPerShard, domain: fold.example.com}
     assert {"coordinator.fold.example.com", "shard-0.fold.example.com", "shard-1.fold.example.com"} <= set(
         names
     )
+
+
+@every_example
+def test_half_an_hour_is_granted_to_read_a_log_and_minutes_to_answer_late(values: str) -> None:
+    for name, container in containers(of_kind(render(values), "StatefulSet")):
+        if "startupProbe" in container:
+            startup, liveness = container["startupProbe"], container["livenessProbe"]
+            assert startup["periodSeconds"] * startup["failureThreshold"] >= 1800, name
+            assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 120, name

@@ -167,12 +167,14 @@ timeoutSeconds: 5
 {{- end }}
 {{- end }}
 
-{{/* A shard may compile kernels before it is ready: it is alive all the same. */}}
+{{/* A shard may compile kernels before it is ready: it is alive all the same. A coordinator reads its whole log before it
+     answers, so half an hour is granted to start: what cannot start ends by itself, and sooner. There is no preStop: on SIGTERM
+     a server first says that it is not ready, then ends its calls. */}}
 {{- define "sheepfold.probes" -}}
 startupProbe:
   {{- include "sheepfold.health" (merge (dict "service" "liveness") .) | nindent 2 }}
   periodSeconds: 5
-  failureThreshold: 60
+  failureThreshold: 360
 livenessProbe:
   {{- include "sheepfold.health" (merge (dict "service" "liveness") .) | nindent 2 }}
   periodSeconds: 30
