@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,34 @@ def test_servers_can_use_what_the_hooks_make_and_workers_the_line(hooks: Hooks) 
     line = parse_connection(hooks.content(LINE)["connection"].decode())
     assert (line.ca, line.token) == (security.ca, security.token)
     assert line.target == "fold-sheepfold-coordinator-0.fold-sheepfold.training.svc:7070"
+
+
+def shake_hands(tls: Path, name: str) -> None:
+    """As client and server would, in memory; raises SSLCertVerificationError."""
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(tls / "tls.crt", tls / "tls.key")
+    trusting = ssl.create_default_context(cafile=str(tls / "ca.crt"))
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        trusting.wrap_bio(down, up, server_hostname=name),
+        serving.wrap_bio(up, down, server_side=True),
+    ]
+    while ends:
+        for end in list(ends):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+                ends.remove(end)
+
+
+def test_generated_certificate_is_for_the_names_of_pods_and_of_tunnels_alone(hooks: Hooks) -> None:
+    """Python's ssl takes the wildcard as gRPC does (test_kubelet): clients use both."""
+    hooks.run("credentials")
+    tls = hooks.mount(TLS, "tls")
+    for name in ("coordinator-0", "shard-1"):
+        shake_hands(tls, f"fold-sheepfold-{name}.fold-sheepfold.training.svc")
+    shake_hands(tls, "localhost")
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        shake_hands(tls, "fold-sheepfold-shard-1.fold-sheepfold.other.svc")
 
 
 def test_line_follows_when_credentials_change(hooks: Hooks) -> None:
