@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.chart.rendering import (
+    NAMESPACE,
     VALUES,
     Object,
     containers,
@@ -231,6 +232,30 @@ def test_shards_find_each_other_before_they_are_ready_and_start_together() -> No
     service = named(objects, "Service", shards["serviceName"])["spec"]
     assert service["clusterIP"] == "None"
     assert service["publishNotReadyAddresses"] is True
+
+
+@every_example
+def test_every_address_of_a_server_is_the_name_of_a_pod_in_its_service(values: str) -> None:
+    objects = render(values)
+    domains = {}
+    for each in of_kind(objects, "StatefulSet"):
+        service = named(objects, "Service", each["spec"]["serviceName"])
+        assert service["spec"]["clusterIP"] == "None"
+        assert selects(service["spec"]["selector"], each["spec"]["template"])
+        domains[each["metadata"]["name"]] = f"{each['spec']['serviceName']}.{NAMESPACE}.svc"
+    used = 0
+    for _, container in containers(of_kind(objects, "StatefulSet", "Deployment")):
+        for argument in container.get("args", []):
+            option, _, address = argument.partition("=")
+            if option in ("--coordinator", "--advertise"):
+                pod, _, domain = address.rpartition(":")[0].partition(".")
+                (owner,) = (
+                    name for name in domains if name.endswith("-shard" if "$" in pod else "-coordinator")
+                )
+                assert pod in ("$(POD_NAME)", f"{owner}-0")
+                assert domain == domains[owner]
+                used += 1
+    assert used >= 2
 
 
 def test_new_version_of_the_chart_alone_does_not_restart_servers() -> None:
