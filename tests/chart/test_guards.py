@@ -31,6 +31,11 @@ GUARDS = {
     ),
     "external: {mode: loadBalancerPerShard}": "give the domain",
     "external: {mode: loadBalancerPerShard, domain: a.example}": "tls.mode=generated has none",
+    "external: {mode: tlsPassthrough, domain: a.example}\ntls: {mode: existingSecret, existingSecret: c}": (
+        "give the one by which your ingress passes TLS through"
+    ),
+    "external: {mode: tlsPassthrough, domain: a.example, annotations: {a: b}, sourceRanges: [10.0.0.0/8]}\n"
+    "tls: {mode: existingSecret, existingSecret: c}": "behind an ingress it is the ingress that connects",
     "networkPolicy: {enabled: false}": "the dashboard has neither TLS nor a login",
     "dashboard: {ingress: {enabled: true, host: a.example}}": "the dashboard asks for no login",
     "dashboard: {ingress: {enabled: true, hasLogin: true}}": (

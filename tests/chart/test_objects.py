@@ -60,9 +60,27 @@ def test_every_external_service_leads_to_a_pod_that_exists(values: str) -> None:
         for each in of_kind(objects, "StatefulSet")
         for ordinal in range(each["spec"]["replicas"])
     }
-    external = [each for each in of_kind(objects, "Service") if each["spec"].get("type") == "LoadBalancer"]
-    led_to = {each["spec"]["selector"]["statefulset.kubernetes.io/pod-name"] for each in external}
-    assert led_to in (set(), existing)
+    selectors = [each["spec"]["selector"] for each in of_kind(objects, "Service")]
+    led_to = {each.get("statefulset.kubernetes.io/pod-name") for each in selectors} - {None}
+    assert led_to == (existing if "external:" in values else set())
+
+
+@every_example
+def test_every_ingress_leads_to_a_port_of_a_service(values: str) -> None:
+    objects = render(values)
+    for ingress in of_kind(objects, "Ingress"):
+        for rule in ingress["spec"]["rules"]:
+            (path,) = rule["http"]["paths"]
+            backend = path["backend"]["service"]
+            service = named(objects, "Service", backend["name"])
+            assert backend["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_shard_tells_workers_outside_the_port_of_the_ingress() -> None:
+    (path,) = (each for each in VALUES if "passthrough" in each.name)
+    assert "--external=shard-$(POD_INDEX).fold.example.com:443" in shard_container(path.read_text())["args"]
+    (path,) = (each for each in VALUES if "everything" in each.name)
+    assert "--external=shard-$(POD_INDEX).fold.example.com:7071" in shard_container(path.read_text())["args"]
 
 
 def port_numbers(container: Object) -> dict[Any, int]:

@@ -73,3 +73,8 @@ sheepfold/worker-of: {{ include "sheepfold.fullname" . }}
 {{- define "sheepfold.connectSecret" -}}
 {{ include "sheepfold.fullname" . }}-connect
 {{- end }}
+
+{{/* (root, own) -> the port under which a server is reached from outside; `own` is the one it listens on. */}}
+{{- define "sheepfold.externalPort" -}}
+{{- if eq .root.Values.external.mode "tlsPassthrough" }}443{{ else }}{{ .own }}{{ end }}
+{{- end }}
