@@ -36,6 +36,7 @@ class Node:
     """All pods of a release, with their disks and ports."""
 
     def __init__(self, folder: Path, objects: list[Object], read_secret: ReadSecret) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder, self.read_secret = folder, read_secret
         self.configs = {each["metadata"]["name"]: each["data"] for each in of_kind(objects, "ConfigMap")}
         self._ports: dict[tuple[str, int], int] = {}

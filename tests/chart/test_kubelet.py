@@ -99,18 +99,28 @@ def test_release_trains_through_kills_and_a_rolling_restart_to_the_same_bits(tmp
         assert all(pod.answers("livenessProbe") for pod in node.running.values())
 
 
-def test_probes_tell_a_shard_that_is_alive_from_one_that_is_ready(tmp_path: Path) -> None:
-    """Without its coordinator it must not be restarted. In plain text the kubelet itself asks."""
-    node = Node(tmp_path, render(PLAIN), lambda name: {})
-    shard, coordinator = node.running[SHARDS[0]], node.running[COORDINATOR]
+def test_shard_without_its_coordinator_is_alive_and_not_ready(tmp_path: Path) -> None:
+    """So it is not restarted, and not waited for less. By TLS the script asks, in plain text the kubelet."""
+    with FakeKubeApi() as api:
+        hooks = Hooks(api, tmp_path)
+        hooks.run("credentials", SMALL)
+        nodes = [
+            Node(tmp_path / "tls", render(SMALL), hooks.content),
+            Node(tmp_path / "plain", render(PLAIN), hooks.content),
+        ]
+    shards = [node.running[SHARDS[0]] for node in nodes]
     try:
-        shard.start()
-        shard.await_probe("startupProbe")
-        assert shard.answers("livenessProbe")
-        assert not shard.answers("readinessProbe")
-        coordinator.start()
-        shard.await_ready()
-        assert shard.terminate() == 0
-        assert not shard.answers("livenessProbe")
+        for shard in shards:
+            shard.start()
+        for shard in shards:
+            shard.await_probe("startupProbe")
+            assert shard.answers("livenessProbe")
+            assert not shard.answers("readinessProbe")
+        plain = nodes[1]
+        plain.running[COORDINATOR].start()
+        shards[1].await_ready()
+        assert shards[1].terminate() == 0
+        assert not shards[1].answers("livenessProbe")
     finally:
-        node.close()
+        for node in nodes:
+            node.close()
