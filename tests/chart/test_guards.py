@@ -36,6 +36,8 @@ GUARDS = {
     ),
     "external: {mode: tlsPassthrough, domain: a.example, annotations: {a: b}, sourceRanges: [10.0.0.0/8]}\n"
     "tls: {mode: existingSecret, existingSecret: c}": "behind an ingress it is the ingress that connects",
+    "checkpoints: {url: 's3://a/b', existingClaim: c}": "they are kept at one place",
+    "checkpoints: {url: 's3://a/b'}": "say in networkPolicy.objectStore where it is",
     "networkPolicy: {enabled: false}": "the dashboard has neither TLS nor a login",
     "dashboard: {ingress: {enabled: true, host: a.example}}": "the dashboard asks for no login",
     "dashboard: {ingress: {enabled: true, hasLogin: true}}": (
@@ -64,6 +66,7 @@ SCHEMA = {
     "shards: {storage: {size: 5 GB}}": "no quantity",
     "image: {digest: latest}": "no digest",
     "model: {parameters: 1.5}": "no whole number",
+    "checkpoints: {url: /somewhere}": "a folder, which no two pods share: a claim is",
     "gpu: {count: 2}": "what the program cannot do: a shard uses one GPU",
     "dashboard: {trackers: [neptune]}": "a tracker that the program does not know",
     "coordinator: {extraEnv: [{nam: A}]}": "a misspelt key of a list's entry",

@@ -13,6 +13,7 @@ from tests.chart.kubelet import Node
 from tests.chart.rendering import render
 from tests.chart.test_secrets import LINE, Hooks
 from tests.integration.harness import digest_of, running_fold, small_job, train
+from tests.integration.test_cli_up import sheepfold
 
 from sheepfold_wire.connection import parse_connection
 
@@ -25,6 +26,7 @@ shards: {count: 2, resources: {limits: {cpu: 900m}}}
 JOB = (
     SMALL
     + """
+checkpoints: {existingClaim: shared}
 job: |
   name = "from-values"
   batch = { samples = 64, slot_samples = 8 }
@@ -59,7 +61,10 @@ def released(values: str, folder: Path) -> Iterator[tuple[Node, str]]:
 
 
 def test_release_trains_through_kills_and_a_rolling_restart_to_the_same_bits(tmp_path: Path) -> None:
-    """Of 32 pushes: a shard and the coordinator are killed, then every server gets SIGTERM in turn."""
+    """Of 32 pushes: a shard and the coordinator are killed, then every server gets SIGTERM in turn.
+
+    In the end another release, of one shard, takes the job up from the checkpoints that the first one kept.
+    """
     with running_fold(2) as plain:
         train(plain.address, small_job())
         golden = digest_of(plain.address, "small")
@@ -97,6 +102,14 @@ def test_release_trains_through_kills_and_a_rolling_restart_to_the_same_bits(tmp
         dashboard.start()
         dashboard.await_ready()
         assert all(pod.answers("livenessProbe") for pod in node.running.values())
+
+    claims = tmp_path / "other" / "claims"
+    claims.mkdir(parents=True)
+    (claims / "shared").symlink_to(tmp_path / "node" / "claims" / "shared")
+    with released(JOB.replace("count: 2", "count: 1"), tmp_path / "other") as (node, line):
+        restored = sheepfold("checkpoint", "restore", "small", address=line)
+        assert restored.returncode == 0, restored.stderr
+        assert digest_of(line, "small") == golden
 
 
 def test_shard_without_its_coordinator_is_alive_and_not_ready(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import yaml
 from tests.chart.rendering import Object, named, of_kind, pods, render, selects
 from tests.chart.test_rendering import every_example
@@ -64,3 +66,20 @@ def test_nobody_reads_the_dashboard_until_somebody_is_named() -> None:
         name,
     )["spec"]["ingress"]
     assert rule["ports"] == [{"port": 8070}]
+
+
+def test_servers_alone_reach_the_store_of_checkpoints_and_the_coordinator_asks_for_its_name() -> None:
+    store = {"ports": [{"port": 9000}], "to": [{"ipBlock": {"cidr": "192.0.2.1/32"}}]}
+    objects = render(
+        f"checkpoints: {{url: 's3://a/b'}}\nnetworkPolicy: {{objectStore: [{json.dumps(store)}]}}"
+    )
+    for policy in of_kind(objects, "NetworkPolicy"):
+        is_server = policy["metadata"]["name"].endswith(("-coordinator", "-shard"))
+        assert (store in policy["spec"]["egress"]) is is_server
+    names = {"port": 53, "protocol": "UDP"}
+    (asked,) = (
+        rule
+        for rule in named(objects, "NetworkPolicy", "fold-sheepfold-coordinator")["spec"]["egress"]
+        if names in rule["ports"]
+    )
+    assert asked

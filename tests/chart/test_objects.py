@@ -141,6 +141,7 @@ def test_every_mount_has_its_volume_and_every_volume_its_source(values: str) -> 
     objects = render(values)
     maps = {each["metadata"]["name"] for each in of_kind(objects, "ConfigMap")}
     claims = {each["metadata"]["name"] for each in of_kind(objects, "PersistentVolumeClaim")}
+    claims |= {(yaml.safe_load(values) or {}).get("checkpoints", {}).get("existingClaim")}
     for each in objects:
         for name, pod in pods([each]):
             volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
@@ -151,6 +152,18 @@ def test_every_mount_has_its_volume_and_every_volume_its_source(values: str) -> 
             for volume in volumes.values():
                 assert volume.get("configMap", {}).get("name") in maps | {None}, name
                 assert volume.get("persistentVolumeClaim", {}).get("claimName") in claims | {None}, name
+
+
+def test_checkpoints_are_where_the_coordinator_is_told_they_are_for_all_servers() -> None:
+    objects = render("checkpoints: {existingClaim: shared}")
+    place = "/var/lib/sheepfold-checkpoints"
+    coordinator = named(objects, "StatefulSet", "fold-sheepfold-coordinator")
+    assert f"--checkpoints={place}" in coordinator["spec"]["template"]["spec"]["containers"][0]["args"]
+    for server in of_kind(objects, "StatefulSet"):
+        spec = server["spec"]["template"]["spec"]
+        (volume,) = (each["name"] for each in spec["volumes"] if "persistentVolumeClaim" in each)
+        assert {"name": volume, "mountPath": place} in spec["containers"][0]["volumeMounts"]
+    assert "--checkpoints" not in str(render())
 
 
 @every_example

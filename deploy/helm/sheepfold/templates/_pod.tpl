@@ -113,10 +113,22 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* Where checkpoints are kept, as the program is told; empty: nowhere. */}}
+{{- define "sheepfold.checkpoints" -}}
+{{- with .Values.checkpoints }}{{ ternary "/var/lib/sheepfold-checkpoints" .url (ne .existingClaim "") }}{{ end -}}
+{{- end }}
+
 {{/* The dashboard shows no certificate: it is not given the key. */}}
-{{- define "sheepfold.securityVolumes" -}}
+{{- define "sheepfold.volumes" -}}
 - name: tmp
   emptyDir: {}
+{{- if .serves }}
+{{- with .root.Values.checkpoints.existingClaim }}
+- name: checkpoints
+  persistentVolumeClaim:
+    claimName: {{ . }}
+{{- end }}
+{{- end }}
 {{- if include "sheepfold.hasTls" .root }}
 - name: tls
   secret:
@@ -137,8 +149,11 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{- define "sheepfold.securityMounts" -}}
+{{- define "sheepfold.mounts" -}}
 - {name: tmp, mountPath: /tmp}
+{{- if and .serves .root.Values.checkpoints.existingClaim }}
+- {name: checkpoints, mountPath: /var/lib/sheepfold-checkpoints}
+{{- end }}
 {{- if include "sheepfold.hasTls" .root }}
 - {name: tls, mountPath: /etc/sheepfold/tls, readOnly: true}
 - {name: token, mountPath: /etc/sheepfold/token, readOnly: true}
