@@ -26,7 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.chart.rendering import NAMESPACE, Object, of_kind, pods
 
 ReadSecret = Callable[[str], dict[str, bytes]]
-PROBE_SECONDS = 0.4
+PROBE_SECONDS = 1.0  # by TLS each starts a Python, beside servers that are starting
 READY_SECONDS_MAX = 120.0
 OWN_HOSTS = ("0.0.0.0", "127.0.0.1")
 ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9.-]+):(?P<port>7070|7071|8070)\b")
