@@ -596,7 +596,7 @@ def test_decision_is_repeated_to_a_resumed_shard() -> None:
     desk.stage(desk.leased("a"))
     desk.prepare(0)
     desk.connect(1, is_resumed=True)
-    desk.opened(1, version=0)
+    desk.opened(1, version=0, prepared=desk.sent(m.Commit, 0)[0].map_digest)
     assert desk.sent(m.Commit, 1) == [desk.sent(m.Commit, 0)[0]] * 2
 
 

@@ -360,7 +360,7 @@ def test_totals_are_repeated_to_a_resumed_shard() -> None:
     for shard in desk.shards:
         desk.from_shard(shard, norms(shard, 1.0))
     desk.connect(1, is_resumed=True)
-    desk.opened(1, version=0)
+    desk.opened(1, version=0, prepared=desk.sent(m.Commit, 0)[0].map_digest)
     assert len(desk.sent(m.Totals, 1)) == 2
 
 
