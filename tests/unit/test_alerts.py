@@ -57,6 +57,19 @@ def refusing(refused: int, committed: int) -> m.JobStatus:
     return replace(STATUS, workers=(worker,), events=(event,))
 
 
+def kept(version: int, age_seconds: float, every_seconds: float = 1800.0) -> m.JobStatus:
+    event = m.Event(1, 0.0, 3, "checkpoint", "", "no space")
+    return replace(
+        STATUS,
+        state="running",
+        events=(event,),
+        checkpoint_url="kept",
+        checkpoint_version=version,
+        checkpoint_age_seconds=age_seconds,
+        checkpoint_every_seconds=every_seconds,
+    )
+
+
 def spoken(view: View) -> list[tuple[str, str]]:
     return [(found.name, found.subject) for found in findings(view, LIMITS)]
 
@@ -72,6 +85,7 @@ SPEAKS = {
     "Straggler": View(attached(*"abcd"), [*EVEN, *(of_workers(step, "abca") for step in range(32, 64))]),
     "WorkerDeviates": View(STATUS, [with_norms(step, a=1.0, b=1.1, c=3.0) for step in range(16)]),
     "BatchAboveNoiseScale": View(STATUS, STEADY, noise_scale=200.0),
+    "CheckpointOverdue": View(kept(3, 3601.0)),
 }
 SILENT = {
     "SlicePinned": View(STATUS, slices=[slice_in(10.0, "ratio", 49)]),
@@ -82,6 +96,7 @@ SILENT = {
     "Straggler": View(attached(*"abcd"), [*EVEN, *(of_workers(step, "abcd") for step in range(32, 64))]),
     "WorkerDeviates": View(STATUS, [with_norms(step, a=1.0, b=1.1, c=1.2) for step in range(16)]),
     "BatchAboveNoiseScale": View(STATUS, STEADY, noise_scale=256.0),
+    "CheckpointOverdue": View(kept(3, 3600.0)),
 }
 
 
@@ -109,6 +124,7 @@ def test_rule_is_silent_just_below_its_limit(rule: str) -> None:
         ("ThroughputDrop", "lenet", ("newest 8 steps", "32 before")),
         ("Straggler", "d", ("0 slots of the newest 32 steps", "median worker 32")),
         ("BatchAboveNoiseScale", "lenet", ("256 samples", "noise scale of 200")),
+        ("CheckpointOverdue", "lenet", ("version 3 is kept", "60 minutes", "every 30", "last: no space")),
     ],
 )
 def test_alert_names_its_subject_with_numbers_and_a_remedy(
@@ -119,6 +135,20 @@ def test_alert_names_its_subject_with_numbers_and_a_remedy(
     assert [number for number in numbers if number not in found.text] == []
     assert found.remedy
     assert found.severity in ("warning", "critical")
+
+
+@pytest.mark.parametrize(
+    "status",
+    [replace(kept(-1, 9e9), checkpoint_every_seconds=0.0), replace(kept(3, 9e9), state="paused")],
+    ids=["not by time", "paused"],
+)
+def test_checkpoint_that_is_not_due_is_not_overdue(status: m.JobStatus) -> None:
+    assert spoken(View(status)) == []
+
+
+def test_job_of_which_nothing_was_ever_kept_is_told_so() -> None:
+    (found,) = findings(View(kept(-1, 4000.0)), LIMITS)
+    assert found.text.startswith("none is kept")
 
 
 def test_worker_that_came_late_or_left_is_no_straggler() -> None:

@@ -93,6 +93,7 @@ def one_job(s: m.JobStatus) -> RenderableType:
         ("waiting for", waiting(s)),
         ("samples", f"{s.samples_committed:,} committed, {s.samples_skipped:,} skipped"),
         ("skipped steps", f"{s.steps_skipped:,}"),
+        ("checkpoint", _checkpoint(s)),
         (
             "slots",
             f"{c.leased:,} leased = {ends} + {c.outstanding:,} outstanding; {c.leased_again:,} leased again",
@@ -100,6 +101,14 @@ def one_job(s: m.JobStatus) -> RenderableType:
     ):
         facts.add_row(name, value)
     return Group(facts, Text(), _workers(s), Text(), _shards(s), Text(), _events(s))
+
+
+def _checkpoint(s: m.JobStatus) -> str:
+    if not s.checkpoint_url:
+        return "none are kept (--checkpoints URL of the coordinator)"
+    if s.checkpoint_version < 0:
+        return f"none yet, in {s.checkpoint_url}"
+    return f"version {s.checkpoint_version:,}, {s.checkpoint_age_seconds:,.0f} s ago, in {s.checkpoint_url}"
 
 
 def waiting(s: m.JobStatus) -> str:

@@ -74,6 +74,8 @@ class Checkpointing:
             return
         if state.checkpoints.is_going_back:
             return
+        if state.checkpoints.kept_at is None:
+            state.checkpoints.kept_at = state.now
         if any(step.phase in (Phase.DECIDED, Phase.APPLYING) for step in state.steps.values()):
             return
         kept = state.checkpoints.kept
@@ -95,7 +97,8 @@ class Checkpointing:
         if state.version <= newest or state.life is Life.ENDED:
             return state.version > newest
         by_steps = 0 < rule.every_steps <= state.version - newest
-        return by_steps or 0 < rule.every_minutes * 60 <= state.now - state.checkpoints.kept_at
+        since = state.now if state.checkpoints.kept_at is None else state.checkpoints.kept_at
+        return by_steps or 0 < rule.every_minutes * 60 <= state.now - since
 
     def _begin(self) -> None:
         state = self._s

@@ -220,7 +220,7 @@ def job_status(state: JobState) -> m.JobStatus:
         drops=tuple(m.Drop(*item) for item in sorted(state.attempts.drops.items())),
         checkpoint_url=kept.url,
         checkpoint_version=NOTHING_LOADED if kept.kept is None else kept.kept.version,
-        checkpoint_age_seconds=0.0 if kept.kept is None else state.now - kept.kept_at,
+        checkpoint_age_seconds=0.0 if kept.kept_at is None else state.now - kept.kept_at,
         checkpoint_every_seconds=60.0 * state.job.checkpoint.every_minutes if kept.url else 0.0,
     )
 

@@ -135,7 +135,8 @@ class Checkpoints:
     """Where; empty: nowhere."""
     kept: m.CheckpointRef | None = None
     """The newest of this history."""
-    kept_at: float = 0.0
+    kept_at: float | None = None
+    """When that was stored, or when there was a first version to store."""
     ancestry: tuple[m.CheckpointRef, ...] = ()
     """As in Books."""
     rewinds: tuple[Rewound, ...] = ()

@@ -219,6 +219,10 @@ class Job(JobSummary):
     steps_skipped: int = Field(description="steps that left weights and moments as they were")
     best_version: int = Field(description="version that evaluations found best; -1 if none was evaluated")
     best_value: float = Field(description="its value of the job's stop.metric; 0 if there is none")
+    checkpoint_version: int = Field(description="newest version that is kept; -1 if there is none")
+    checkpoint_age_seconds: float = Field(
+        description="seconds since a checkpoint was stored, or since version 0; 0 where none are kept"
+    )
     changes: list[Change] = Field(
         description="what was changed while the job ran, the newest 64, oldest first"
     )

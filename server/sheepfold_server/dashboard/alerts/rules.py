@@ -40,6 +40,8 @@ class Limits:
     """Slots of a worker from which on its norms are judged."""
     deviation_z: float = 4.0
     """Robust z-score of a worker's median norm among the norms of all slots."""
+    checkpoint_intervals: float = 2.0
+    """Times checkpoint.every_minutes that the newest checkpoint may be old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,22 @@ def batch_above_noise_scale(view: View, limits: Limits) -> Iterator[tuple[str, s
         )
 
 
+def checkpoint_overdue(view: View, limits: Limits) -> Iterator[tuple[str, str]]:
+    status = view.status
+    due, age = status.checkpoint_every_seconds, status.checkpoint_age_seconds
+    if status.state != "running" or not due or age <= limits.checkpoint_intervals * due:
+        return
+    told = [event.text for event in status.events if event.kind == "checkpoint"][-1:]
+    newest = (
+        "none is kept" if status.checkpoint_version < 0 else f"version {status.checkpoint_version} is kept"
+    )
+    yield (
+        status.job,
+        f"{newest}, of {status.version}: for {age / 60:.0f} minutes no checkpoint was stored, where one is "
+        f"due every {due / 60:g}" + "".join(f"; last: {text}" for text in told),
+    )
+
+
 RULES = (
     Rule(
         "SlicePinned",
@@ -250,6 +268,13 @@ RULES = (
         batch_above_noise_scale,
         "a smaller global batch would need hardly more steps; keep this one only if time matters more than "
         "compute",
+    ),
+    Rule(
+        "CheckpointOverdue",
+        "critical",
+        checkpoint_overdue,
+        "look at the space and the permissions of the checkpoint url on every shard and the coordinator, "
+        "then run `sheepfold checkpoint save`",
     ),
 )
 

@@ -85,17 +85,21 @@ def _progress(moments: Sequence[Moment]) -> Iterator[Metric]:
     states = _gauge("job_state", "1 for the state the job is in", "state")
     versions = _gauge("job_version", "Newest version of the weights; -1 before the initial ones")
     stops = _gauge("job_stop_steps", "Version at which the job ends")
+    kept = _gauge("checkpoint_version", "Newest version that is kept; -1 if there is none")
+    age = _gauge("checkpoint_age_seconds", "Seconds since a checkpoint was stored, where any are kept")
     steps = _counter("steps", "Steps, by what became of them", "outcome")
     samples = _counter("samples", "Samples of steps, by what became of them", "outcome")
     for status in (moment.status for moment in moments):
         states.add((status.job, status.state), 1.0)
         versions.add((status.job,), status.version)
         stops.add((status.job,), status.stop_steps)
+        kept.add((status.job,), status.checkpoint_version)
+        age.add((status.job,), status.checkpoint_age_seconds if status.checkpoint_url else None)
         steps.add((status.job, "applied"), max(0, status.version) - status.steps_skipped)
         steps.add((status.job, "skipped"), status.steps_skipped)
         samples.add((status.job, "committed"), status.samples_committed)
         samples.add((status.job, "skipped"), status.samples_skipped)
-    yield from (family.metric for family in (states, versions, stops, steps, samples))
+    yield from (family.metric for family in (states, versions, stops, kept, age, steps, samples))
 
 
 def _slots(moments: Sequence[Moment]) -> Iterator[Metric]:
