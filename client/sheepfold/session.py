@@ -226,10 +226,11 @@ class Session:
         if before != reply.lineage:
             self.version = NOTHING_LOADED
             if before is not None:
+                self._out.append(Say(f"the job went back to version {reply.version}, which was kept"))
                 self._went_back()
 
     def _went_back(self) -> None:
-        """The job, to a checkpoint, as another lineage: what was leased and pulled is of no use any more."""
+        """To a checkpoint, as another lineage: what was leased and pulled is of no use any more."""
         if self._goal is Goal.PUSH:
             self._drop("the job went back to a checkpoint")
             return

@@ -29,6 +29,9 @@ GUARDS = {
     "{hooks: {enabled: false}, tls: {mode: none}, allowInsecure: true, job: x}": (
         "nobody would create the job"
     ),
+    "{hooks: {enabled: false}, tls: {mode: none}, allowInsecure: true, restore: {job: x}, "
+    "checkpoints: {existingClaim: c}}": "nobody would restore the job",
+    "restore: {job: x}": "restore.job=x: there are no checkpoints to restore it from",
     "external: {mode: loadBalancerPerShard}": "give the domain",
     "external: {mode: loadBalancerPerShard, domain: a.example}": "tls.mode=generated has none",
     "external: {mode: tlsPassthrough, domain: a.example}\ntls: {mode: existingSecret, existingSecret: c}": (
@@ -67,6 +70,8 @@ SCHEMA = {
     "image: {digest: latest}": "no digest",
     "model: {parameters: 1.5}": "no whole number",
     "checkpoints: {url: /somewhere}": "a folder, which no two pods share: a claim is",
+    "restore: {job: Bert}": "no name of a job",
+    "restore: {version: -1}": "no version",
     "gpu: {count: 2}": "what the program cannot do: a shard uses one GPU",
     "dashboard: {trackers: [neptune]}": "a tracker that the program does not know",
     "coordinator: {extraEnv: [{nam: A}]}": "a misspelt key of a list's entry",
@@ -144,6 +149,7 @@ def test_what_guards_let_pass_renders() -> None:
         "token: {existingSecret: t}}",
         "{networkPolicy: {enabled: false}, dashboard: {enabled: false}}",
         "{networkPolicy: {enabled: false}, dashboard: {allowOpen: true}}",
+        "{restore: {job: bert}, checkpoints: {existingClaim: c}}",
         "shards: {resources: {requests: {memory: 6Gi}}}",
         "shards: {stagingBytes: 484000000}",
         "shards: {storage: {size: 10Gi}}",

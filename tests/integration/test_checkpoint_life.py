@@ -262,6 +262,20 @@ def test_store_that_cannot_be_written_fails_the_checkpoint_and_not_the_job(tmp_p
     assert events[0].startswith("no checkpoint of version 0: shard 0: ")
 
 
+def test_restore_from_the_terminal_waits_for_shards_and_may_find_the_job_here(tmp_path: Path) -> None:
+    with running_fold(2, checkpoints=tmp_path) as fold:
+        train(fold.address, job_of(), until_step=3)
+        until(lambda: fold.fleet.status(NAME).version >= 3, "version 3")
+        with control_of(fold) as control:
+            control.checkpoint(m.CheckpointRequest(NAME, "test"))
+    with running_fold(3, checkpoints=tmp_path) as fold:
+        command = ["checkpoint", "restore", NAME, "--if-absent", "--wait", "30", "-a", fold.address]
+        first, second = CliRunner().invoke(app, command), CliRunner().invoke(app, command)
+        assert first.exit_code == second.exit_code == 0, first.output
+        assert first.output.startswith(f"job {NAME}: goes on from version 3 as lineage ")
+        assert second.output == f"job {NAME} is here already\n"
+
+
 def test_commands_of_the_terminal_say_what_is_kept_and_whether_it_is_whole(tmp_path: Path) -> None:
     with running_fold(2, checkpoints=tmp_path) as fold:
         train(fold.address, job_of(), until_step=3)

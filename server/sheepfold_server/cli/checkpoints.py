@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sheepfold_server.cli.address import DEFAULT, Address
+from sheepfold_server.cli.address import DEFAULT, Address, Wait
 from sheepfold_server.cli.jobs import JobName, author
 from sheepfold_server.cli.refusals import EXIT_FAILED, Group, say
 from sheepfold_wire import messages as m
 from sheepfold_wire.control import Control
-from sheepfold_wire.errors import BadConfig, CheckpointFailed, NoCheckpoint
+from sheepfold_wire.errors import BadConfig, CheckpointFailed, NoCheckpoint, NotReady
 
 if TYPE_CHECKING:
     from sheepfold_server.storage.checkpoints import CheckpointIndex, CheckpointStore
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Keep the state of a job, look at it, restore it.")
 
 SAVE_SECONDS = 3_600.0
+RETRY_SECONDS = 1.0
 
 Url = Annotated[
     str | None,
@@ -52,15 +53,34 @@ def restore(
             help="Go on with another device type, processor family or torch version: with other bits.",
         ),
     ] = False,
+    if_absent: Annotated[
+        bool, typer.Option("--if-absent", help="Do nothing where the coordinator has the job already.")
+    ] = False,
+    wait: Wait = 0.0,
     address: Address = DEFAULT,
 ) -> None:
     """Take up a job from its checkpoint, as a new lineage, on as many shards as the coordinator has."""
     request = m.RestoreRequest(uuid.uuid4().hex, name, version, author(), accept_new_numerics)
+    deadline = time.monotonic() + wait
     with Control(address, SAVE_SECONDS) as control:
-        reply = control.restore(request)
+        if name in control.jobs(wait) and if_absent:
+            typer.echo(f"job {name} is here already")
+            return
+        reply = _restored(control, request, deadline)
     for passed_over in reply.passed_over:
         say(f"passed over: {passed_over}")
     typer.echo(f"job {name}: goes on from version {reply.version} as lineage {reply.lineage}")
+
+
+def _restored(control: Control, request: m.RestoreRequest, deadline: float) -> m.RestoreReply:
+    """Shards may be starting; raises NotReady once that takes too long."""
+    while True:
+        try:
+            return control.restore(request)
+        except NotReady:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
 
 
 @app.command("list", epilog="Example: `sheepfold checkpoint list lenet`")

@@ -1,0 +1,158 @@
+"""What durability costs a step, end to end: two levels, and a step while a checkpoint is written.
+
+    python -m tests.bench.durability [--parameters 27000000] [--shards 1] [--rounds 12] [--dir DIR]
+
+Real servers under `up`'s supervisor, one NumPy worker for two jobs of the same model, of level `wal` and of
+level `checkpoint`, whose steps take turns. Then steps of the first take turns with and without a checkpoint
+that begins with them. Medians of paired ratios; prints one line of JSON. Time grows with the parameters: 27
+million take about two minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import sheepfold
+from sheepfold_server.shell.supervisor import Supervisor, UpConfig
+from sheepfold_wire import messages as m
+from sheepfold_wire.control import Control
+from sheepfold_wire.job import Job, parse_job
+
+ROWS = 1024
+WARM_UP = 6
+"""Steps of each job before anything is measured: files of the log are then used again, not new."""
+SAVE_SECONDS = 600.0
+
+Arrays = dict[str, "np.typing.NDArray[np.float32]"]
+
+
+def job_of(level: str) -> Job:
+    return parse_job(
+        {
+            "name": f"level-{level}",
+            "batch": {"samples": 1, "slot_samples": 1},
+            "data": {"mode": "free"},
+            "optimizer": {"lr": {"peak": 0.001}},
+            "stop": {"steps": 1_000_000},
+            "numerics": {"kernel": "eager"},
+            "durability": {"level": level},
+            "checkpoint": {"every_minutes": 0},
+        }
+    )
+
+
+class Worker:
+    """One worker of one job, which makes every step alone."""
+
+    def __init__(self, address: str, level: str, weights: Arrays, gradients: Arrays) -> None:
+        self.job, self._gradients = job_of(level), gradients
+        self.client = sheepfold.Client(self.job.name, weights, address=address, config=self.job)
+
+    def step(self) -> float:
+        """Seconds from the lease, with its pull, to the next version."""
+        began = time.perf_counter()
+        lease = self.client.lease()
+        assert lease is not None
+        counts = self.client.push(self._gradients, samples=1)
+        assert counts
+        self.client.pull(lease.base_version + 1)
+        return time.perf_counter() - began
+
+
+def in_turns(
+    rounds: int, first: Callable[[], float], second: Callable[[], float]
+) -> list[tuple[float, float]]:
+    """Pairs, the order of which alternates."""
+    pairs = []
+    for number in range(rounds):
+        if number % 2:
+            b, a = second(), first()
+        else:
+            a, b = first(), second()
+        pairs.append((a, b))
+    return pairs
+
+
+def while_saving(control: Control, worker: Worker, seconds: list[float]) -> float:
+    """One step that begins with a checkpoint, which may outlast it; returns once both are done."""
+
+    def save() -> None:
+        began = time.perf_counter()
+        control.checkpoint(m.CheckpointRequest(worker.job.name, "bench"))
+        seconds.append(time.perf_counter() - began)
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    took = worker.step()
+    thread.join()
+    return took
+
+
+def median_ratio(pairs: list[tuple[float, float]]) -> float:
+    return round(statistics.median(a / b for a, b in pairs), 3)
+
+
+def arrays(parameters: int, scale: float) -> Arrays:
+    draw, layers = np.random.default_rng(1), max(1, parameters // (ROWS * ROWS))
+    return {
+        f"layer{i}": (draw.standard_normal((ROWS, ROWS)) * scale).astype(np.float32) for i in range(layers)
+    }
+
+
+def measure(directory: Path, parameters: int, shards: int, rounds: int) -> dict[str, object]:
+    config = UpConfig(
+        directory, shard_count=shards, port=0, dashboard_port=0, checkpoint_url=str(directory / "checkpoints")
+    )
+    supervisor = Supervisor(config, threading.Event(), print)
+    weights, gradients = arrays(parameters, 0.05), arrays(parameters, 0.01)
+    supervisor.start()
+    try:
+        address = supervisor.coordinator.address
+        logged, kept = (Worker(address, level, weights, gradients) for level in ("wal", "checkpoint"))
+        for worker in (logged, kept):
+            for _ in range(WARM_UP):
+                worker.step()
+        levels = in_turns(rounds, logged.step, kept.step)
+        saves: list[float] = []
+        with Control(address, SAVE_SECONDS) as control:
+            saving = in_turns(rounds, lambda: while_saving(control, logged, saves), logged.step)
+        for worker in (logged, kept):
+            worker.client.close()
+    finally:
+        supervisor.stop()
+    return {
+        "bench": "durability",
+        "parameters": sum(array.size for array in weights.values()),
+        "shards": shards,
+        "rounds": rounds,
+        "step_wal_s": round(statistics.median(a for a, _ in levels), 4),
+        "step_checkpoint_level_s": round(statistics.median(b for _, b in levels), 4),
+        "wal_ratio": median_ratio(levels),
+        "step_while_saving_s": round(statistics.median(a for a, _ in saving), 4),
+        "saving_ratio": median_ratio(saving),
+        "save_s": round(statistics.median(saves), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--parameters", type=int, default=27_000_000)
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--dir", type=Path, default=None, help="a folder on the disk to be measured")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+        print(json.dumps(measure(Path(folder), given.parameters, given.shards, given.rounds)))
+
+
+if __name__ == "__main__":
+    main()
