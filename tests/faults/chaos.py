@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.fleet import KilledFleet, killed_fleet
+from tests.faults.results import record
 from tests.integration.harness import digest_of, running_fold, small_job, train
 
 from sheepfold_wire.job import Job
@@ -127,6 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--record", action="store_true", help="add the result to tests/faults/RESULTS.md")
     given = parser.parse_args()
     chance, tally = random.Random(given.seed), Tally()
     print(f"seed {given.seed}, {given.kills} kills", flush=True)
@@ -135,24 +137,24 @@ def main() -> int:
             run_once(tally, given.kills, chance, Path(directory))
         print(f"run {tally.runs}: {tally.total} kills, {tally.mismatches} mismatches", flush=True)
     seconds = sorted(tally.recovery_seconds) or [0.0]
-    print(
-        json.dumps(
-            {
-                "bench": "chaos",
-                "kills": tally.total,
-                "by_kind": tally.kills,
-                "runs": tally.runs,
-                "digest_mismatches": tally.mismatches,
-                "lost_steps": tally.lost_steps,
-                "recovery_s": {
-                    "p50": round(statistics.median(seconds), 2),
-                    "p95": round(seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))], 2),
-                },
-                "seed": given.seed,
-            }
-        )
-    )
-    return int(bool(tally.mismatches or tally.lost_steps))
+    line = {
+        "bench": "chaos",
+        "kills": tally.total,
+        "by_kind": tally.kills,
+        "runs": tally.runs,
+        "digest_mismatches": tally.mismatches,
+        "lost_steps": tally.lost_steps,
+        "recovery_s": {
+            "p50": round(statistics.median(seconds), 2),
+            "p95": round(seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))], 2),
+        },
+        "seed": given.seed,
+    }
+    is_red = bool(tally.mismatches or tally.lost_steps)
+    if given.record:
+        record(line, not is_red)
+    print(json.dumps(line))
+    return int(is_red)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 
+from tests.faults.results import record
 from tests.sim.ablations import ABLATIONS
 from tests.sim.invariants import Violation
 from tests.sim.marks import MARKS
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--record", action="store_true", help="add the result to tests/faults/RESULTS.md")
     given = parser.parse_args()
     end = given.first + given.seeds
     chunks = [(first, min(first + CHUNK, end)) for first in range(given.first, end, CHUNK)]
@@ -86,23 +88,23 @@ def main() -> int:
         told = "NOT NOTICED" if noticed_at is None else f"noticed at seed {noticed_at}"
         print(f"without a safeguard, {name}: {told}")
     unhit = [mark for mark in MARKS if not total.marks[mark]]
-    print(
-        json.dumps(
-            {
-                "bench": "sim",
-                "seeds": given.seeds,
-                "first": given.first,
-                "seconds": round(time.monotonic() - began, 1),
-                "faults": total.faults,
-                "violations": len(total.violations),
-                "marks": len(MARKS),
-                "marks_unhit": unhit,
-                "ablations_caught": sum(seed is not None for seed in caught.values()),
-                "ablations": len(ABLATIONS),
-            }
-        )
-    )
-    return int(bool(total.violations or unhit or None in caught.values()))
+    line = {
+        "bench": "sim",
+        "seeds": given.seeds,
+        "first": given.first,
+        "seconds": round(time.monotonic() - began, 1),
+        "faults": total.faults,
+        "violations": len(total.violations),
+        "marks": len(MARKS),
+        "marks_unhit": unhit,
+        "ablations_caught": sum(seed is not None for seed in caught.values()),
+        "ablations": len(ABLATIONS),
+    }
+    is_red = bool(total.violations or unhit or None in caught.values())
+    if given.record:
+        record(line, not is_red)
+    print(json.dumps(line))
+    return int(is_red)
 
 
 if __name__ == "__main__":

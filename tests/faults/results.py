@@ -1,0 +1,165 @@
+"""Runs that were recorded, as a page: python -m tests.faults.results
+
+`make sim` and `make chaos` with ARGS=--record add a line to results.jsonl, red or green; this renders
+RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RUNS, PAGE = HERE / "results.jsonl", HERE / "RESULTS.md"
+LEVELS = ("none", "checkpoint", "wal", "wal_fsync")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happens to servers, what it costs by level of durability, and the test that shows it."""
+
+    event: str
+    costs: Mapping[str, str]
+    test: str
+    """FILE::FUNCTION below tests/, or what is not shown."""
+
+
+SINCE = "steps since the newest checkpoint"
+EVENTS = (
+    Event(
+        "kill -9 of a shard, at any version",
+        {"none": "the job", "checkpoint": SINCE, "wal": "0", "wal_fsync": "0"},
+        "faults/test_kill.py::test_kill_9_changes_no_bit_and_costs_no_committed_step_that_is_logged",
+    ),
+    Event(
+        "kill -9 of the coordinator, or of all at once",
+        {"none": "the job", "wal": "0", "wal_fsync": "0"},
+        "faults/test_kill.py::test_kill_9_changes_no_bit_and_costs_no_committed_step_that_is_logged",
+    ),
+    Event(
+        "all stopped and started again",
+        {"wal": "0", "wal_fsync": "0"},
+        "faults/test_kill.py::test_everything_stopped_and_started_again_goes_on_where_it_was",
+    ),
+    Event(
+        "loss of a shard's disk, checkpoints kept elsewhere",
+        {"checkpoint": SINCE, "wal": SINCE, "wal_fsync": SINCE},
+        "integration/test_checkpoint_life.py::test_lost_disk_of_a_shard_takes_the_job_back_and_changes_no_bit",
+    ),
+    Event(
+        "loss of every disk but that of the checkpoints; another number of shards",
+        {"checkpoint": SINCE, "wal": SINCE, "wal_fsync": SINCE},
+        "integration/test_checkpoint_life.py::test_one_job_over_1_2_3_and_1_shards_has_the_bits_of_an_undisturbed_one",
+    ),
+    Event(
+        "the newest checkpoint is damaged as well",
+        {"checkpoint": "steps since the one before"},
+        "integration/test_checkpoint_life.py::test_damaged_newest_checkpoint_is_passed_over_loudly",
+    ),
+    Event(
+        "kill -9 at a system call of a save, of retention, of a log's rotation",
+        {"checkpoint": "0 of what was stored", "wal": "0", "wal_fsync": "0"},
+        "faults/test_crash_at_syscalls.py",
+    ),
+    Event(
+        "a full disk",
+        {"checkpoint": "0: the checkpoint fails", "wal": "0: the shard waits", "wal_fsync": "0: it waits"},
+        "integration/test_data_directories.py::test_full_disk_holds_the_job_up_and_loses_nothing",
+    ),
+    Event("loss of power", {"wal": "not promised", "wal_fsync": "0, as far as the disk honours fsync"}, ""),
+)
+
+
+def record(line: Mapping[str, Any], is_green: bool) -> None:
+    """Keep what a run printed last, with the commit it ran on; red ones too."""
+    kept = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "is_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
+        "is_green": is_green,
+        **line,
+    }
+    with RUNS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(kept) + "\n")
+    PAGE.write_text(page(runs()), "utf-8")
+
+
+def _module() -> str:
+    spec = sys.modules["__main__"].__spec__
+    return "" if spec is None else spec.name
+
+
+def _git(*arguments: str) -> str:
+    ran = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True)
+    return ran.stdout.strip()
+
+
+def runs() -> list[dict[str, Any]]:
+    if not RUNS.exists():
+        return []
+    return [json.loads(line) for line in RUNS.read_text("utf-8").splitlines()]
+
+
+def page(recorded: Iterable[Mapping[str, Any]]) -> str:
+    title = "# What was done to sheepfold, and what became of it"
+    return f"{title}\n\nGenerated: `python -m tests.faults.results`.\n\n{_events()}\n{_runs(recorded)}"
+
+
+def _events() -> str:
+    rows = []
+    for event in EVENTS:
+        costs = " | ".join(event.costs.get(level, "") for level in LEVELS)
+        rows.append(f"| {event.event} | {costs} | {_shown(event.test)} |")
+    lines = (
+        "## What an event costs, by `durability.level`",
+        "",
+        f"| event | {' | '.join(LEVELS)} | shown by |",
+        f"|{'---|' * (len(LEVELS) + 2)}",
+        *rows,
+        "",
+        "Committed steps that are lost and computed again, to the same bits. Level `none`: servers without",
+        "`--dir`, and without checkpoints. Empty: not shown.",
+        "",
+    )
+    return "\n".join(lines)
+
+
+def _shown(test: str) -> str:
+    return f"`tests/{test}`" if test else "nothing: a kill does not show it"
+
+
+def _runs(recorded: Iterable[Mapping[str, Any]]) -> str:
+    rows = []
+    for run in recorded:
+        commit = run["commit"] + (" and changes" if run["is_changed"] else "")
+        color = "green" if run["is_green"] else "**red**"
+        rows.append(f"| {run['date']} | {commit} | `{run['command']}` | {color} | {_found(run)} |")
+    head = ("## Runs", "", "| date | commit | command | | result |", "|---|---|---|---|---|")
+    return "\n".join((*head, *rows, ""))
+
+
+def _found(run: Mapping[str, Any]) -> str:
+    if run["bench"] == "sim":
+        return (
+            f"{run['seeds']:,} seeds from {run['first']:,} on, {run['faults']:,} faults, "
+            f"{run['violations']} violations; {run['marks'] - len(run['marks_unhit'])} of {run['marks']} rare "
+            f"states reached; {run['ablations_caught']} of {run['ablations']} safeguards missed when taken "
+            f"away; {run['seconds']:.0f} s"
+        )
+    recovery = run["recovery_s"]
+    return (
+        f"{run['kills']} kills in {run['runs']} runs, {run['digest_mismatches']} digests that differ, "
+        f"{run['lost_steps']} steps lost; at work again after {recovery['p50']} s (p50), "
+        f"{recovery['p95']} s (p95)"
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(runs()), "utf-8")
