@@ -147,11 +147,12 @@ def _runs(recorded: Iterable[Mapping[str, Any]]) -> str:
 
 def _found(run: Mapping[str, Any]) -> str:
     if run["bench"] == "sim":
+        reached = run["marks"] - len(run["marks_unhit"])
         return (
             f"{run['seeds']:,} seeds from {run['first']:,} on, {run['faults']:,} faults, "
-            f"{run['violations']} violations; {run['marks'] - len(run['marks_unhit'])} of {run['marks']} rare "
-            f"states reached; {run['ablations_caught']} of {run['ablations']} safeguards missed when taken "
-            f"away; {run['seconds']:.0f} s"
+            f"{run['violations']} violations; {reached} of {run['marks']} rare states reached; "
+            f"{run['ablations_caught']} of {run['ablations']} safeguards missed when taken away; "
+            f"{run['seconds']:.0f} s"
         )
     recovery = run["recovery_s"]
     return (
