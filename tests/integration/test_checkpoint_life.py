@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from tests.integration.harness import (
     RunningFold,
+    SmallNet,
     digest_of,
     running_fold,
     small_job,
@@ -21,6 +24,7 @@ from tests.integration.harness import (
 )
 from typer.testing import CliRunner
 
+import sheepfold
 import sheepfold_wire.messages as m
 from sheepfold_server.cli.app import app
 from sheepfold_server.storage.checkpoints import CheckpointStore
@@ -39,7 +43,8 @@ NAME = "kept"
 
 
 def job_of(**changes: Any) -> Job:
-    return small_job(NAME, **{"stop": {"steps": STEPS}, "checkpoint": {"every_steps": 2}, **changes})
+    """By default version 0, the last one and what a test asks for are kept, whatever the machine's pace."""
+    return small_job(NAME, **{"stop": {"steps": STEPS}, "checkpoint": {"every_minutes": 0}, **changes})
 
 
 DELAYED = {"batch": {"samples": 32, "slot_samples": 4, "delay": 1}}
@@ -64,27 +69,42 @@ def kept_of(url: Path) -> list[int]:
     return [index.version for index in CheckpointStore(str(url), NAME).listing().indices]
 
 
+def train_and_keep(fold: RunningFold, job: Job, *steps: int) -> None:
+    """Up to each of these versions, which is then kept."""
+    for version in steps:
+        train(fold.address, job, until_step=version)
+        until(lambda due=version: fold.fleet.status(NAME).version >= due, f"version {version}")  # type: ignore[misc]
+        with control_of(fold) as control:
+            assert control.checkpoint(m.CheckpointRequest(NAME, "test")).version == version
+
+
+def train_to_the_end(fold: RunningFold, job: Job) -> None:
+    train(fold.address, job)
+    until(lambda: fold.fleet.status(NAME).checkpoint_version == STEPS, "the last version is kept")
+
+
 def restore(fold: RunningFold, version: int | None = None) -> m.RestoreReply:
     until(lambda: len(fold.fleet._links) == len(fold.shards), "all shards are linked")
     with control_of(fold) as control:
         return control.restore(m.RestoreRequest("again", NAME, version, "test"))
 
 
-def test_first_and_last_version_and_every_second_one_are_kept_as_far_as_the_job_says(tmp_path: Path) -> None:
+def test_first_and_last_version_are_kept_and_others_as_the_job_says(tmp_path: Path) -> None:
     with running_fold(2, checkpoints=tmp_path) as fold:
-        train(fold.address, job_of())
-        until(lambda: fold.fleet.status(NAME).checkpoint_version == STEPS, "the last version is kept")
-        events = [event.text for event in fold.fleet.status(NAME).events if event.kind == "checkpoint"]
-        until(lambda: kept_of(tmp_path) == [12, 10, 8], "checkpoint.keep = 3")
-    assert events[0].startswith("version 0 is kept")
+        train_to_the_end(fold, job_of(checkpoint={"every_steps": 2}))
+        told = [event.text for event in fold.fleet.status(NAME).events if event.kind == "checkpoint"]
+        until(lambda: len(kept_of(tmp_path)) == 3, "checkpoint.keep = 3")
+    versions = [int(text.split()[1]) for text in told]
+    assert (versions[0], versions[-1]) == (0, STEPS)
+    assert kept_of(tmp_path) == versions[:-4:-1]
+    assert all(b - a >= 2 or b == STEPS for a, b in itertools.pairwise(versions))
 
 
 def test_checkpoint_holds_the_weights_of_its_version_under_the_models_names(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
     with running_fold(2, checkpoints=tmp_path / "kept") as fold:
-        train(fold.address, job_of())
-        until(lambda: fold.fleet.status(NAME).checkpoint_version == STEPS, "the last version is kept")
+        train_to_the_end(fold, job_of())
         expected = weights_of(fold.address, NAME)
         file = tmp_path / "weights.safetensors"
         ran = CliRunner().invoke(
@@ -100,8 +120,8 @@ def test_checkpoint_holds_the_weights_of_its_version_under_the_models_names(tmp_
 def test_rewound_job_computes_the_same_bits_again(tmp_path: Path, is_delayed: bool) -> None:
     job = job_of(**(DELAYED if is_delayed else {}))
     with running_fold(2, directory=tmp_path / "logs", checkpoints=tmp_path / "kept") as fold:
-        train(fold.address, job)
-        until(lambda: fold.fleet.status(NAME).checkpoint_version == STEPS, "the last version is kept")
+        train_and_keep(fold, job, 8)
+        train_to_the_end(fold, job)
         before = fold.fleet.status(NAME)
         with control_of(fold) as control:
             request = m.RewindRequest("r", NAME, 8, (), "ann")
@@ -120,8 +140,7 @@ def test_rewound_job_computes_the_same_bits_again(tmp_path: Path, is_delayed: bo
 def test_samples_skipped_at_a_rewind_are_never_leased(tmp_path: Path) -> None:
     seen: list[int] = []
     with running_fold(1, checkpoints=tmp_path) as fold:
-        train(fold.address, job_of(), until_step=8)
-        until(lambda: fold.fleet.status(NAME).checkpoint_version >= 8, "version 8 is kept")
+        train_and_keep(fold, job_of(), 8)
         with control_of(fold) as control:
             control.rewind(m.RewindRequest("r", NAME, 8, (m.SampleRange(8 * 32 + 6, 10),), "ann"))
         train(fold.address, job_of(), lambda slot: seen.append(slot.lease.sample_start))
@@ -137,28 +156,26 @@ def test_samples_skipped_at_a_rewind_are_never_leased(tmp_path: Path) -> None:
 def test_one_job_over_1_2_3_and_1_shards_has_the_bits_of_an_undisturbed_one(
     tmp_path: Path, is_delayed: bool
 ) -> None:
-    job = job_of(**(DELAYED if is_delayed else {}), checkpoint={"every_minutes": 0})
+    job = job_of(**(DELAYED if is_delayed else {}))
     for shards, until_step in ((1, 3), (2, 6), (3, 9), (1, None)):
         with running_fold(shards, checkpoints=tmp_path) as fold:
             if shards > 1 or until_step is None:
                 assert restore(fold).passed_over == ()
-            train(fold.address, job, until_step=until_step)
-            if until_step is None:
-                assert digest_of(fold.address, NAME) == golden(is_delayed)
+            if until_step is not None:
+                train_and_keep(fold, job, until_step)
                 continue
-            until(lambda due=until_step: fold.fleet.status(NAME).version >= due, "the step")  # type: ignore[misc]
-            with control_of(fold) as control:
-                assert control.checkpoint(m.CheckpointRequest(NAME, "test")).version == until_step
+            train(fold.address, job)
+            assert digest_of(fold.address, NAME) == golden(is_delayed)
 
 
 @pytest.mark.parametrize("is_delayed", [False, True], ids=["synchronous", "delay 1"])
 def test_lost_disk_of_a_shard_takes_the_job_back_and_changes_no_bit(tmp_path: Path, is_delayed: bool) -> None:
-    job = job_of(**(DELAYED if is_delayed else {}), checkpoint={"every_steps": 3})
+    job = job_of(**(DELAYED if is_delayed else {}))
     where = {"directory": tmp_path / "logs", "checkpoints": tmp_path / "kept"}
     with running_fold(2, **where) as fold:
+        train_and_keep(fold, job, 3)
         train(fold.address, job, until_step=5)
         until(lambda: fold.fleet.status(NAME).version >= 5, "version 5")
-        until(lambda: fold.fleet.status(NAME).checkpoint_version >= 3, "version 3 is kept")
         before = fold.fleet.status(NAME)
     shutil.rmtree(tmp_path / "logs" / "shard-1")
     with running_fold(2, **where) as fold:
@@ -167,7 +184,7 @@ def test_lost_disk_of_a_shard_takes_the_job_back_and_changes_no_bit(tmp_path: Pa
         status = fold.fleet.status(NAME)
         assert digest_of(fold.address, NAME) == golden(is_delayed)
     told = next(event.text for event in status.events if event.kind == "lineage")
-    assert f"from version {before.version} back to version" in told
+    assert f"from version {before.version} back to version 3: " in told
     assert "its state is lost" in told
     logs = [path.name for path in (tmp_path / "logs" / "shard-0" / "jobs" / NAME).iterdir()]
     assert logs == [status.lineage], "logs of the lineage that ended are removed"
@@ -176,8 +193,7 @@ def test_lost_disk_of_a_shard_takes_the_job_back_and_changes_no_bit(tmp_path: Pa
 def test_coordinator_started_anew_goes_on_with_the_lineage_it_went_back_to(tmp_path: Path) -> None:
     where = {"directory": tmp_path / "logs", "checkpoints": tmp_path / "kept"}
     with running_fold(2, **where) as fold:
-        train(fold.address, job_of(), until_step=6)
-        until(lambda: fold.fleet.status(NAME).checkpoint_version >= 6, "version 6 is kept")
+        train_and_keep(fold, job_of(), 4, 6)
         with control_of(fold) as control:
             lineage = control.rewind(m.RewindRequest("r", NAME, 4, (), "ann")).lineage
         train(fold.address, job_of(), until_step=5)
@@ -189,8 +205,8 @@ def test_coordinator_started_anew_goes_on_with_the_lineage_it_went_back_to(tmp_p
 
 def test_damaged_newest_checkpoint_is_passed_over_loudly(tmp_path: Path) -> None:
     with running_fold(2, checkpoints=tmp_path) as fold:
-        train(fold.address, job_of())
-        until(lambda: fold.fleet.status(NAME).checkpoint_version == STEPS, "the last version is kept")
+        train_and_keep(fold, job_of(), 10)
+        train_to_the_end(fold, job_of())
     part = next((tmp_path / NAME).glob(f"*/{STEPS}/s1of2*"))
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
@@ -208,7 +224,8 @@ def test_job_that_is_here_is_not_restored_and_one_that_is_kept_nowhere_neither(t
     with running_fold(1, checkpoints=tmp_path) as fold:
         with pytest.raises(NoCheckpoint, match=f"no checkpoint of job {NAME} that verifies in {tmp_path}"):
             restore(fold)
-        train(fold.address, job_of())
+        train_and_keep(fold, job_of(), 8, 10)
+        train_to_the_end(fold, job_of())
         with pytest.raises(PreconditionError, match=f"sheepfold job rewind {NAME} --to V"):
             restore(fold)
         until(lambda: kept_of(tmp_path) == [12, 10, 8], "the last version is kept, and three in all")
@@ -227,8 +244,7 @@ def test_checkpoint_of_other_numerics_is_refused_unless_that_is_accepted(tmp_pat
     from sheepfold_wire.errors import NumericsMismatch
 
     with running_fold(1, checkpoints=tmp_path) as fold:
-        train(fold.address, job_of())
-        until(lambda: fold.fleet.status(NAME).checkpoint_version == STEPS, "the last version is kept")
+        train_to_the_end(fold, job_of())
         hello, desk = fold.fleet._links[0].hello, fold.fleet._desk
     assert desk is not None
     other = replace(hello, numeric_fingerprint="cpu-elsewhere/torch-1")
@@ -253,7 +269,8 @@ def test_without_an_url_a_checkpoint_is_refused_with_the_option_that_gives_one()
 
 def test_store_that_cannot_be_written_fails_the_checkpoint_and_not_the_job(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
-    with running_fold(1, checkpoints=tmp_path / "file" / "below") as fold:
+    bad = tmp_path / "file" / "below"
+    with running_fold(1, directory=tmp_path / "logs", checkpoints=bad) as fold:
         train(fold.address, job_of())
         with control_of(fold) as control, pytest.raises(CheckpointFailed, match="training goes on"):
             control.checkpoint(m.CheckpointRequest(NAME, "test"))
@@ -262,12 +279,26 @@ def test_store_that_cannot_be_written_fails_the_checkpoint_and_not_the_job(tmp_p
     assert events[0].startswith("no checkpoint of version 0: shard 0: ")
 
 
+def test_without_logs_nothing_is_computed_before_version_0_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("no directory")
+    with running_fold(1, checkpoints=tmp_path / "kept" / "below") as fold:
+        run = sheepfold.attach(SmallNet(), address=fold.address, config=job_of())
+        thread = threading.Thread(target=run.next_slot)
+        thread.start()
+        until(lambda: "version 0 to be kept" in fold.fleet.status(NAME).waiting_for, "it waits")
+        with control_of(fold) as control, pytest.raises(CheckpointFailed, match="nothing is computed before"):
+            control.checkpoint(m.CheckpointRequest(NAME, "test"))
+        (tmp_path / "kept").unlink()
+        with control_of(fold) as control:
+            assert control.checkpoint(m.CheckpointRequest(NAME, "test")).version == 0
+        thread.join(30.0)
+        assert not thread.is_alive()
+        run.close()
+
+
 def test_restore_from_the_terminal_waits_for_shards_and_may_find_the_job_here(tmp_path: Path) -> None:
     with running_fold(2, checkpoints=tmp_path) as fold:
-        train(fold.address, job_of(), until_step=3)
-        until(lambda: fold.fleet.status(NAME).version >= 3, "version 3")
-        with control_of(fold) as control:
-            control.checkpoint(m.CheckpointRequest(NAME, "test"))
+        train_and_keep(fold, job_of(), 3)
     with running_fold(3, checkpoints=tmp_path) as fold:
         command = ["checkpoint", "restore", NAME, "--if-absent", "--wait", "30", "-a", fold.address]
         first, second = CliRunner().invoke(app, command), CliRunner().invoke(app, command)
@@ -278,6 +309,7 @@ def test_restore_from_the_terminal_waits_for_shards_and_may_find_the_job_here(tm
 
 def test_commands_of_the_terminal_say_what_is_kept_and_whether_it_is_whole(tmp_path: Path) -> None:
     with running_fold(2, checkpoints=tmp_path) as fold:
+        train_and_keep(fold, job_of(), 2)
         train(fold.address, job_of(), until_step=3)
         until(lambda: fold.fleet.status(NAME).version >= 3, "version 3")
         saved = CliRunner().invoke(app, ["checkpoint", "save", NAME, "-a", fold.address])

@@ -225,7 +225,7 @@ def test_insecure_up_serves_all_of_it_at_its_address_and_ends_with_the_line_for_
         addresses = [part["address"] for part in (facts["coordinator"], facts["dashboard"], *facts["shards"])]
         assert [address.split(":")[0] for address in addresses] == ["127.0.0.2"] * 4
         assert up.process.stdout is not None
-        printed = [up.process.stdout.readline() for _ in range(6)]
+        printed = [up.process.stdout.readline() for _ in range(7)]
         assert printed[-1] == f"export SHEEPFOLD={up.address}\n"
     finally:
         up.close()

@@ -159,7 +159,8 @@ class Checkpointing:
         self._save, self._not_before = None, state.now + self.retry_seconds
         told = f"no checkpoint of version {save.books.ledger.version}: {why}"
         state.event("checkpoint", told)
-        self._answer(save.callers, CheckpointFailed(f"{told}; training goes on, older ones are as they were"))
+        then = "nothing is computed before one is kept" if state.awaits_checkpoint() else "training goes on"
+        self._answer(save.callers, CheckpointFailed(f"{told}; {then}, older ones are as they were"))
 
     def _answer(self, callers: list[int], answer: m.CheckpointReply | SheepfoldError) -> None:
         for caller in callers:
