@@ -281,7 +281,7 @@ def is_ready(up: Up) -> bool:
 
 def last_line(up: Up) -> str:
     assert up.process.stdout is not None
-    printed = [up.process.stdout.readline() for _ in range(6)]
+    printed = [up.process.stdout.readline() for _ in range(7)]
     assert printed[-1].startswith("export SHEEPFOLD='sheepfold://127.0.0.2:"), printed
     return printed[-1].strip().removeprefix("export SHEEPFOLD='").removesuffix("'")
 
