@@ -10,6 +10,7 @@ from functools import cache
 
 import pytest
 from tests.sim.ablations import ABLATIONS
+from tests.sim.campaign import ABLATION_SEEDS
 from tests.sim.invariants import Violation
 from tests.sim.marks import MARKS, Marks
 from tests.sim.scenario import CALM, Scenario, Setting, draw
@@ -20,7 +21,6 @@ import sheepfold_wire.messages as m
 
 SEEDS = int(os.environ.get("SHEEPFOLD_SIM_SEEDS", "2000"))
 CHUNK = 100
-ABLATION_SEEDS = 600
 
 
 @cache
