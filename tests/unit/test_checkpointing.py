@@ -10,6 +10,7 @@ from tests.unit.desk import Desk, job_of
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
+from sheepfold_server.core.coordinator import Coordinator
 from sheepfold_server.core.records import Books, CheckpointKept, Ledger
 from sheepfold_server.core.remembering import identity
 from sheepfold_server.core.state import Life
@@ -156,6 +157,15 @@ def go_back(desk: Desk, index: e.StoreIndex, lineage: str = "second") -> Books:
     return found(desk, e.BeginAgain)[-1].books
 
 
+def made_of(books: Books) -> Desk:
+    """Another coordinator, in the next term, of the job of these books."""
+    desk = desk_of()
+    desk.coordinator = Coordinator(desk.job, 2, 2, books.lineage, "store")
+    desk.coordinator.remember([books])
+    desk.state = desk.coordinator._state
+    return desk
+
+
 def test_rewind_writes_the_books_first_and_then_gives_its_place_away() -> None:
     desk = desk_of().start()
     index = keep(desk, 0)
@@ -183,10 +193,7 @@ def test_coordinator_made_of_books_goes_on_at_their_version_in_their_lineage() -
     desk.ask(m.ConfigChangeRequest("c", "j", -1, '{"optimizer.lr.peak": 0.5}', "ann"))
     desk.ask(m.RewindRequest("r", "j", 1, (m.SampleRange(5, 2),), "ann"))
     books = go_back(desk, index)
-    again = Desk(desk.job, checkpoint_url="store")
-    again.coordinator = type(again.coordinator)(desk.job, 2, 2, books.lineage, "store")
-    again.coordinator.remember([books])
-    again.state = again.coordinator._state
+    again = made_of(books)
     assert identity([books]) == (desk.job.to_json(), "second", 2)
     assert (again.state.version, again.state.lineage) == (1, "second")
     assert again.state.samples_committed == 4
@@ -253,10 +260,7 @@ def test_lineages_that_a_history_left_are_looked_through_up_to_where_it_left_the
     step(desk, 0)
     desk.ask(m.RewindRequest("r", "j", 0, (), "ann"))
     books = go_back(desk, index)
-    again = desk_of()
-    again.coordinator = type(again.coordinator)(desk.job, 2, 2, books.lineage, "store")
-    again.coordinator.remember([books])
-    again.state = again.coordinator._state
+    again = made_of(books)
     for shard in again.shards:
         again.connect(shard)
         again.opened(shard, 0)
@@ -397,10 +401,7 @@ def test_new_lineage_is_kept_at_once_and_a_shard_behind_it_is_not_sent_to_its_be
     step(desk, 0)
     desk.ask(m.RewindRequest("r", "j", 0, (), "ann"))
     books = go_back(desk, index)
-    again = desk_of()
-    again.coordinator = type(again.coordinator)(desk.job, 2, 2, books.lineage, "store")
-    again.coordinator.remember([books])
-    again.state = again.coordinator._state
+    again = made_of(books)
     for shard in again.shards:
         again.connect(shard)
         again.opened(shard, 0)
