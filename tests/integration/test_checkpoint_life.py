@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 import sheepfold
 import sheepfold_wire.messages as m
 from sheepfold_server.cli.app import app
+from sheepfold_server.core import events as e
 from sheepfold_server.storage.checkpoints import CheckpointStore
 from sheepfold_wire.control import Control
 from sheepfold_wire.errors import (
@@ -218,6 +219,35 @@ def test_damaged_newest_checkpoint_is_passed_over_loudly(tmp_path: Path) -> None
     assert reply.version == 10
     assert part.name in reply.passed_over[0]
     assert part.read_bytes() == content, "it is left as it is"
+
+
+def test_damaged_index_of_a_later_term_leaves_that_of_the_earlier_one(tmp_path: Path) -> None:
+    with running_fold(2, checkpoints=tmp_path) as fold:
+        train_to_the_end(fold, job_of())
+    index = CheckpointStore(str(tmp_path), NAME).listing().indices[0]
+    bad = index.files[0].model_copy(update={"sha256": "0" * 64})
+    later = index.model_copy(update={"term": index.term + 1, "files": (bad, *index.files[1:])})
+    (tmp_path / later.path).write_bytes(later.to_bytes())
+    with running_fold(3, checkpoints=tmp_path) as fold:
+        reply = restore(fold)
+        until(lambda: fold.fleet.status(NAME).state == "ended", "shards have read the one that is whole")
+        assert digest_of(fold.address, NAME) == golden()
+    assert (reply.version, len(reply.passed_over)) == (STEPS, 1)
+
+
+def test_index_with_books_of_a_newer_version_is_passed_over(tmp_path: Path) -> None:
+    with running_fold(1, checkpoints=tmp_path) as fold:
+        train_and_keep(fold, job_of(), 10)
+        train_to_the_end(fold, job_of())
+        desk = fold.fleet._desk
+        assert desk is not None
+        index = CheckpointStore(str(tmp_path), NAME).listing().indices[0]
+        newer = index.model_copy(update={"ledger": {**index.ledger, "unheard_of": 1}})
+        (tmp_path / newer.path).write_bytes(newer.to_bytes())
+        found = desk.find(NAME, e.FindCheckpoint(((index.lineage, None),), None))
+    assert found.found is not None
+    assert found.found.version == 10
+    assert "unheard_of" in found.passed_over[0]
 
 
 def test_job_that_is_here_is_not_restored_and_one_that_is_kept_nowhere_neither(tmp_path: Path) -> None:

@@ -412,3 +412,13 @@ def test_new_lineage_is_kept_at_once_and_a_shard_behind_it_is_not_sent_to_its_be
     again.connect(1)
     opened = [f.command for f in found(again, e.ToShard) if isinstance(f.command, m.OpenJob)]
     assert opened[-1].restore is None
+
+
+def test_save_whose_words_may_have_gone_with_a_link_is_not_waited_for() -> None:
+    """The link was replaced, and nobody told that the one before was down."""
+    desk = desk_of().start()
+    desk.ask(m.CheckpointRequest("j", "ann"))
+    caller = desk._callers
+    desk.connect(1, is_resumed=True)
+    with pytest.raises(CheckpointFailed, match="the link to shard 1 is down"):
+        desk.answer_of(caller)

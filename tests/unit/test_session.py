@@ -19,6 +19,7 @@ from sheepfold_wire.errors import (
     NotReady,
     PushInProgress,
     StaleIncarnation,
+    StaleTerm,
     StepClosed,
     VersionGone,
     WorkerUnknown,
@@ -404,3 +405,21 @@ def test_long_trouble_is_said_when_it_begins_and_when_it_ends() -> None:
     actions = bench.tell(s.LeaseAnswer(m.LeaseReply("wait", 0, "b")))
     said += [a.text for a in actions if isinstance(a, s.Say)]
     assert said == ["lease fails, trying again: no route", "lease works again after 4 tries", "waiting for b"]
+
+
+def test_contribution_to_a_lineage_that_ended_does_not_count_and_nothing_is_pushed() -> None:
+    """The job went back to a checkpoint while the script pulled, between its lease and its push."""
+    bench = Bench().with_lease()
+    bench.tell(s.Want(s.Goal.WEIGHTS))
+    bench.now += 10.0
+    bench.tell(s.CallFailed(s.Call.PULL, 0, StaleTerm("went back"), bench.session.round))
+    bench.now += 10.0
+    bench.tell(s.Tick())
+    said = [action.text for action in bench.tell(s.Attached(attached("l2"))) if isinstance(action, s.Say)]
+    assert said == ["the job went back to version 0, which was kept"]
+    for shard in range(2):
+        bench.tell(s.Pulled(shard, 0, bench.session.round))
+    (done,) = bench.tell(s.Offer())
+    assert isinstance(done, s.Ready)
+    assert not done.is_counted
+    assert "went back" in done.why
