@@ -19,8 +19,8 @@ NETWORKS = ("cluster", "external")
 KEYS = ("ca", "token", "network")
 FILE_BYTES_MAX = 4096
 
-TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,512}")
-"""What needs no escapes in a query, a shell or a header; 32 random bytes are 43 of them."""
+TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,1024}")
+"""What needs no escapes in a query, a shell or a header."""
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+)(:(?P<port>[0-9]{1,5}))?")
 _CA = re.compile(r"sha256:(?P<digest>[0-9A-Fa-f]{64})")
@@ -75,7 +75,7 @@ def parse_connection(text: str, source: str = "address") -> Connection:
     if "ca" in options and match is None:
         raise bad_address(f"ca has {len(ca)} characters, give sha256: and 64 hex digits", given, source)
     if "token" in options and not TOKEN.fullmatch(token):
-        why = f"token has {len(token)} characters, give 16 to 512: letters, digits, - _ . ~"
+        why = f"token has {len(token)} characters, give 16 to 1024: letters, digits, - _ . ~"
         raise bad_address(why, given, source)
     if options.get("network", NETWORKS[0]) not in NETWORKS:
         raise bad_address(f"network, give {' or '.join(NETWORKS)}", given, source)

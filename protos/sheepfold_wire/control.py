@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 import sheepfold_wire.messages as m
-from sheepfold_wire.access import Access
+from sheepfold_wire.access import Access, Metadata
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.convert import from_proto, to_proto
 from sheepfold_wire.errors import SheepfoldError
@@ -107,7 +107,7 @@ class Control:
         call = _monitor(self._open()).Watch(
             to_proto(m.WatchRequest(job, from_version)),
             timeout=WATCH_SECONDS_MAX,
-            metadata=self._access.metadata,
+            metadata=self._metadata(),
         )
         on_call(call)
         try:
@@ -131,7 +131,7 @@ class Control:
                 to_proto(request),
                 timeout=timeout,
                 wait_for_ready=wait_seconds > 0,
-                metadata=self._access.metadata,
+                metadata=self._metadata(wait_seconds),
             )
         except grpc.RpcError as error:
             raise self._named(error) from None
@@ -139,15 +139,25 @@ class Control:
 
     def _open(self, wait_seconds: float = 0.0) -> grpc.Channel:
         """The channel. With TLS somebody must answer first; raises NoAnswer, ServerUntrusted."""
+        if self._channel is None:
+            self._keep(self._patiently(lambda: self._access.channel(self.address, _OPTIONS), wait_seconds))
+        assert self._channel is not None  # kept
+        return self._channel
+
+    def _patiently(self, ask: Callable[[], Reply], wait_seconds: float) -> Reply:
+        """The answer of a coordinator that may still be coming up; raises NoAnswer."""
         deadline = time.monotonic() + wait_seconds
-        while self._channel is None:
+        while True:
             try:
-                self._keep(self._access.channel(self.address, _OPTIONS))
+                return ask()
             except OSError as error:
                 if time.monotonic() >= deadline:
                     raise self._no_answer(error.strerror or str(error)) from None
                 time.sleep(RETRY_SECONDS)
-        return self._channel
+
+    def _metadata(self, wait_seconds: float = 0.0) -> Metadata:
+        """As `_open` raises."""
+        return self._patiently(self._access.metadata, wait_seconds)
 
     def _keep(self, channel: grpc.Channel) -> None:
         with self._lock:

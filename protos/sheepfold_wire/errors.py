@@ -16,6 +16,7 @@
     ├── VersionGone            OUT_OF_RANGE         pull the newest version
     ├── JobUnknown             NOT_FOUND            never
     ├── TokenRefused           UNAUTHENTICATED      never: take the whole address that `sheepfold up` prints
+    ├── Forbidden              PERMISSION_DENIED    never: the call is for another role
     ├── ServerUntrusted        UNAUTHENTICATED      never; the caller's own finding, before it sends anything
     ├── Overloaded             RESOURCE_EXHAUSTED   wait, then the same bytes
     ├── NotReady               UNAVAILABLE          the same call again, with backoff
@@ -267,10 +268,17 @@ class JobUnknown(SheepfoldError):
 
 
 class TokenRefused(SheepfoldError):
-    """The call carries no token, or not the one that the server was started with."""
+    """The call carries no credential, or one that the server does not take (any more)."""
 
     status = Status.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
+
+
+class Forbidden(SheepfoldError):
+    """The credential is good, and the call is for another role."""
+
+    status = Status.PERMISSION_DENIED
+    reason = "FORBIDDEN"
 
 
 class ServerUntrusted(SheepfoldError):

@@ -71,7 +71,7 @@ def test_program_understands_every_argument_it_is_given(values: str) -> None:
 def test_shard_is_told_what_the_values_say() -> None:
     command, told = parsed([expanded(each) for each in shard_container("shards: {count: 3}")["args"]])
     assert (command, told["index"], told["shards"], told["threads"]) == ("shard", 0, 3, 2)
-    assert told["coordinator"].target == "fold-sheepfold-coordinator-0.fold-sheepfold.training.svc:7070"
+    assert told["coordinator"].target == "fold-sheepfold-coordinator-0.fold-sheepfold.training.svc:7072"
     assert told["advertise"] == "fold-sheepfold-shard-0.fold-sheepfold.training.svc:7071"
     assert (told["device"], told["insecure"]) == ("cpu", False)
     _, on_gpu = parsed([expanded(each) for each in shard_container("gpu: {enabled: true}")["args"]])

@@ -47,13 +47,13 @@ def test_who_calls_whom_is_let_through_at_both_ends_and_nobody_else() -> None:
         ]
         return bool(leaves) and bool(enters)
 
-    ports = {"coordinator": 7070, "shard": 7071, "dashboard": 8070}
-    calls = {(a, b) for a in policies for b, port in ports.items() if may_call(a, b, port)}
+    ports = [("coordinator", 7070), ("coordinator", 7072), ("shard", 7071), ("dashboard", 8070)]
+    calls = {(caller, *called) for caller in policies for called in ports if may_call(caller, *called)}
     assert calls == {
-        ("shard", "coordinator"),
-        ("dashboard", "coordinator"),
-        ("client", "coordinator"),
-        ("client", "shard"),
+        ("shard", "coordinator", 7072),
+        ("dashboard", "coordinator", 7070),
+        ("client", "coordinator", 7070),
+        ("client", "shard", 7071),
     }
 
 

@@ -8,18 +8,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
 from tests.chart.fake_kube.api import FakeKubeApi
-from tests.chart.rendering import CHART, containers, of_kind, render, rendered_text
+from tests.chart.rendering import CHART, containers, of_kind, pods, render, rendered_text
 
+from sheepfold_server.core.permissions import Role
 from sheepfold_server.shell.security import SecurityFiles, read_security
+from sheepfold_server.shell.tokens import Use
 from sheepfold_wire.connection import parse_connection
 
 SCRIPT = CHART / "files" / "credentials.py"
 TLS, TOKEN, LINE = "fold-sheepfold-tls", "fold-sheepfold-token", "fold-sheepfold-connect"
+ADMIN = "fold-sheepfold-admin"
 
 
 class Hooks:
@@ -32,11 +37,15 @@ class Hooks:
         (folder / "account" / "token").write_text("of the account\n")
 
     def run(self, name: str, values: str = "") -> str:
-        (arguments,) = (
+        commands = [
             container["args"]
             for owner, container in containers(of_kind(render(values), "Job"))
             if owner.startswith(f"Job/fold-sheepfold-{name}/")
-        )
+        ]
+        assert commands
+        return "".join(self._done(arguments) for arguments in commands)
+
+    def _done(self, arguments: list[str]) -> str:
         given = [each.replace("/etc/sheepfold", str(self._folder)) for each in arguments]
         done = subprocess.run(
             [sys.executable, str(SCRIPT), *self._api, *given],
@@ -85,12 +94,45 @@ def test_no_credential_stands_in_what_is_rendered_so_two_rounds_are_equal() -> N
 
 def test_servers_can_use_what_the_hooks_make_and_workers_the_line(hooks: Hooks) -> None:
     hooks.run("credentials")
-    tls, token = hooks.mount(TLS, "tls"), hooks.mount(TOKEN, "token") / "token"
+    tls, token = hooks.mount(TLS, "tls"), hooks.mount(TOKEN, "token")
     hooks.run("connect")
-    security = read_security(SecurityFiles(tls / "tls.crt", tls / "tls.key", tls / "ca.crt", token))
-    line = parse_connection(hooks.content(LINE)["connection"].decode())
-    assert (line.ca, line.token) == (security.ca, security.token)
-    assert line.target == "fold-sheepfold-coordinator-0.fold-sheepfold.training.svc:7070"
+    files = SecurityFiles(tls / "tls.crt", tls / "tls.key", tls / "ca.crt")
+    security = read_security(replace(files, token_keys=token / "token.pub", token_signer=token / "token.key"))
+    assert security.verifier is not None
+    for secret, role in ((LINE, Role.WORKER), (ADMIN, Role.ADMIN)):
+        line = parse_connection(hooks.content(secret)["connection"].decode())
+        assert line.ca == security.ca
+        assert line.target == "fold-sheepfold-coordinator-0.fold-sheepfold.training.svc:7070"
+        grant = security.verifier.grant(line.token)
+        assert (grant.caller.role, grant.use) == (role, Use.JOIN)
+
+
+def test_one_certificate_is_for_all_servers_and_says_so(hooks: Hooks) -> None:
+    hooks.run("credentials")
+    certificate = x509.load_pem_x509_certificate(hooks.content(TLS)["tls.crt"])
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    assert uris == ["spiffe://sheepfold/coordinator", "spiffe://sheepfold/shard"]
+    (made,) = of_kind(render("tls: {mode: certManager, certManager: {issuerRef: {name: ca}}}"), "Certificate")
+    assert made["spec"]["uris"] == uris
+    assert {"server auth", "client auth"} <= set(made["spec"]["usages"])
+
+
+def test_each_pod_mounts_no_more_of_the_token_secret_than_it_needs() -> None:
+    mounted = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]: {
+            item["key"] for item in volume["secret"]["items"]
+        }
+        for _, pod in pods(render())
+        for volume in pod["spec"]["volumes"]
+        if volume["name"] == "token"
+    }
+    assert mounted == {
+        "coordinator": {"token.pub", "token.key"},
+        "shard": {"token.pub"},
+        "dashboard": {"reader.token"},
+        "hook": {"worker.token", "admin.token"},
+    }
 
 
 def shake_hands(tls: Path, name: str) -> None:
@@ -124,7 +166,7 @@ def test_generated_certificate_is_for_the_names_of_pods_and_of_tunnels_alone(hoo
 def test_line_follows_when_credentials_change(hooks: Hooks) -> None:
     hooks.run("credentials")
     hooks.mount(TLS, "tls")
-    token = hooks.mount(TOKEN, "token") / "token"
+    token = hooks.mount(TOKEN, "token") / "worker.token"
     hooks.run("connect")
     before = hooks.content(LINE)
     hooks.run("connect")

@@ -19,8 +19,10 @@ import numpy.typing as npt
 import torch
 
 import sheepfold
+from sheepfold_server.core.permissions import Role
+from sheepfold_server.shell.certificates import keep_join_token
 from sheepfold_server.shell.coordinator_main import CoordinatorConfig, CoordinatorServer
-from sheepfold_server.shell.security import Security
+from sheepfold_server.shell.security import Security, SecurityFiles, read_security
 from sheepfold_server.shell.shard_main import ShardServer
 from sheepfold_server.shell.shard_process import ShardConfig
 from sheepfold_wire.connection import Connection
@@ -55,12 +57,16 @@ class RunningFold:
         self,
         shards: int,
         staging_bytes: int = 1 << 30,
-        security: Security | None = None,
+        tls: Path | None = None,
         directory: Path | None = None,
         checkpoints: Path | None = None,
     ) -> None:
-        """`directory`: where everyone keeps a log, each in its own; `checkpoints`: where all keep those."""
-        self.security = Security() if security is None else security
+        """`directory`: where everyone keeps a log, each in its own; `checkpoints`: where all keep those.
+
+        `tls`: a folder as `make_security` leaves it; None is plain text.
+        """
+        self.tls = tls
+        self.security = self._security("coordinator")
         self._directory, self._checkpoints = directory, checkpoints
         started: Future[CoordinatorServer] = Future()
         self._stopped = asyncio.Event()
@@ -68,13 +74,14 @@ class RunningFold:
         self._coordinator = started.result(DEADLINE_SECONDS)
         self.fleet = self._coordinator.fleet
         self.address = self._coordinator.address
-        self.connection = Connection(self.address, self.security.ca, self.security.token)
+        token = "" if tls is None else keep_join_token(tls, Role.ADMIN, time.time())
+        self.connection = Connection(self.address, self.security.ca, token)
         config = ShardConfig(
             shard=0,
             shard_count=shards,
-            coordinator=self.connection,
+            coordinator=Connection(self._coordinator.servers_address, self.security.ca),
             staging_bytes=staging_bytes,
-            security=self.security,
+            security=self._security("shard"),
         )
         self.shards = [
             ShardServer(replace(config, shard=i, directory=self._part(f"shard-{i}"))) for i in range(shards)
@@ -82,12 +89,17 @@ class RunningFold:
         for shard in self.shards:
             shard.start()
 
+    def _security(self, role: str) -> Security:
+        return Security() if self.tls is None else read_security(SecurityFiles.in_folder(self.tls, role))
+
     def _part(self, name: str) -> Path | None:
         return None if self._directory is None else self._directory / name
 
     async def _serve(self, shards: int, started: Future[CoordinatorServer]) -> None:
         url = "" if self._checkpoints is None else str(self._checkpoints)
-        config = CoordinatorConfig(shards, "127.0.0.1:0", self.security, self._part("coordinator"), url)
+        links = "" if self.tls is None else "127.0.0.1:0"
+        listen, directory = "127.0.0.1:0", self._part("coordinator")
+        config = CoordinatorConfig(shards, listen, self.security, directory, url, links)
         try:
             server = CoordinatorServer(config)
             await server.start()
@@ -108,11 +120,11 @@ class RunningFold:
 def running_fold(
     shards: int,
     staging_bytes: int = 1 << 30,
-    security: Security | None = None,
+    tls: Path | None = None,
     directory: Path | None = None,
     checkpoints: Path | None = None,
 ) -> Iterator[RunningFold]:
-    fold = RunningFold(shards, staging_bytes, security, directory, checkpoints)
+    fold = RunningFold(shards, staging_bytes, tls, directory, checkpoints)
     try:
         yield fold
     finally:

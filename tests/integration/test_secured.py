@@ -27,15 +27,16 @@ from sheepfold.transport.grpc import GrpcTransport
 from sheepfold_server.dashboard.follower import Follower
 from sheepfold_server.dashboard.store import Store
 from sheepfold_server.shell.certificates import make_security
-from sheepfold_server.shell.security import Security, SecurityFiles, read_security
+from sheepfold_server.shell.security import Credentials, Security, SecurityFiles, read_security
 from sheepfold_server.shell.shard_main import ShardServer
+from sheepfold_server.shell.shard_process import ShardConfig
 from sheepfold_wire.access import Access
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.control import Control, NoAnswer
 from sheepfold_wire.convert import to_proto
 from sheepfold_wire.errors import ServerUntrusted, TokenRefused
 from sheepfold_wire.tls import examine_tls, find_ca
-from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc, shard_pb2_grpc
+from sheepfold_wire.v1 import monitor_pb2_grpc
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +47,8 @@ OTHER_TOKEN = "another-token-of-some-length"
 @pytest.fixture(scope="module")
 def fold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFold]:
     folder = tmp_path_factory.mktemp("secured") / "tls"
-    make_security(folder, "127.0.0.1")
-    with running_fold(2, security=read_security(SecurityFiles.in_folder(folder))) as running:
+    make_security(folder, ["127.0.0.1"])
+    with running_fold(2, tls=folder) as running:
         yield running
 
 
@@ -72,7 +73,7 @@ def test_worker_trains_by_the_line_and_gets_the_bits_of_plain_text(fold: Running
 
 def test_worker_with_a_wrong_token_is_refused_at_once(fold: RunningFold) -> None:
     text = refused(replace(fold.connection, token=OTHER_TOKEN).secret)
-    assert "the token is not that of this server" in text
+    assert "is none of" in text
     assert "UNAUTHENTICATED" in text
     assert OTHER_TOKEN not in text
 
@@ -99,7 +100,7 @@ def test_nothing_is_sent_to_a_server_that_is_not_trusted(fold: RunningFold) -> N
 def answering(security: Security, host: str) -> Iterator[str]:
     """HOST:PORT of a server that shows certificates and knows no call."""
     server = grpc.server(ThreadPoolExecutor(1))
-    port = security.add_port(server, f"{host}:0")
+    port = Credentials(security).add_port(server, f"{host}:0")
     server.start()
     try:
         yield f"{host}:{port}"
@@ -119,8 +120,8 @@ def test_certificate_of_another_address_is_refused_by_us_and_by_grpc(fold: Runni
 
 def test_ca_in_a_chain_that_it_did_not_sign_is_refused(fold: RunningFold, tmp_path: Path) -> None:
     """Whoever has seen the CA's certificate can show it; to sign with it takes its key."""
-    make_security(tmp_path, "127.0.0.1")
-    own = read_security(SecurityFiles.in_folder(tmp_path))
+    make_security(tmp_path, ["127.0.0.1"])
+    own = read_security(SecurityFiles.in_folder(tmp_path, "coordinator"))
     begin = b"-----BEGIN CERTIFICATE-----"
     leaf, ca = own.chain_pem.rpartition(begin)[0], fold.security.chain_pem.rpartition(begin)[2]
     with answering(replace(own, chain_pem=leaf + begin + ca), "127.0.0.1") as address:
@@ -153,37 +154,6 @@ def test_server_that_is_not_there_yet_is_waited_for(fold: RunningFold) -> None:
 
 # --- servers --------------------------------------------------------------------------------------------
 
-STUBS = {
-    "sheepfold.v1.CoordinatorService": coordinator_pb2_grpc.CoordinatorServiceStub,
-    "sheepfold.v1.MonitorService": monitor_pb2_grpc.MonitorServiceStub,
-    "sheepfold.v1.ShardService": shard_pb2_grpc.ShardServiceStub,
-}
-
-
-def methods(stub: type) -> list[str]:
-    class Names:
-        def __init__(self) -> None:
-            self.found: list[str] = []
-
-        def __getattr__(self, kind: str) -> object:
-            return lambda path, *_, **__: self.found.append(path)
-
-    names = Names()
-    stub(names)
-    return names.found
-
-
-@pytest.mark.parametrize("method", [each for stub in STUBS.values() for each in methods(stub)])
-def test_every_method_asks_for_the_token(fold: RunningFold, method: str) -> None:
-    where = fold.shards[1].address if "ShardService" in method else fold.address
-    access = Access(replace(fold.connection, token=""))
-    with access.channel(where, []) as channel:
-        call = channel.stream_stream(method, None, None)(iter([b""]), timeout=10)
-        with pytest.raises(grpc.RpcError) as error:
-            next(call)
-    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
-
-
 def test_health_checks_need_no_token(fold: RunningFold) -> None:
     access = Access(replace(fold.connection, token=""))
     for address in (fold.address, fold.shards[0].address):
@@ -192,25 +162,34 @@ def test_health_checks_need_no_token(fold: RunningFold) -> None:
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_shard_with_a_wrong_token_halts_and_says_so(fold: RunningFold) -> None:
-    config = replace(fold.shards[0].config, coordinator=replace(fold.connection, token=OTHER_TOKEN))
+def halted(config: ShardConfig) -> str:
+    """Why a shard process with that configuration gives up."""
     server = ShardServer(config)
     server.start()
     try:
         assert server.stopped.wait(REFUSED_SECONDS_MAX)
-        assert "the token is not that of this server" in server.process.halted
+        return server.process.halted
     finally:
         server.stop()
+
+
+def test_shard_at_the_address_of_workers_halts_and_is_told_where_to_go(fold: RunningFold) -> None:
+    config = replace(fold.shards[0].config, coordinator=replace(fold.connection, token=""))
+    assert "shards link to the address of --servers-listen" in halted(config)
+
+
+def test_shard_with_the_certificate_of_another_role_halts_and_says_so(fold: RunningFold) -> None:
+    """A certificate of the right CA alone is not enough."""
+    assert "names its role as spiffe://sheepfold/coordinator" in halted(
+        replace(fold.shards[0].config, security=fold.security)
+    )
 
 
 def test_shard_that_does_not_trust_its_coordinator_halts(fold: RunningFold) -> None:
-    server = ShardServer(replace(fold.shards[0].config, coordinator=replace(fold.connection, ca="0" * 64)))
-    server.start()
-    try:
-        assert server.stopped.wait(REFUSED_SECONDS_MAX)
-        assert "does not trust the coordinator" in server.process.halted
-    finally:
-        server.stop()
+    coordinator = fold.shards[0].config.coordinator
+    assert isinstance(coordinator, Connection)
+    config = replace(fold.shards[0].config, coordinator=replace(coordinator, ca="0" * 64))
+    assert "does not trust the coordinator" in halted(config)
 
 
 def test_control_and_the_dashboards_follower_show_the_token(fold: RunningFold) -> None:
@@ -262,12 +241,13 @@ def test_doctor_tells_version_certificate_and_token(fold: RunningFold) -> None:
     assert "ok: TLSv1.3, certificate sha256:" in found["TLS"]
     assert "expires in 729 days" in found["TLS"]
     assert found["token"] == "ok: the server takes it"
-    assert fold.security.token not in "".join(found.values())
+    assert fold.connection.token not in "".join(found.values())
 
 
 def test_doctor_tells_a_wrong_ca_a_wrong_token_and_plain_text_apart(fold: RunningFold) -> None:
     assert "FAILED" in examined(replace(fold.connection, ca="0" * 64).secret)["TLS"]
-    assert "FAILED: the token is not" in examined(replace(fold.connection, token=OTHER_TOKEN).secret)["token"]
+    wrong = replace(fold.connection, token=OTHER_TOKEN)
+    assert "FAILED: the token is none of" in examined(wrong.secret)["token"]
     assert "speaks TLS, and the address asks for plain text" in examined(fold.address)["gRPC"]
 
 
@@ -298,13 +278,15 @@ def test_line_that_up_prints_is_all_it_takes_and_stays_the_same(tmp_path: Path) 
         assert sheepfold("status", address=line).returncode == 0
         assert sheepfold("status", address=f"file:{directory / 'connection'}").returncode == 0
         assert "carries no token" in sheepfold("status", address=line.partition("&")[0]).stderr
+        stop = sheepfold("job", "stop", "small", address=line)
+        assert "Control is for admin, and this credential is that of a worker" in stop.stderr
         train(line, small_job())
         eventually(lambda: is_ready(up), "the dashboard's word that it follows the coordinator")
         token = line.rpartition("token=")[2]
         readable = [
             file for file in directory.rglob("*") if file.is_file() and token.encode() in file.read_bytes()
         ]
-        assert sorted(file.name for file in readable) == ["connection", "token"]
+        assert sorted(file.name for file in readable) == ["connection", "worker.token"]
         assert {stat.S_IMODE(file.stat().st_mode) for file in readable} == {0o600}
         for pid in up.pids():
             for about in ("cmdline", "environ"):

@@ -38,7 +38,7 @@ def test_second_holder_of_a_directory_is_refused_with_the_first_ones_pid(tmp_pat
     with pytest.raises(StartError, match=rf"pid {os.getpid()}; stop that one or give another --dir"):
         second.take()
     second.release()
-    first.write_up({}, "127.0.0.1:7070")
+    first.write_up({}, "127.0.0.1:7070", "127.0.0.1:7070")
     assert (tmp_path / "up.json").exists()
     first.release()
 
@@ -46,7 +46,7 @@ def test_second_holder_of_a_directory_is_refused_with_the_first_ones_pid(tmp_pat
 def test_refused_holder_leaves_the_first_ones_file_alone(tmp_path: Path) -> None:
     first, second = StateDir(tmp_path), StateDir(tmp_path)
     first.take()
-    first.write_up({"coordinator": {"pid": 1}}, "127.0.0.1:7070")
+    first.write_up({"coordinator": {"pid": 1}}, "127.0.0.1:7070", "127.0.0.1:7070")
     with pytest.raises(StartError):
         second.take()
     second.release()

@@ -46,7 +46,7 @@ class ShardCalls:
     def __init__(self, address: str, environ: Mapping[str, str], access: Access | None = None) -> None:
         """`access`: its coordinator's; None is plain text. Raises OSError, ServerUntrusted."""
         used = Access(address) if access is None else access
-        self.address, self._metadata = address, used.metadata
+        self.address, self._metadata = address, used.metadata()
         self._channel = used.channel(address, channel_options(environ))
         self._pull: Any = self._channel.unary_stream(
             "/sheepfold.v1.ShardService/Pull", shard_pb2.PullRequest.SerializeToString, None

@@ -13,7 +13,7 @@ import grpc.experimental
 
 import sheepfold_wire.messages as m
 from sheepfold.transport import REPLIES, CoordinatorRequest, TransportError
-from sheepfold_wire.access import Access
+from sheepfold_wire.access import Access, Metadata
 from sheepfold_wire.codecs import Buffer
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.convert import from_proto, to_proto
@@ -93,7 +93,7 @@ class GrpcTransport:
             seconds = LEAVING_SECONDS
         method = getattr(stub(self._channel(self._coordinator)), name)
         try:
-            reply = method(to_proto(request), timeout=seconds, metadata=self._access.metadata)
+            reply = method(to_proto(request), timeout=seconds, metadata=self._metadata())
         except grpc.RpcError as error:
             raise translated(error, f"{name} at {self._coordinator}") from None
         return from_proto(REPLIES[type(request)], reply)
@@ -104,7 +104,7 @@ class GrpcTransport:
         )
         frames: Iterator[bytes] = chain((push_header_frame(header),), chunk_frames(payload))
         try:  # gRPC asks for no further frame once the shard has answered
-            reply = method(frames, timeout=bulk_seconds(len(payload)), metadata=self._access.metadata)
+            reply = method(frames, timeout=bulk_seconds(len(payload)), metadata=self._metadata())
         except grpc.RpcError as error:
             raise translated(error, f"Push to shard {address.shard} at {address.address}") from None
         return from_proto(m.PushReply, reply)
@@ -116,7 +116,7 @@ class GrpcTransport:
         known = self._pull_bytes.get(address.address)
         seconds = PULL_SECONDS_UNKNOWN if known is None else bulk_seconds(known)
         timeout = seconds + request.wait_seconds
-        frames = method(to_proto(request), timeout=timeout, metadata=self._access.metadata)
+        frames = method(to_proto(request), timeout=timeout, metadata=self._metadata())
         try:
             header = _header(next(frames, b""))
             self._pull_bytes[address.address] = header.payload_bytes
@@ -130,7 +130,7 @@ class GrpcTransport:
         stub: Any = ShardServiceStub(self._channel(address.address))
         try:
             request = to_proto(m.DigestRequest(job))
-            reply = stub.Digest(request, timeout=DIGEST_SECONDS, metadata=self._access.metadata)
+            reply = stub.Digest(request, timeout=DIGEST_SECONDS, metadata=self._metadata())
         except grpc.RpcError as error:
             raise translated(error, f"Digest of shard {address.shard} at {address.address}") from None
         return from_proto(m.DigestReply, reply)
@@ -140,6 +140,12 @@ class GrpcTransport:
             channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
             channel.close()
+
+    def _metadata(self) -> Metadata:
+        try:
+            return self._access.metadata()
+        except OSError as error:
+            raise TransportError(f"credential for {self._coordinator}: {error.strerror or error}") from None
 
     def _channel(self, target: str) -> grpc.Channel:
         with self._lock:

@@ -23,6 +23,8 @@ from sheepfold_wire.messages.bulk import (
     PushReply,
 )
 from sheepfold_wire.messages.coordinator import (
+    AdmitReply,
+    AdmitRequest,
     AttachReply,
     AttachRequest,
     AttemptEnd,
@@ -112,6 +114,8 @@ from sheepfold_wire.messages.shard import (
 __all__ = [
     "WEIGHT_MIN",
     "Admit",
+    "AdmitReply",
+    "AdmitRequest",
     "Applied",
     "AttachReply",
     "AttachRequest",

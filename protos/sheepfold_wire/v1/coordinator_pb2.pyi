@@ -6,6 +6,18 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class AdmitRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AdmitReply(_message.Message):
+    __slots__ = ("token", "seconds")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    seconds: float
+    def __init__(self, token: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
 class CreateJobRequest(_message.Message):
     __slots__ = ("request_id", "config_json", "manifest_json")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]

@@ -36,6 +36,11 @@ class CoordinatorServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.Admit = channel.unary_unary(
+                '/sheepfold.v1.CoordinatorService/Admit',
+                request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.AdmitRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.AdmitReply.FromString,
+                _registered_method=True)
         self.CreateJob = channel.unary_unary(
                 '/sheepfold.v1.CoordinatorService/CreateJob',
                 request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.CreateJobRequest.SerializeToString,
@@ -111,6 +116,13 @@ class CoordinatorServiceStub(object):
 class CoordinatorServiceServicer(object):
     """Scalars only: attach, lease, version, outcome; and the link of each shard.
     """
+
+    def Admit(self, request, context):
+        """Changes a join token, which comes as the call's credential, for a pass. No other call takes a join token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def CreateJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -202,6 +214,11 @@ class CoordinatorServiceServicer(object):
 
 def add_CoordinatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Admit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Admit,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.AdmitRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.AdmitReply.SerializeToString,
+            ),
             'CreateJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJob,
                     request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.CreateJobRequest.FromString,
@@ -283,6 +300,33 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
 class CoordinatorService(object):
     """Scalars only: attach, lease, version, outcome; and the link of each shard.
     """
+
+    @staticmethod
+    def Admit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.CoordinatorService/Admit',
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.AdmitRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.AdmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CreateJob(request,

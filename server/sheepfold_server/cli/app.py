@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sheepfold_server.cli import checkpoints, doctor, export, jobs, kernels, roles, status, up
+from sheepfold_server.cli import checkpoints, credentials, doctor, export, jobs, kernels, roles, status, up
 from sheepfold_server.cli.demo import command as demo
 from sheepfold_server.cli.refusals import Group
 from sheepfold_server.cli.support import command as support
@@ -52,6 +52,8 @@ app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel="Jobs")
 app.command("support-bundle", rich_help_panel="Jobs", epilog=support.EPILOG)(support.support_bundle)
 app.command("export", rich_help_panel="Jobs", epilog=export.EPILOG)(export.export)
 app.command("kernels", rich_help_panel="Jobs", epilog=kernels.EPILOG)(kernels.kernels)
+app.command("certs", rich_help_panel="Who may call", epilog=credentials.CERTS_EPILOG)(credentials.certs)
+app.command("token", rich_help_panel="Who may call", epilog=credentials.TOKEN_EPILOG)(credentials.token)
 app.command("coordinator", rich_help_panel="One role per process", epilog=roles.COORDINATOR_EPILOG)(
     roles.coordinator
 )

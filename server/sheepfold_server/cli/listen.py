@@ -25,9 +25,11 @@ TlsCa = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Certificate that signs those of coordinator and shards, one, PEM."),
 ]
-TokenFile = Annotated[
+TokenKeys = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Ask every call for the token in this file, the same for all roles."),
+    typer.Option(
+        metavar="FILE", help="Ask every call for a token signed by one of these public keys, PEM; with TLS."
+    ),
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z_-][A-Za-z0-9_.-]*")  # of numbers and dots alone: an address

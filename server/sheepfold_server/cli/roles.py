@@ -10,7 +10,7 @@ import typer
 
 from sheepfold_server.cli.address import DEFAULT, METAVAR, connection, host_port
 from sheepfold_server.cli.checkpoints import check_url
-from sheepfold_server.cli.listen import Insecure, TlsCa, TlsCert, TlsKey, TokenFile
+from sheepfold_server.cli.listen import Insecure, TlsCa, TlsCert, TlsKey, TokenKeys
 from sheepfold_server.cli.trackers import Trackers
 from sheepfold_server.shell.child import announcer
 from sheepfold_server.shell.logs import log_to_stderr
@@ -22,6 +22,7 @@ from sheepfold_server.shell.security import (
     read_security,
     read_token,
 )
+from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.supervisor import STAGING_BYTES
 from sheepfold_wire.connection import VARIABLE, Connection
 
@@ -68,18 +69,45 @@ def coordinator(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
-    token_file: TokenFile = None,
+    token_keys: TokenKeys = None,
+    token_signer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Private key of one of --token-keys: change join tokens for passes with it."
+        ),
+    ] = None,
+    servers_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Second address, for shards, which show a certificate there; needed with --token-keys.",
+        ),
+    ] = "",
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run the coordinator, which decides for all shards at once which gradients form a step."""
     from sheepfold_server.shell.coordinator_main import CoordinatorConfig, run_coordinator
 
-    security = read_security(SecurityFiles(tls_cert, tls_key, tls_ca, token_file))
+    security = read_security(SecurityFiles(tls_cert, tls_key, tls_ca, token_keys, token_signer))
     check_listen(listen, insecure, security)
+    _check_servers_listen(servers_listen, security)
     log_to_stderr("coordinator")
     url = "" if checkpoints is None else check_url(checkpoints)
-    config = CoordinatorConfig(shards, listen, security, directory, url)
+    config = CoordinatorConfig(shards, listen, security, directory, url, servers_listen)
     raise typer.Exit(run_coordinator(config, announcer(announce_fd)))
+
+
+def _check_servers_listen(servers_listen: str, security: Security) -> None:
+    """Raises StartError."""
+    if servers_listen:
+        host_port(servers_listen)
+    if bool(servers_listen) != bool(security.verifier):
+        raise StartError(
+            "with --token-keys shards prove themselves by a certificate, on an address of their own: give "
+            "--token-keys and --servers-listen HOST:PORT together, or neither"
+        )
+    if servers_listen and not security.has_tls:
+        raise StartError("--servers-listen asks for certificates: give --tls-cert, --tls-key, --tls-ca too")
 
 
 def shard(
@@ -111,7 +139,7 @@ def shard(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
-    token_file: TokenFile = None,
+    token_keys: TokenKeys = None,
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run one shard, which holds a part of the weights and moments and applies each step to it."""
@@ -120,15 +148,14 @@ def shard(
 
     if index >= shards:
         raise typer.BadParameter(f"--index {index}: with --shards {shards} give 0 to {shards - 1}")
-    security = read_security(SecurityFiles(tls_cert, tls_key, tls_ca, token_file))
-    security = replace(security, token=security.token or coordinator.token)
+    security = read_security(SecurityFiles(tls_cert, tls_key, tls_ca, token_keys))
     check_listen(listen, insecure, security)
     log_to_stderr(f"shard-{index}")
     config = ShardConfig(
         shard=index,
         shard_count=shards,
         listen=listen,
-        coordinator=replace(coordinator, ca=security.ca or coordinator.ca, token=security.token),
+        coordinator=replace(coordinator, ca=security.ca or coordinator.ca, token=""),
         advertise=advertise,
         device=device,
         threads=threads,
@@ -156,7 +183,10 @@ def dashboard(
     tracker: Trackers = [],  # noqa: B006
     insecure: Insecure = False,
     tls_ca: TlsCa = None,
-    token_file: TokenFile = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Token of a reader, to show to the coordinator."),
+    ] = None,
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run the dashboard: a page, JSON under /api/v1 and a reference of it under /docs."""

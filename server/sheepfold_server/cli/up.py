@@ -60,8 +60,8 @@ def up(
 ) -> None:
     """Run coordinator, shards and dashboard on this machine until ctrl-C, on loopback unless told otherwise.
 
-    With --listen, certificates and a token are made in the state directory and kept there for the next time;
-    the dashboard, which asks for neither, stays on loopback.
+    With --listen, certificates and tokens are made in the state directory and kept there for the next time:
+    a worker's in the line that is printed, an administrator's in the file `admin`.
 
     What dies is started again and goes on from the state directory, jobs of an earlier `up` in it included.
     If the coordinator or a shard cannot be started, all of it stops: exit code 1.
@@ -110,7 +110,10 @@ def describe(supervisor: Supervisor) -> str:
     shards = ", ".join(shard.address for shard in supervisor.shards)
     line = supervisor.connection.secret
     told = (
-        f" (kept in {supervisor.directory.connection}; it is a secret)" if supervisor.connection.token else ""
+        f" (kept in {supervisor.directory.connection}; it is a secret; administrators use file:"
+        f"{supervisor.directory.admin})"
+        if supervisor.connection.token
+        else ""
     )
     return (
         f"coordinator  {supervisor.coordinator.address}\n"

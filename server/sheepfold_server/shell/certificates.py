@@ -1,12 +1,13 @@
-"""A private CA of one `sheepfold up`, the certificate of its servers, and its token: all kept in files.
+"""A private CA, the certificates of its servers, and the key that tokens are signed with: all kept in files.
 
-The CA and the token stay for as long as the directory does, so that workers keep their line. The servers'
-certificate is made anew at each start, for the address given then.
+CA and key stay for as long as the folder does, so that workers keep their line. The servers' certificates are
+made anew each time, for the names given then. Which role a certificate is for stands in its URI.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,36 +15,89 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from sheepfold_server.core.permissions import Caller, Role
+from sheepfold_server.shell.gate import SPIFFE
+from sheepfold_server.shell.security import read_signer
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.state_dir import write_secret
+from sheepfold_server.shell.tokens import (
+    JOIN_DAYS,
+    Grant,
+    Use,
+    Verifier,
+    private_pem,
+    public_pem,
+    read_public_keys,
+)
+from sheepfold_wire.errors import TokenRefused
 
 CA_DAYS = 3650
 SERVER_DAYS = 730
 CLOCK_SKEW = timedelta(days=1)
-TOKEN_BYTES = 32
+RENEW_DAYS = 30
+DAY_SECONDS = 86_400
 
 
-def make_security(folder: Path, host: str, now: datetime | None = None) -> None:
-    """Make what is missing, and the servers' certificate in any case. `host`: as in URLs. Raises StartError.
+EACH_ITS_OWN = {"coordinator": (Role.COORDINATOR,), "shard": (Role.SHARD,)}
+"""Names of certificates, and the roles that each is for."""
 
-    The names in the folder are those of `SecurityFiles.in_folder`.
+
+def make_security(
+    folder: Path,
+    names: Sequence[str],
+    now: datetime | None = None,
+    certificates: Mapping[str, Sequence[Role]] = EACH_ITS_OWN,
+) -> None:
+    """Make what is missing, and the servers' certificates in any case. Raises StartError.
+
+    `names`: addresses and names of the servers, as in URLs; this machine's own are added. What the files are
+    called: `SecurityFiles.in_folder`.
     """
     now = datetime.now(UTC) if now is None else now
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         ca, ca_key = _kept_ca(folder, now)
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _server_certificate(host, key, ca, ca_key, now)
-        write_secret(folder / "server.key", _key_pem(key))
-        write_secret(folder / "server.pem", _pem(certificate) + _pem(ca))
-        if not (folder / "token").exists():
-            write_secret(folder / "token", f"{secrets.token_urlsafe(TOKEN_BYTES)}\n".encode("ascii"))
+        for file, roles in certificates.items():
+            key = ec.generate_private_key(ec.SECP256R1())
+            certificate = _server_certificate(roles, names, key, ca, ca_key, now)
+            write_secret(folder / f"{file}.key", _key_pem(key))
+            write_secret(folder / f"{file}.pem", _pem(certificate) + _pem(ca))
+        _keep_token_key(folder)
     except OSError as error:
         raise StartError(
-            f"{folder}: certificates and token cannot be kept there ({error.strerror}); give another --dir"
+            f"{folder}: certificates and keys cannot be kept there ({error.strerror}); give another --dir"
         ) from None
+
+
+def _keep_token_key(folder: Path) -> None:
+    """The public keys may be more than one: whoever changes the key adds the new one first."""
+    if not (folder / "token.key").exists():
+        key = Ed25519PrivateKey.generate()
+        write_secret(folder / "token.key", private_pem(key))
+        write_secret(folder / "token.pub", public_pem(key.public_key()))
+
+
+def keep_join_token(folder: Path, role: Role, now: float, days: int = JOIN_DAYS) -> str:
+    """The join token of a role for all jobs, kept in `ROLE.token`; a new one in the last month of its time.
+
+    Raises StartError.
+    """
+    file = folder / f"{role}.token"
+    signer = read_signer(folder / "token.key", "--dir")
+    try:
+        verifier = Verifier(read_public_keys((folder / "token.pub").read_bytes()))
+        kept = file.read_text("ascii").strip()
+        if verifier.grant(kept, now).expires_at - now > RENEW_DAYS * DAY_SECONDS:
+            return kept
+    except (OSError, ValueError, TokenRefused):
+        pass  # there is none, or none that is of use
+    grant = Grant(Caller(role, subject="sheepfold up"), Use.JOIN, now + days * DAY_SECONDS)
+    token = signer.sign(grant, now)
+    write_secret(file, f"{token}\n".encode("ascii"))
+    return token
 
 
 def _kept_ca(folder: Path, now: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
@@ -83,20 +137,23 @@ def _ca_certificate(key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Cert
 
 
 def _server_certificate(
-    host: str,
+    roles: Sequence[Role],
+    names: Sequence[str],
     key: ec.EllipticCurvePrivateKey,
     ca: x509.Certificate,
     ca_key: ec.EllipticCurvePrivateKey,
     now: datetime,
 ) -> x509.Certificate:
     usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)  # digital signatures
+    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     until = min(now + timedelta(days=SERVER_DAYS), ca.not_valid_after_utc)
+    uris = [x509.UniformResourceIdentifier(SPIFFE + role) for role in roles]
     return (
-        _builder(_name("sheepfold server"), ca.subject, key.public_key(), now, until)
-        .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
+        _builder(_name(f"sheepfold {' '.join(roles)}"), ca.subject, key.public_key(), now, until)
+        .add_extension(x509.SubjectAlternativeName([*_names(names), *uris]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
         )
@@ -118,15 +175,16 @@ def _builder(
     )
 
 
-def _names(host: str) -> list[x509.GeneralName]:
-    """The address itself, and this machine: a tunnel ends at localhost."""
-    names: list[x509.GeneralName] = [x509.DNSName("localhost")]
-    addresses = ["127.0.0.1", "::1"]
-    try:
-        addresses.append(str(ip_address(host.strip("[]").partition("%")[0])))
-    except ValueError:
-        names.append(x509.DNSName(host))
-    return names + [x509.IPAddress(ip_address(each)) for each in dict.fromkeys(addresses)]
+def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """Those themselves, and this machine: a tunnel ends at localhost."""
+    names, addresses = ["localhost"], ["127.0.0.1", "::1"]
+    for host in hosts:
+        try:
+            addresses.append(str(ip_address(host.strip("[]").partition("%")[0])))
+        except ValueError:
+            names.append(host)
+    dns = [x509.DNSName(each) for each in dict.fromkeys(names)]
+    return dns + [x509.IPAddress(ip_address(each)) for each in dict.fromkeys(addresses)]
 
 
 def _name(text: str) -> x509.Name:

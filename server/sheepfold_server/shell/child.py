@@ -31,6 +31,8 @@ class Child:
     def __init__(self, name: str, arguments: list[str], log: Path) -> None:
         self.name, self.log = name, log
         self.address = ""
+        self.others: tuple[str, ...] = ()
+        """Further addresses that it serves on."""
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._announced = -1
@@ -77,7 +79,8 @@ class Child:
         if not address:
             self.wait(5.0)
             raise StartError(self.last_words() or f"{self.name} ended before it served; see {self.log}")
-        self.address = address
+        self.address, *others = address.split()
+        self.others = tuple(others)
 
     def has_announced(self) -> bool:
         """Whether a child that was started again serves now; it is asked until it says so."""

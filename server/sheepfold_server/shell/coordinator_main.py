@@ -15,12 +15,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from sheepfold_server.shell.coordinator_service import CoordinatorService, MonitorService
 from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.fleet import Fleet
+from sheepfold_server.shell.gate import AioGate, Gate, check_table
 from sheepfold_server.shell.options import server_options
-from sheepfold_server.shell.security import Security
+from sheepfold_server.shell.security import Credentials, Security
 from sheepfold_server.shell.start import StartError
-from sheepfold_server.shell.token_check import AioTokenCheck
 from sheepfold_server.storage.log.errors import LogError
-from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc
+from sheepfold_wire.v1 import coordinator_pb2, coordinator_pb2_grpc, monitor_pb2, monitor_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class CoordinatorConfig:
     """Where its jobs are kept; without one, they end with it."""
     checkpoint_url: str = ""
     """Where checkpoints of all jobs are kept, for all shards to reach; empty: nowhere."""
+    servers_listen: str = ""
+    """A second address, for shards, which prove themselves there by their certificate; empty: none."""
 
 
 class CoordinatorServer:
@@ -50,30 +52,41 @@ class CoordinatorServer:
         if self._directory is not None:
             self._directory.take()
         self.fleet = _fleet(config.shard_count, self._directory, config.checkpoint_url)
-        self.address = ""
+        self.address = self.servers_address = ""
+        """Where workers and everyone else call, and where shards link."""
         self._health = health.aio.HealthServicer()
-        token = config.security.token
-        checks = [AioTokenCheck(token)] if token else []
-        self._server = grpc.aio.server(interceptors=checks, options=server_options())
+        self._credentials = Credentials(config.security)
+        gate = AioGate(Gate(self._credentials))
+        self._server = grpc.aio.server(interceptors=[gate], options=server_options())
 
     async def start(self) -> None:
         """Listen; raises StartError."""
+        check_table(
+            (
+                coordinator_pb2.DESCRIPTOR.services_by_name["CoordinatorService"],
+                monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"],
+            )
+        )
         coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(
-            CoordinatorService(self.fleet), self._server
+            CoordinatorService(self.fleet, self._credentials), self._server
         )
         monitor_pb2_grpc.add_MonitorServiceServicer_to_server(MonitorService(self.fleet), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        listen = self.config.listen
-        port = self.config.security.add_port(self._server, listen)
+        self.address = self.servers_address = self._listen(self.config.listen)
+        if self.config.servers_listen:
+            self.servers_address = self._listen(self.config.servers_listen, asks_certificate=True)
+        await self._server.start()
+        for name in ("", "liveness", "readiness", "sheepfold.v1.CoordinatorService"):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def _listen(self, listen: str, asks_certificate: bool = False) -> str:
+        port = self._credentials.add_port(self._server, listen, asks_certificate)
         if port == 0:
             raise StartError(
                 f"the coordinator cannot listen on {listen}: the port is taken or the address is not of this "
                 "machine; give another with --listen HOST:PORT, or with `sheepfold up --listen` and `--port`"
             )
-        self.address = f"{listen.rsplit(':', 1)[0]}:{port}"
-        await self._server.start()
-        for name in ("", "liveness", "readiness", "sheepfold.v1.CoordinatorService"):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return f"{listen.rsplit(':', 1)[0]}:{port}"
 
     async def serve(self, stopped: asyncio.Event) -> None:
         """Give the fleet its clock until `stopped`, then end calls within the grace period."""
@@ -105,7 +118,7 @@ async def _run(config: CoordinatorConfig, on_ready: Callable[[str], None]) -> No
         loop.add_signal_handler(number, stopped.set)
     await server.start()
     log.info("coordinator of %d shards listens on %s", config.shard_count, server.address)
-    on_ready(server.address)
+    on_ready(" ".join(dict.fromkeys((server.address, server.servers_address))))
     await server.serve(stopped)
 
 

@@ -17,8 +17,18 @@ from sheepfold_server.shell.about import installed_version
 from sheepfold_server.shell.batches import batches
 from sheepfold_server.shell.fleet import Fleet
 from sheepfold_server.shell.options import has_deadline
+from sheepfold_server.shell.passes import give_pass
+from sheepfold_server.shell.security import Credentials
 from sheepfold_wire.convert import commands_to_proto, from_proto, report_from_proto, to_proto
-from sheepfold_wire.errors import BadFrame, InternalError, InvalidError, Overloaded, SheepfoldError
+from sheepfold_wire.errors import (
+    BadFrame,
+    InternalError,
+    InvalidError,
+    JobUnknown,
+    Overloaded,
+    SheepfoldError,
+)
+from sheepfold_wire.job import job_from_json
 from sheepfold_wire.status import DETAILS_KEY, to_details
 from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc, shard_pb2
 
@@ -27,7 +37,8 @@ log = logging.getLogger(__name__)
 WATCH_QUEUE_MAX = 1024
 LINK_QUEUE_MAX = 100_000
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Context: TypeAlias = Any
+"""A `gate.Admitted`: grpc.aio's context, and who calls."""
 
 
 async def abort(context: Context, error: SheepfoldError) -> None:
@@ -36,13 +47,19 @@ async def abort(context: Context, error: SheepfoldError) -> None:
     await context.abort(code, error.message, ((DETAILS_KEY, to_details(error)),))
 
 
-async def guarded(context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
-    """The result of `work`, or the call's end: our errors as they are, any other with an incident number."""
+async def guarded(context: Context, work: Callable[[], Awaitable[Any]], job: str = "") -> Any:
+    """The result of `work`, or the call's end: our errors as they are, any other with an incident number.
+
+    `job`: the one it is about, empty for none. Jobs of others look as if they were not there.
+    """
     try:
         if not has_deadline(context.time_remaining()):
             raise InvalidError("the call has no deadline; set one (e.g. 10 s)")
+        context.caller.check_job(job or context.caller.job)
         return await work()
     except SheepfoldError as error:
+        if isinstance(error, JobUnknown) and context.caller.is_scoped:
+            error = context.caller.absent(job)
         await abort(context, error)
     except Exception:
         incident = uuid.uuid4().hex[:12]
@@ -53,18 +70,29 @@ async def guarded(context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
     """Every call is one value of `messages` in, one out; the fleet decides."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, fleet: Fleet, credentials: Credentials) -> None:
+        self._fleet, self._credentials = fleet, credentials
 
     async def _call(self, kind: type[WorkerRequest], request: Any, context: Context) -> Any:
         async def work() -> Any:
             reply: WorkerReply = await asyncio.wrap_future(self._fleet.call(from_proto(kind, request)))
             return to_proto(reply)
 
+        return await guarded(context, work, request.job)
+
+    async def Admit(self, request: Any, context: Context) -> Any:
+        async def work() -> Any:
+            return to_proto(give_pass(self._credentials.current(), context.grant))
+
         return await guarded(context, work)
 
     async def CreateJob(self, request: Any, context: Context) -> Any:
-        return await self._call(m.CreateJobRequest, request, context)
+        async def work() -> Any:
+            asked = from_proto(m.CreateJobRequest, request)
+            context.caller.check_job(job_from_json(asked.config_json).name)
+            return to_proto(await asyncio.wrap_future(self._fleet.create(asked)))
+
+        return await guarded(context, work)
 
     async def Attach(self, request: Any, context: Context) -> Any:
         return await self._call(m.AttachRequest, request, context)
@@ -95,7 +123,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
             asked = from_proto(m.RestoreRequest, request)
             return to_proto(await asyncio.to_thread(self._fleet.restore, asked))
 
-        return await guarded(context, work)
+        return await guarded(context, work, request.job)
 
     async def TakeChore(self, request: Any, context: Context) -> Any:
         return await self._call(m.ChoreRequest, request, context)
@@ -179,7 +207,8 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
 
     async def ListJobs(self, request: Any, context: Context) -> Any:
         async def work() -> Any:
-            return to_proto(m.ListJobsReply(self._fleet.jobs(), installed_version(), time.time()))
+            jobs = context.caller.visible(self._fleet.jobs())
+            return to_proto(m.ListJobsReply(jobs, installed_version(), time.time()))
 
         return await guarded(context, work)
 
@@ -187,7 +216,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         async def work() -> Any:
             return to_proto(self._fleet.status(request.job))
 
-        return await guarded(context, work)
+        return await guarded(context, work, request.job)
 
     async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
         reports: asyncio.Queue[m.StepReport | None] = asyncio.Queue()
@@ -197,11 +226,10 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             if reports.qsize() <= WATCH_QUEUE_MAX:  # beyond, the reader is told off below
                 loop.call_soon_threadsafe(reports.put_nowait, report)
 
-        try:
-            stop = self._fleet.job(request.job).watch(request.from_version, take)
-        except SheepfoldError as error:
-            await abort(context, error)
-            return
+        async def work() -> Callable[[], None]:
+            return self._fleet.job(request.job).watch(request.from_version, take)
+
+        stop = await guarded(context, work, request.job)
         try:
             while (report := await reports.get()) is not None:
                 yield to_proto(report)

@@ -95,7 +95,7 @@ class Link:
         reports: queue.SimpleQueue[m.ShardReport | None] = queue.SimpleQueue()
         reports.put(self._hello())
         self._reports = reports
-        call = stub.Link(_stream(reports), metadata=self._access.metadata)
+        call = stub.Link(_stream(reports))
         self._call = call
         try:
             for message in call:
@@ -132,6 +132,7 @@ def _is_final(error: grpc.RpcError) -> bool:
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
     )
 
 

@@ -14,13 +14,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import sheepfold_wire.messages as m
 from sheepfold_server.shell.data_dir import DataDir
+from sheepfold_server.shell.gate import Gate, SyncGate, check_table
 from sheepfold_server.shell.link import Link
 from sheepfold_server.shell.options import server_options
+from sheepfold_server.shell.security import Credentials
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
 from sheepfold_server.shell.shard_service import SERVICE, ShardService
 from sheepfold_server.shell.start import StartError
-from sheepfold_server.shell.token_check import TokenCheck
 from sheepfold_wire.access import Access
+from sheepfold_wire.v1 import shard_pb2
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +44,17 @@ class ShardServer:
         torch.set_num_threads(config.threads)
         self.process = ShardProcess(config, self._send, self._on_halt)
         self._health = health.HealthServicer(experimental_non_blocking=True)
-        token = config.security.token
+        check_table([shard_pb2.DESCRIPTOR.services_by_name["ShardService"]])
+        credentials = Credentials(config.security)
         self._server = grpc.server(
             ThreadPoolExecutor(CALLS_MAX, "call"),
-            interceptors=[TokenCheck(token)] if token else [],
+            interceptors=[SyncGate(Gate(credentials))],
             options=server_options(),
             maximum_concurrent_rpcs=CALLS_MAX,
         )
         self._server.add_generic_rpc_handlers((ShardService(self.process).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        port = config.security.add_port(self._server, config.listen)
+        port = credentials.add_port(self._server, config.listen)
         if port == 0:
             raise StartError(
                 f"shard {config.shard} cannot listen on {config.listen}: the port is taken or the address is "
@@ -59,9 +62,8 @@ class ShardServer:
             )
         self.address = f"{config.listen.rsplit(':', 1)[0]}:{port}"
         hello = self.process.hello
-        self._link = Link(
-            Access(config.coordinator), lambda: hello(self.address), self._command, self.process.halt
-        )
+        access = Access(config.coordinator, config.security.identity)
+        self._link = Link(access, lambda: hello(self.address), self._command, self.process.halt)
 
     def _send(self, report: m.ShardReport) -> None:
         self._link.send(report)

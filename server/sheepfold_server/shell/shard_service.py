@@ -18,6 +18,7 @@ import grpc
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import check_pull
+from sheepfold_server.core.permissions import Caller
 from sheepfold_server.shell.options import has_deadline
 from sheepfold_server.shell.shard_actor import Served, ShardActor
 from sheepfold_server.shell.shard_process import ShardProcess
@@ -54,13 +55,18 @@ def abort(context: grpc.ServicerContext, error: SheepfoldError) -> None:
     context.abort(code, error.message)
 
 
-def guarded(context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:
-    """The result of `work`, or the call's end: our errors as they are, any other with an incident number."""
+def guarded(context: Any, work: Callable[[], Any]) -> Any:
+    """The result of `work`, or the call's end: our errors as they are, any other with an incident number.
+
+    `context`: a `gate.Admitted`. Jobs of others look as if they were not there.
+    """
     try:
         if not has_deadline(context.time_remaining()):
             raise InvalidError("the call has no deadline; set one (e.g. 60 s)")
         return work()
     except SheepfoldError as error:
+        if isinstance(error, JobUnknown) and context.caller.is_scoped:
+            error = JobUnknown(f"no such job for this credential, which is for job {context.caller.job!r}")
         abort(context, error)
     except grpc.RpcError:
         raise
@@ -93,19 +99,23 @@ class ShardService:
             },
         )
 
+    def _actor(self, job: str, caller: Caller) -> ShardActor:
+        caller.check_job(job)
+        return self._process.actor(job)
+
     # --- push -----------------------------------------------------------------------------------------
 
-    def push(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-        return guarded(context, lambda: to_proto(self._push(requests)))
+    def push(self, requests: Iterator[bytes], context: Any) -> Any:
+        return guarded(context, lambda: to_proto(self._push(requests, context.caller)))
 
-    def _push(self, requests: Iterator[bytes]) -> m.PushReply:
+    def _push(self, requests: Iterator[bytes], caller: Caller) -> m.PushReply:
         first = next(requests, None)
         if first is None:
             raise BadFrame("the stream ended before its header")
         header = frames.read_push_frame(first)
         if not isinstance(header, m.PushHeader):
             raise BadFrame("the first frame of a push must be its header")
-        actor = self._process.actor(header.job)
+        actor = self._actor(header.job, caller)
         token, future = actor.open_push(header)
         try:
             answer = future.result(ANNOUNCED_SECONDS)
@@ -128,16 +138,16 @@ class ShardService:
 
     # --- pull -----------------------------------------------------------------------------------------
 
-    def pull(self, request: shard_pb2.PullRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def pull(self, request: shard_pb2.PullRequest, context: Any) -> Iterator[bytes]:
         asked = from_proto(m.PullRequest, request)
-        actor, served = guarded(context, lambda: self._pull(asked, context.time_remaining()))
+        actor, served = guarded(context, lambda: self._pull(asked, context))
         yield frames.pull_header_frame(m.PullHeader(served.version, len(served.payload)))
         yield from frames.chunk_frames(served.payload)
         yield frames.pull_end_frame(served.version)
         actor.note_sent(len(served.payload))
 
-    def _pull(self, asked: m.PullRequest, remaining: float) -> tuple[ShardActor, Served]:
-        actor = self._process.actor(asked.job)
+    def _pull(self, asked: m.PullRequest, context: Any) -> tuple[ShardActor, Served]:
+        actor = self._actor(asked.job, context.caller)
         if asked.shard != actor.job.shard:
             raise JobUnknown(f"this is shard {actor.job.shard}, the pull is for shard {asked.shard}")
         check_pull(actor.job, asked)
@@ -148,7 +158,7 @@ class ShardService:
                 f"codec = {asked.codec!r}: give one of {', '.join(c.value for c in Codec)}"
             ) from None
         token, future = actor.pull(asked.version, codec)
-        wait = max(0.0, min(asked.wait_seconds, remaining - 1.0))
+        wait = max(0.0, min(asked.wait_seconds, context.time_remaining() - 1.0))
         try:
             return actor, cast(Served, future.result(wait))
         except FutureTimeout:
@@ -159,11 +169,11 @@ class ShardService:
 
     # --- digest -----------------------------------------------------------------------------------------
 
-    def digest(self, request: shard_pb2.DigestRequest, context: grpc.ServicerContext) -> Any:
-        return guarded(context, lambda: to_proto(self._digest(request.job)))
+    def digest(self, request: shard_pb2.DigestRequest, context: Any) -> Any:
+        return guarded(context, lambda: to_proto(self._digest(self._actor(request.job, context.caller))))
 
-    def _digest(self, job: str) -> m.DigestReply:
-        version, found = cast(tuple[int, list[Entry]], _await(self._process.actor(job).digest()))
+    def _digest(self, actor: ShardActor) -> m.DigestReply:
+        version, found = cast(tuple[int, list[Entry]], _await(actor.digest()))
         return m.DigestReply(version, entries(found))
 
 

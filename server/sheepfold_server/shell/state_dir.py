@@ -15,13 +15,15 @@ class StateDir:
     """Held by one process at a time.
 
     `up.json` says what runs; `logs/` has one file per role; `history.sqlite` is the dashboard's. `connection`
-    holds what workers need in $SHEEPFOLD, for its owner alone; `SHEEPFOLD=file:PATH` names it.
+    holds what workers need in $SHEEPFOLD, for its owner alone, and `admin` what administrators need;
+    `SHEEPFOLD=file:PATH` names them.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.logs = path / "logs"
         self.connection = path / "connection"
+        self.admin = path / "admin"
         self.history = path / "history.sqlite"
         self._up_file = path / "up.json"
         self._lock_fd = -1
@@ -42,9 +44,10 @@ class StateDir:
                 "stop that one or give another --dir"
             ) from None
 
-    def write_up(self, processes: dict[str, Any], connection: str) -> None:
-        """Replace both files whole, so that a reader never sees half of one."""
+    def write_up(self, processes: dict[str, Any], connection: str, admin: str) -> None:
+        """Replace all files whole, so that a reader never sees half of one."""
         write_secret(self.connection, f"{connection}\n".encode("ascii"))
+        write_secret(self.admin, f"{admin}\n".encode("ascii"))
         fresh = self._up_file.with_suffix(".json.new")
         fresh.write_text(json.dumps(processes, indent=2) + "\n", "utf-8")
         fresh.replace(self._up_file)
@@ -54,6 +57,7 @@ class StateDir:
         if self._lock_fd >= 0:
             self._up_file.unlink(missing_ok=True)
             self.connection.unlink(missing_ok=True)
+            self.admin.unlink(missing_ok=True)
             os.close(self._lock_fd)
             self._lock_fd = -1
 

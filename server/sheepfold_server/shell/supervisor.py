@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sheepfold_server.core.permissions import Role
 from sheepfold_server.shell.child import Child, ended
-from sheepfold_server.shell.security import SecurityFiles, read_ca, read_token
+from sheepfold_server.shell.security import SecurityFiles, read_ca
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.state_dir import StateDir
 from sheepfold_wire.connection import Connection
@@ -50,26 +51,31 @@ class UpConfig:
     checkpoint_url: str = ""
 
     @property
-    def files(self) -> SecurityFiles:
-        """Where certificates and token are, if it is secured."""
-        return SecurityFiles.in_folder(self.directory / "tls")
+    def tls(self) -> Path:
+        """Where certificates, keys and tokens are, if it is secured."""
+        return self.directory / "tls"
 
-    def listen(self, port: int = 0) -> list[str]:
+    def listen(self, role: str, port: int = 0) -> list[str]:
         """The arguments of a gRPC role that is to listen on `port`."""
         arguments = ["--listen", f"{self.host}:{port}"]
-        if self.is_secured:
-            given = {"--tls-cert": self.files.certificate, "--tls-key": self.files.key}
-            return arguments + [str(word) for pair in given.items() for word in pair] + self.callers()
-        return [*arguments, "--insecure"] if self.is_insecure else arguments
+        if not self.is_secured:
+            return [*arguments, "--insecure"] if self.is_insecure else arguments
+        files = SecurityFiles.in_folder(self.tls, role)
+        given = {
+            "--tls-cert": files.certificate,
+            "--tls-key": files.key,
+            "--tls-ca": files.ca,
+            "--token-keys": files.token_keys,
+            "--token-signer": files.token_signer,
+        }
+        return arguments + [str(word) for pair in given.items() if pair[1] is not None for word in pair]
 
     def dashboard_listen(self, port: int) -> list[str]:
-        if self.is_secured:
-            return ["--listen", f"{HOST}:{port}", *self.callers()]
-        return self.listen(port)
-
-    def callers(self) -> list[str]:
-        """The arguments of a role that calls another."""
-        return ["--tls-ca", str(self.files.ca), "--token-file", str(self.files.token)]
+        if not self.is_secured:
+            return self.listen("dashboard", port)
+        token = self.tls / f"{Role.READER}.token"
+        shown = ["--tls-ca", str(self.tls / "ca.pem"), "--token-file", str(token)]
+        return ["--listen", f"{HOST}:{port}", *shown]
 
 
 class PartLost(Exception):
@@ -148,8 +154,8 @@ class Supervisor:
         self.coordinator = self._child("coordinator")
         self.shards = [self._child(f"shard {i}") for i in range(config.shard_count)]
         self.dashboard = self._child("dashboard")
-        self.connection = Connection("")
-        """For workers; known once it is started."""
+        self.connection = self._admin = Connection("")
+        """For workers, and for administrators; known once it is started."""
         wait = "workers wait"
         self._tended = [
             Tended(self.coordinator, self._start_coordinator, wait, FAILURES_MAX),
@@ -176,39 +182,46 @@ class Supervisor:
             tended.start(time.monotonic())
         for child in (*self.shards, self.dashboard):
             child.await_address(self._stopped)
-        self.connection = self._connection()
-        self.directory.write_up(self.facts(), self.connection.secret)
+        self.connection = self._connection(Role.WORKER)
+        self._admin = self._connection(Role.ADMIN)
+        self._write_up()
+
+    def _write_up(self) -> None:
+        self.directory.write_up(self.facts(), self.connection.secret, self._admin.secret)
 
     def _make_security(self) -> None:
         if self.config.is_secured:
-            from sheepfold_server.shell.certificates import make_security  # on loopback nobody waits for it
+            # On loopback nobody waits for it.
+            from sheepfold_server.shell.certificates import keep_join_token, make_security
 
-            make_security(self.config.directory / "tls", self.config.host)
+            make_security(self.config.tls, [self.config.host])
+            keep_join_token(self.config.tls, Role.READER, time.time())
 
-    def _connection(self) -> Connection:
-        files, address = self.config.files, self.coordinator.address
+    def _connection(self, role: Role) -> Connection:
+        address, tls = self.coordinator.address, self.config.tls
         if not self.config.is_secured:
             return Connection(address)
-        assert files.ca is not None  # as they were made
-        assert files.token is not None
-        return Connection(address, read_ca(files.ca), read_token(files.token))
+        from sheepfold_server.shell.certificates import keep_join_token
+
+        return Connection(address, read_ca(tls / "ca.pem"), keep_join_token(tls, role, time.time()))
 
     def _start_coordinator(self) -> None:
         """Where it was before, so that workers and shards find it again."""
         port = _port(self.coordinator, self.config.port)
-        self.coordinator.start(*coordinator_arguments(self.config, port))
+        links = self.coordinator.others[0] if self.coordinator.others else f"{self.config.host}:0"
+        self.coordinator.start(*coordinator_arguments(self.config, port, links))
 
     def _start_shard(self, index: int, shard: Child) -> None:
-        self._at_coordinator(shard, *shard_arguments(self.config, index, _port(shard, 0)))
+        coordinator = (self.coordinator.others or (self.coordinator.address,))[0]
+        arguments = shard_arguments(self.config, index, _port(shard, 0))
+        shard.start(*arguments, "--coordinator", coordinator)
 
     def _start_dashboard(self) -> None:
         trackers = [part for text in self.config.trackers for part in ("--tracker", text)]
         listen = self.config.dashboard_listen(_port(self.dashboard, self.config.dashboard_port))
         history = ["--history", str(self.directory.history)]
-        self._at_coordinator(self.dashboard, "dashboard", *listen, *history, *trackers)
-
-    def _at_coordinator(self, child: Child, *arguments: str) -> None:
-        child.start(*arguments, "--coordinator", self.coordinator.address)
+        arguments = ["dashboard", *listen, *history, *trackers]
+        self.dashboard.start(*arguments, "--coordinator", self.coordinator.address)
 
     def check(self) -> None:
         """Notice what died since the last call, start it again when its time has come; raises PartLost."""
@@ -218,7 +231,7 @@ class Supervisor:
                 raise PartLost(self._loss(tended.child, news))
             if news:
                 self._say(news)
-                self.directory.write_up(self.facts(), self.connection.secret)
+                self._write_up()
 
     def _loss(self, child: Child, news: str) -> str:
         again = f"sheepfold up --shards {self.config.shard_count} --dir {self.config.directory}"
@@ -259,17 +272,19 @@ def _port(child: Child, wanted: int) -> int:
     return int(child.address.rsplit(":", 1)[1]) if child.address else wanted
 
 
-def coordinator_arguments(config: UpConfig, port: int) -> list[str]:
-    directory = str(config.directory / "coordinator")
-    shards = str(config.shard_count)
-    checkpoints = ["--checkpoints", config.checkpoint_url] if config.checkpoint_url else []
-    return ["coordinator", "--shards", shards, "--dir", directory, *checkpoints, *config.listen(port)]
+def coordinator_arguments(config: UpConfig, port: int, servers_listen: str = "") -> list[str]:
+    return [
+        *("coordinator", "--shards", str(config.shard_count), "--dir", str(config.directory / "coordinator")),
+        *(["--checkpoints", config.checkpoint_url] if config.checkpoint_url else []),
+        *config.listen("coordinator", port),
+        *(["--servers-listen", servers_listen] if config.is_secured else []),
+    ]
 
 
 def shard_arguments(config: UpConfig, index: int, port: int = 0) -> list[str]:
     return [
         *("shard", "--index", str(index), "--shards", str(config.shard_count)),
-        *("--dir", str(config.directory / f"shard-{index}"), *config.listen(port)),
+        *("--dir", str(config.directory / f"shard-{index}"), *config.listen("shard", port)),
         *("--threads", str(config.threads), "--device", config.device),
         *("--staging-bytes", str(config.staging_bytes)),
     ]

@@ -3,28 +3,33 @@
     credentials.py make [--token-secret NAME] [--tls-secret NAME --tls-name DNS_NAME]
     credentials.py connect --secret NAME --target HOST:PORT --ca FILE --token FILE
 
-A credential that is there is never touched. The line is derived from credentials, so it is written anew.
+A credential that is there is never touched. A line is derived from credentials, so it is written anew.
 """
 
 import argparse
 import base64
 import json
 import os
-import secrets
 import ssl
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sheepfold_server.shell.certificates import make_security
+from sheepfold_server.core.permissions import Role
+from sheepfold_server.shell.certificates import keep_join_token, make_security
 from sheepfold_server.shell.security import read_ca, read_token
 from sheepfold_wire.connection import Connection
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-TOKEN_BYTES = 32
+TOKEN_DAYS = 3650
+"""Whoever reads the secrets of the namespace can make new ones: a shorter time would protect from nobody."""
+TOKENS = (Role.WORKER, Role.READER, Role.ADMIN)
+SHARED = {"server": (Role.COORDINATOR, Role.SHARD)}
+"""One certificate for all servers: they mount the same secret."""
 SECONDS_MAX = 30
 
 
@@ -73,22 +78,25 @@ def said(name: str, is_new: bool) -> None:
 
 
 def make(api: Api, arguments: argparse.Namespace) -> None:
-    if arguments.token_secret:
-        token = secrets.token_urlsafe(TOKEN_BYTES).encode("ascii")
-        said(arguments.token_secret, api.create(arguments.token_secret, {"token": token}))
-    if arguments.tls_secret:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            make_security(folder, arguments.tls_name)
-            names = {"tls.crt": "server.pem", "tls.key": "server.key", "ca.crt": "ca.pem"}
-            data = {key: (folder / name).read_bytes() for key, name in names.items()}
-        said(arguments.tls_secret, api.create(arguments.tls_secret, data, "kubernetes.io/tls"))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_security(folder, [arguments.tls_name] if arguments.tls_name else [], certificates=SHARED)
+        if arguments.token_secret:
+            for role in TOKENS:
+                keep_join_token(folder, role, time.time(), TOKEN_DAYS)
+            names = ["token.key", "token.pub", *(f"{role}.token" for role in TOKENS)]
+            data = {name: (folder / name).read_bytes() for name in names}
+            said(arguments.token_secret, api.create(arguments.token_secret, data))
+        if arguments.tls_secret:
+            files = {"tls.crt": "server.pem", "tls.key": "server.key", "ca.crt": "ca.pem"}
+            data = {key: (folder / name).read_bytes() for key, name in files.items()}
+            said(arguments.tls_secret, api.create(arguments.tls_secret, data, "kubernetes.io/tls"))
 
 
 def connect(api: Api, arguments: argparse.Namespace) -> None:
     line = Connection(arguments.target, read_ca(arguments.ca), read_token(arguments.token)).secret
     api.write(arguments.secret, {"connection": f"{line}\n".encode("ascii")})
-    print(f"secret {arguments.secret}: holds the workers' line")
+    print(f"secret {arguments.secret}: holds the line for $SHEEPFOLD")
 
 
 def parser() -> argparse.ArgumentParser:

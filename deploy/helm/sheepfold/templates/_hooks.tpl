@@ -39,12 +39,13 @@ securityContext:
 - {name: HOME, value: /tmp}
 {{- end }}
 
+{{/* (root, secret) -> the volume of a line, and /tmp. */}}
 {{- define "sheepfold.connectVolume" -}}
 - name: connect
   secret:
-    secretName: {{ include "sheepfold.connectSecret" . }}
+    secretName: {{ .secret }}
     defaultMode: 0440
-    {{- if not .Values.hooks.enabled }}
+    {{- if not .root.Values.hooks.enabled }}
     optional: true
     {{- end }}
 - name: tmp

@@ -46,6 +46,11 @@ sheepfold/worker-of: {{ include "sheepfold.fullname" . }}
 {{ include "sheepfold.fullname" . }}-coordinator-0.{{ include "sheepfold.domain" . }}:7070
 {{- end }}
 
+{{/* Where shards link: with TLS an address of their own, which asks for their certificate. */}}
+{{- define "sheepfold.servers" -}}
+{{ include "sheepfold.fullname" . }}-coordinator-0.{{ include "sheepfold.domain" . }}:{{ ternary 7072 7070 (ne .Values.tls.mode "none") }}
+{{- end }}
+
 {{/* Names that the servers' certificate must hold, one a line. */}}
 {{- define "sheepfold.certificateNames" -}}
 {{- printf "*.%s" (include "sheepfold.domain" .) }}
@@ -72,6 +77,11 @@ sheepfold/worker-of: {{ include "sheepfold.fullname" . }}
 {{/* Holds the one line that is all a worker needs. */}}
 {{- define "sheepfold.connectSecret" -}}
 {{ include "sheepfold.fullname" . }}-connect
+{{- end }}
+
+{{/* The same for administrators: it stops jobs and takes them back. */}}
+{{- define "sheepfold.adminSecret" -}}
+{{ include "sheepfold.fullname" . }}-admin
 {{- end }}
 
 {{/* (root, own) -> the port under which a server is reached from outside; `own` is the one it listens on. */}}

@@ -107,7 +107,15 @@ affinity:
 - --tls-key=/etc/sheepfold/tls/tls.key
 {{- end }}
 - --tls-ca=/etc/sheepfold/tls/ca.crt
-- --token-file=/etc/sheepfold/token/token
+{{- if .serves }}
+- --token-keys=/etc/sheepfold/token/token.pub
+{{- else }}
+- --token-file=/etc/sheepfold/token/reader.token
+{{- end }}
+{{- if eq .component "coordinator" }}
+- --token-signer=/etc/sheepfold/token/token.key
+- --servers-listen={{ .root.Values.listenHost }}:7072
+{{- end }}
 {{- else if .serves }}
 - --insecure
 {{- end }}
@@ -141,12 +149,26 @@ affinity:
   secret:
     secretName: {{ include "sheepfold.tokenSecret" .root }}
     defaultMode: 0440
+    {{- include "sheepfold.tokenItems" . | nindent 4 }}
 {{- if .serves }}
 - name: scripts
   configMap:
     name: {{ include "sheepfold.fullname" .root }}-scripts
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Each mounts what it needs and no more; the hook that writes the lines needs two tokens. */}}
+{{- define "sheepfold.tokenItems" -}}
+{{- $of := dict
+  "coordinator" (list "token.pub" "token.key")
+  "shard" (list "token.pub")
+  "dashboard" (list "reader.token")
+  "hook" (list "worker.token" "admin.token") -}}
+items:
+  {{- range get $of .component }}
+  - {key: {{ . }}, path: {{ . }}}
+  {{- end }}
 {{- end }}
 
 {{- define "sheepfold.mounts" -}}

@@ -95,10 +95,13 @@ def state_directory(directory: Path, secrets: tuple[str, ...]) -> Iterator[Entry
 
 def secrets_of(directory: Path) -> tuple[str, ...]:
     """Tokens that must not appear in anything that leaves the machine."""
-    try:
-        return ((directory / "tls" / "token").read_text("ascii").strip(),)
-    except (OSError, UnicodeDecodeError):
-        return ()
+    found = []
+    for file in sorted((directory / "tls").glob("*.token")):
+        try:
+            found.append(file.read_text("ascii").strip())
+        except (OSError, UnicodeDecodeError):
+            continue
+    return tuple(found)
 
 
 def _tail(path: Path) -> str:

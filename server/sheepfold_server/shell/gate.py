@@ -1,0 +1,245 @@
+"""The one place where callers are told apart: before a call's first byte is read, on both kinds of server.
+
+A shard proves itself by its certificate, everyone else by a token; `core.permissions` says who may call what.
+A server without token keys is open. Health checks are open on every server.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from sheepfold_server.core.permissions import (
+    ADMIT,
+    EVERYONE,
+    OPEN_CALLS,
+    ROLES_OF_CALL,
+    Caller,
+    Role,
+    check_role,
+    unlisted,
+)
+from sheepfold_server.shell.security import Credentials
+from sheepfold_server.shell.start import StartError
+from sheepfold_server.shell.tokens import Grant, Use, is_bound
+from sheepfold_wire.access import TOKEN_KEY, TOKEN_SCHEME
+from sheepfold_wire.errors import SheepfoldError, TokenRefused
+from sheepfold_wire.status import DETAILS_KEY, to_details
+from sheepfold_wire.tls import fingerprint
+
+SPIFFE = "spiffe://sheepfold/"
+"""What stands before the role in a certificate's URI."""
+_REMEDY = "take the whole line that `sheepfold up` prints, quotes included, as $SHEEPFOLD"
+
+
+class Admitted:
+    """A call's context, and who calls. For everything else it is grpc's."""
+
+    def __init__(self, context: Any, caller: Caller, grant: Grant | None) -> None:
+        self._context, self.caller, self.grant = context, caller, grant
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A call that may go on, as far as its headers tell."""
+
+    method: str
+    is_open: bool = False
+    grant: Grant | None = None
+
+    def admit(self, context: Any) -> Admitted:
+        """The rest, once grpc gives the caller's certificate away. Raises TokenRefused, Forbidden."""
+        if self.is_open:
+            return Admitted(context, EVERYONE, None)
+        shown = context.auth_context()
+        if self.grant is None:
+            role = certified_role(shown, ROLES_OF_CALL[self.method])
+            return Admitted(context, Caller(role, subject=SPIFFE + role), None)
+        if self.grant.certificate and not is_bound(self.grant, certificate_digest(shown)):
+            raise TokenRefused(
+                "the token is bound to a client certificate, and the call comes without that one; "
+                "show it, or take a token that is bound to none"
+            )
+        return Admitted(context, self.grant.caller, self.grant)
+
+
+class Gate:
+    """Who may enter, by the credentials of this moment."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    def entry(self, method: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> Entry:
+        """Raises TokenRefused, Forbidden."""
+        verifier = self._credentials.current().verifier
+        if verifier is None:
+            return Entry(method, is_open=True)
+        allowed = ROLES_OF_CALL.get(method, frozenset())
+        if allowed == {Role.SHARD}:
+            return Entry(method)
+        sent = [value for key, value in metadata or () if key == TOKEN_KEY]
+        if not sent:
+            raise TokenRefused(f"the call carries no token, and this server asks for one; {_REMEDY}")
+        grant = verifier.grant(_token(sent))
+        check_role(method, grant.caller.role)
+        if (grant.use is Use.JOIN) != (method == ADMIT):
+            raise TokenRefused(
+                "a join token is good for Admit alone, and Admit takes no other; clients of this version "
+                "change it for a pass by themselves"
+            )
+        return Entry(method, grant=grant)
+
+
+def _token(sent: list[str | bytes]) -> str:
+    """Empty if there is more than one, or of another scheme."""
+    value = sent[0] if isinstance(sent[0], str) else sent[0].decode("utf-8", "replace")
+    return value.removeprefix(TOKEN_SCHEME) if len(sent) == 1 and value.startswith(TOKEN_SCHEME) else ""
+
+
+def certified_role(shown: Mapping[str, Iterable[bytes]], wanted: Iterable[Role]) -> Role:
+    """The first of `wanted` that the caller's certificate is for; raises TokenRefused if it is for none."""
+    names = {name.decode("utf-8", "replace") for name in shown.get("x509_subject_alternative_name", ())}
+    for role in wanted:
+        if SPIFFE + role in names:
+            return role
+    known = ", ".join(sorted(name for name in names if name.startswith(SPIFFE))) or "none"
+    raise TokenRefused(
+        f"the caller's certificate names its role as {known}; shards link to the address of --servers-listen, "
+        f"with a certificate for the URI {SPIFFE}{Role.SHARD} (`sheepfold certs` makes one)"
+    )
+
+
+def certificate_digest(shown: Mapping[str, Iterable[bytes]]) -> str:
+    """SHA-256 of the caller's certificate; empty if it shows none."""
+    pem = next(iter(shown.get("x509_pem_cert", ())), b"")
+    return fingerprint(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))) if pem else ""
+
+
+def check_table(services: Iterable[Any]) -> None:
+    """Every call of these service descriptors has its row; raises StartError."""
+    missing = unlisted(f"/{each.full_name}/{call.name}" for each in services for call in each.methods)
+    if missing:
+        raise StartError(f"{', '.join(missing)}: nobody has decided who may call it; see core/permissions.py")
+
+
+def _status(error: SheepfoldError) -> grpc.StatusCode:
+    return next(code for code in grpc.StatusCode if code.value[0] == int(error.status))
+
+
+class SyncGate(grpc.ServerInterceptor):
+    """For the sync server."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        details = handler_call_details
+        if details.method in OPEN_CALLS:
+            return continuation(details)
+        try:
+            entry = self._gate.entry(details.method, details.invocation_metadata)
+        except SheepfoldError as error:
+            return _refuser(error)
+        handler = continuation(details)
+        return None if handler is None else _wrapped(handler, lambda behaviour: _guarded(entry, behaviour))
+
+
+def _abort(context: Any, error: SheepfoldError) -> None:
+    context.set_trailing_metadata(((DETAILS_KEY, to_details(error)),))
+    context.abort(_status(error), error.message)
+
+
+def _refuser(error: SheepfoldError) -> Any:
+    def refuse(requests: object, context: Any) -> None:
+        _abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)  # refuses calls of every shape, unread
+
+
+def _guarded(entry: Entry, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def guarded(request: Any, context: Any) -> Any:
+        try:
+            admitted = entry.admit(context)
+        except SheepfoldError as error:
+            _abort(context, error)
+        return behaviour(request, admitted)
+
+    return guarded
+
+
+class AioGate(grpc.aio.ServerInterceptor):
+    """For grpc.aio's server."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        details = handler_call_details
+        if details.method in OPEN_CALLS:
+            return await continuation(details)
+        try:
+            entry = self._gate.entry(details.method, details.invocation_metadata)
+        except SheepfoldError as error:
+            return _aio_refuser(error)
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        guard = _aio_streaming if handler.response_streaming else _aio_unary
+        return _wrapped(handler, lambda behaviour: guard(entry, behaviour))
+
+
+async def _aio_abort(context: Any, error: SheepfoldError) -> None:
+    await context.abort(_status(error), error.message, ((DETAILS_KEY, to_details(error)),))
+
+
+def _aio_refuser(error: SheepfoldError) -> Any:
+    async def refuse(requests: object, context: Any) -> None:
+        await _aio_abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _aio_unary(entry: Entry, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    async def guarded(request: Any, context: Any) -> Any:
+        try:
+            admitted = entry.admit(context)
+        except SheepfoldError as error:
+            await _aio_abort(context, error)
+        return await behaviour(request, admitted)
+
+    return guarded
+
+
+def _aio_streaming(entry: Entry, behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Any:
+    async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            admitted = entry.admit(context)
+        except SheepfoldError as error:
+            await _aio_abort(context, error)
+        async with aclosing(behaviour(request, admitted)) as replies:  # type: ignore[type-var]
+            async for reply in replies:
+                yield reply
+
+    return guarded
+
+
+def _wrapped(handler: Any, guard: Callable[[Any], Any]) -> Any:
+    """The same handler with its behaviour guarded."""
+    shapes = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+        (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+        (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+        (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+    }
+    make, behaviour = shapes[handler.request_streaming, handler.response_streaming]
+    return make(guard(behaviour), handler.request_deserializer, handler.response_serializer)
