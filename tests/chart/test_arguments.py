@@ -98,7 +98,7 @@ def test_hook_scripts_understand_their_arguments() -> None:
     commands = [
         container["args"] for name, container in containers(of_kind(render(), "Job")) if "/job" not in name
     ]
-    assert len(commands) == 2
+    assert len(commands) == 3  # made once; then the line of workers, and that of administrators
     for arguments in commands:
         script["parser"]().parse_args(arguments)
 
@@ -110,9 +110,14 @@ def test_worker_of_the_notes_and_of_the_example_reads_the_line_by_a_path_that_is
 
 
 def test_plain_text_line_is_a_connection() -> None:
-    (secret,) = of_kind(render("{tls: {mode: none}, allowInsecure: true}"), "Secret")
-    line = parse_connection(secret["stringData"]["connection"])
-    assert line.target == "fold-sheepfold-coordinator-0.fold-sheepfold.training.svc:7070"
+    secrets = of_kind(render("{tls: {mode: none}, allowInsecure: true}"), "Secret")
+    assert [each["metadata"]["name"] for each in secrets] == [
+        "fold-sheepfold-connect",
+        "fold-sheepfold-admin",
+    ]
+    for secret in secrets:
+        line = parse_connection(secret["stringData"]["connection"])
+        assert line.target == "fold-sheepfold-coordinator-0.fold-sheepfold.training.svc:7070"
 
 
 @every_example

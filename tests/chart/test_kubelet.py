@@ -11,7 +11,7 @@ import pytest
 from tests.chart.fake_kube.api import FakeKubeApi
 from tests.chart.kubelet import Node
 from tests.chart.rendering import render
-from tests.chart.test_secrets import LINE, Hooks
+from tests.chart.test_secrets import ADMIN, LINE, Hooks
 from tests.integration.harness import digest_of, running_fold, small_job, train
 from tests.integration.test_cli_up import sheepfold
 
@@ -108,7 +108,10 @@ def test_release_trains_through_a_restart_of_every_server_to_the_same_bits(tmp_p
     (claims / "shared").symlink_to(tmp_path / "node" / "claims" / "shared")
     smaller = JOB.replace("count: 2", "count: 1") + "dashboard: {enabled: false}\n"
     with released(smaller, tmp_path / "other") as (node, line):
-        restored = sheepfold("checkpoint", "restore", "small", address=line)
+        command = ("checkpoint", "restore", "small")
+        assert "Restore is for admin" in sheepfold(*command, address=line).stderr
+        admin = node.with_local_addresses(node.read_secret(ADMIN)["connection"].decode().strip())
+        restored = sheepfold(*command, address=admin)
         assert restored.returncode == 0, restored.stderr
         assert digest_of(line, "small") == golden
 

@@ -117,7 +117,7 @@ def probed_port(probe: Object) -> int | str:
 @every_example
 def test_port_that_a_server_listens_on_is_declared(values: str) -> None:
     for name, container in containers(render(values)):
-        listened = [each.rpartition(":")[2] for each in container.get("args", []) if "--listen=" in each]
+        listened = [each.rpartition(":")[2] for each in container.get("args", []) if "listen=" in each]
         if listened:
             assert list(map(int, listened)) == [each["containerPort"] for each in container["ports"]], name
 
@@ -200,11 +200,14 @@ def test_no_container_may_do_more_than_it_needs(values: str) -> None:
         assert account["automountServiceAccountToken"] is False
 
 
-def test_hooks_may_make_secrets_and_change_one_alone() -> None:
+def test_hooks_may_make_secrets_and_change_the_lines_alone() -> None:
     (role,) = of_kind(render(), "Role")
     create, change = role["rules"]
     assert (create["resources"], create["verbs"]) == (["secrets"], ["create"])
-    assert (change["resourceNames"], change["verbs"]) == (["fold-sheepfold-connect"], ["update"])
+    assert (change["resourceNames"], change["verbs"]) == (
+        ["fold-sheepfold-connect", "fold-sheepfold-admin"],
+        ["update"],
+    )
 
 
 def test_openshift_is_left_to_choose_users_and_groups() -> None:

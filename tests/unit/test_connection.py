@@ -142,7 +142,7 @@ def test_value_after_token_is_masked_wherever_it_stands(before: str, after: str)
 
 
 def test_no_code_spells_the_token_out_but_for_the_user_and_the_header() -> None:
-    """`secret` is for `up` alone; whoever adds a reader decides so here."""
+    """`secret` is for `up` and `sheepfold token` alone; whoever adds a reader decides so here."""
     readers = {
         path.relative_to(ROOT).as_posix()
         for package in ("client", "server", "protos")
@@ -150,4 +150,6 @@ def test_no_code_spells_the_token_out_but_for_the_user_and_the_header() -> None:
         if re.search(r"\.secret\b", path.read_text())
     }
     readers.remove("protos/sheepfold_wire/connection.py")  # its docstring
-    assert readers == {"server/sheepfold_server/cli/up.py", "server/sheepfold_server/shell/supervisor.py"}
+    cli = "server/sheepfold_server/cli"
+    supervisor = "server/sheepfold_server/shell/supervisor.py"
+    assert readers == {f"{cli}/up.py", f"{cli}/credentials.py", supervisor}

@@ -24,6 +24,7 @@ NEVER_FROM_GRPC = {
 }
 SHARED_WITH_GRPC = {
     "TokenRefused",
+    "Forbidden",
     "ServerUntrusted",
     "Overloaded",
     "NotReady",
@@ -66,7 +67,7 @@ def test_the_tree_in_the_docstring_names_every_class_under_its_status(kind: type
 
 def test_the_tree_names_no_class_that_is_gone() -> None:
     tree = (errors.__doc__ or "").partition("gRPC's own")[0]
-    drawn = set(re.findall(r"\b[A-Z][a-z]+[A-Za-z]*[A-Z][A-Za-z]*\b|\bOverloaded\b", tree))
+    drawn = set(re.findall(r"\b[A-Z][a-z]+[A-Za-z]*[A-Z][A-Za-z]*\b|\bOverloaded\b|\bForbidden\b", tree))
     assert drawn == {kind.__name__ for kind in KINDS}
 
 

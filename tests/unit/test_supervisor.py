@@ -183,11 +183,18 @@ def test_address_to_listen_on_is_that_of_every_part(tmp_path: Path) -> None:
 def test_secured_roles_get_files_and_never_the_token_itself(tmp_path: Path) -> None:
     config = UpConfig(tmp_path, host="10.0.0.5", is_secured=True)
     tls = tmp_path / "tls"
-    files = f"--tls-cert {tls}/server.pem --tls-key {tls}/server.key --tls-ca {tls}/ca.pem"
-    for arguments, port in ((coordinator_arguments(config, 7070), 7070), (shard_arguments(config, 0), 0)):
-        given = f"--listen 10.0.0.5:{port} {files} --token-file {tls}/token"
-        assert given in " ".join(arguments)
-    assert config.dashboard_listen(0)[:2] == ["--listen", "127.0.0.1:0"]
+    roles = {
+        "coordinator": (coordinator_arguments(config, 7070, "10.0.0.5:7071"), "10.0.0.5:7070"),
+        "shard": (shard_arguments(config, 0), "10.0.0.5:0"),
+    }
+    for role, (arguments, listen) in roles.items():
+        files = f"--tls-cert {tls}/{role}.pem --tls-key {tls}/{role}.key --tls-ca {tls}/ca.pem"
+        assert f"--listen {listen} {files} --token-keys {tls}/token.pub" in " ".join(arguments)
+    coordinator, shard = (" ".join(arguments) for arguments, _ in roles.values())
+    assert coordinator.endswith(f"--token-signer {tls}/token.key --servers-listen 10.0.0.5:7071")
+    assert "token.key" not in shard
+    shown = f"--tls-ca {tls}/ca.pem --token-file {tls}/reader.token"
+    assert " ".join(config.dashboard_listen(0)) == f"--listen 127.0.0.1:0 {shown}"
 
 
 class Dead:

@@ -66,7 +66,8 @@ def test_the_machine_tells_versions() -> None:
 def test_logs_come_with_their_end_and_without_the_token(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "tls").mkdir()
-    (tmp_path / "tls" / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "tls" / "worker.token").write_text(f"{TOKEN}\n")
+    (tmp_path / "tls" / "empty.token").write_text("\n")
     (tmp_path / "tls" / "server.key").write_text("key")
     (tmp_path / "up.json").write_text("{}")
     (tmp_path / "logs" / "shard-0.log").write_text("x" * 80 + "\n" + ("y" * 79 + "\n") * 20_000 + TOKEN)

@@ -10,6 +10,7 @@ Units: `*_seconds` seconds; `samples` counts samples; `weight` is the job's own 
 from __future__ import annotations
 
 from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.messages.admission import AdmitReply, AdmitRequest
 from sheepfold_wire.messages.bulk import (
     WEIGHT_MIN,
     DigestEntry,
@@ -23,8 +24,6 @@ from sheepfold_wire.messages.bulk import (
     PushReply,
 )
 from sheepfold_wire.messages.coordinator import (
-    AdmitReply,
-    AdmitRequest,
     AttachReply,
     AttachRequest,
     AttemptEnd,

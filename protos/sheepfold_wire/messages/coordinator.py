@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sheepfold_wire.ids import AttemptId
 from sheepfold_wire.messages.bulk import Metric
-
-
-@dataclass(frozen=True, slots=True)
-class AdmitRequest:
-    """Changes a join token, which comes as the call's credential, for a pass."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdmitReply:
-    """`token` goes with further calls for `seconds`; empty: this server asks for none."""
-
-    token: str = field(repr=False)
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

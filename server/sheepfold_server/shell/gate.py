@@ -112,8 +112,8 @@ def certified_role(shown: Mapping[str, Iterable[bytes]], wanted: Iterable[Role])
             return role
     known = ", ".join(sorted(name for name in names if name.startswith(SPIFFE))) or "none"
     raise TokenRefused(
-        f"the caller's certificate names its role as {known}; shards link to the address of --servers-listen, "
-        f"with a certificate for the URI {SPIFFE}{Role.SHARD} (`sheepfold certs` makes one)"
+        f"the caller's certificate names its role as {known}; shards link to the address of "
+        f"--servers-listen, with a certificate for the URI {SPIFFE}{Role.SHARD} (`sheepfold certs` makes one)"
     )
 
 

@@ -101,7 +101,7 @@ def secrets_of(directory: Path) -> tuple[str, ...]:
             found.append(file.read_text("ascii").strip())
         except (OSError, UnicodeDecodeError):
             continue
-    return tuple(found)
+    return tuple(token for token in found if token)
 
 
 def _tail(path: Path) -> str:
