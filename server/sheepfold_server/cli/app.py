@@ -54,6 +54,7 @@ app.command("export", rich_help_panel="Jobs", epilog=export.EPILOG)(export.expor
 app.command("kernels", rich_help_panel="Jobs", epilog=kernels.EPILOG)(kernels.kernels)
 app.command("certs", rich_help_panel="Who may call", epilog=credentials.CERTS_EPILOG)(credentials.certs)
 app.command("token", rich_help_panel="Who may call", epilog=credentials.TOKEN_EPILOG)(credentials.token)
+app.command("audit", rich_help_panel="Who may call", epilog=credentials.AUDIT_EPILOG)(credentials.audit)
 app.command("coordinator", rich_help_panel="One role per process", epilog=roles.COORDINATOR_EPILOG)(
     roles.coordinator
 )

@@ -1,17 +1,19 @@
-"""`sheepfold certs` and `sheepfold token`: what servers and callers prove themselves with."""
+"""`sheepfold certs`, `token` and `audit`: what servers and callers prove themselves with, who did what."""
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sheepfold_server.cli.address import METAVAR, connection
-from sheepfold_server.cli.listen import listen_host
+from sheepfold_server.cli.refusals import EXIT_FAILED, say
 from sheepfold_server.core.permissions import ALL_JOBS, Caller, Role
 from sheepfold_server.shell.security import read_ca, read_signer
 from sheepfold_server.shell.start import StartError
@@ -24,8 +26,12 @@ TOKEN_EPILOG = (
     "$SHEEPFOLD."
 )
 
+AUDIT_EPILOG = "Example: `sheepfold audit state/coordinator`"
+
 MINUTES_MAX = 24 * 60
 DAYS_MAX = 3650
+
+_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 Folder = Annotated[Path, typer.Option("--dir", metavar="DIR", file_okay=False, help="Folder of keys.")]
 
@@ -61,8 +67,17 @@ def certs(
 
 
 def _certified(name: str) -> str:
-    wildcard, _, rest = name.rpartition("*.")
-    return name if wildcard == "" and rest != name else listen_host(name)
+    """An address or name as a certificate can hold it; raises StartError."""
+    try:
+        if not ip_address(name.strip("[]")).is_unspecified:
+            return name
+    except ValueError:
+        if _NAME.fullmatch(name):
+            return name
+    raise StartError(
+        f"--name {name}: give what a server is reached at, without a port, e.g. 10.0.0.5, gpu-3.lab or "
+        "*.shards.lab"
+    )
 
 
 def token(
@@ -112,6 +127,27 @@ def token(
         return
     where = replace(address, ca=address.ca or read_ca(directory / "ca.pem"), token=made)
     typer.echo(where.secret)
+
+
+def audit(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", file_okay=False, help="What the coordinator was given as --dir.")
+    ],
+) -> None:
+    """Check that no line of the coordinator's audit log was changed, taken out or put in.
+
+    Lines cut off at its end cannot be seen in the log alone: keep the hash that is printed, and compare.
+    """
+    from sheepfold_server.storage.audit import AuditError, check_log
+
+    try:
+        checked = check_log(directory)
+    except AuditError as error:
+        say(str(error))
+        raise typer.Exit(EXIT_FAILED) from None
+    except OSError as error:
+        raise StartError(f"{directory}: its audit log cannot be read ({error.strerror})") from None
+    typer.echo(f"{checked.lines} lines, each follows from those before it; newest hash {checked.newest_hash}")
 
 
 def _is_sha256(text: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from sheepfold_server.shell.auditing import Auditor
 from sheepfold_server.shell.coordinator_service import CoordinatorService, MonitorService
 from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.fleet import Fleet
@@ -19,6 +20,7 @@ from sheepfold_server.shell.gate import AioGate, Gate, check_table
 from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.security import Credentials, Security
 from sheepfold_server.shell.start import StartError
+from sheepfold_server.storage.audit import AuditError, AuditLog
 from sheepfold_server.storage.log.errors import LogError
 from sheepfold_wire.v1 import coordinator_pb2, coordinator_pb2_grpc, monitor_pb2, monitor_pb2_grpc
 
@@ -51,12 +53,13 @@ class CoordinatorServer:
         self._directory = None if config.directory is None else DataDir(config.directory)
         if self._directory is not None:
             self._directory.take()
+        self._audit_log = None if self._directory is None else _audit_log(self._directory.path)
         self.fleet = _fleet(config.shard_count, self._directory, config.checkpoint_url)
         self.address = self.servers_address = ""
         """Where workers and everyone else call, and where shards link."""
         self._health = health.aio.HealthServicer()
         self._credentials = Credentials(config.security)
-        gate = AioGate(Gate(self._credentials))
+        gate = AioGate(Gate(self._credentials), Auditor(self._audit_log))
         self._server = grpc.aio.server(interceptors=[gate], options=server_options())
 
     async def start(self) -> None:
@@ -98,8 +101,18 @@ class CoordinatorServer:
                 continue
         await self._health.enter_graceful_shutdown()
         await self._server.stop(GRACE_SECONDS)
+        if self._audit_log is not None:
+            self._audit_log.close()
         if self._directory is not None:
             self._directory.release()
+
+
+def _audit_log(directory: Path) -> AuditLog:
+    """Raises StartError."""
+    try:
+        return AuditLog(directory)
+    except (OSError, AuditError) as error:
+        raise StartError(f"{error}; put the file elsewhere to begin a new one") from None
 
 
 def _fleet(shard_count: int, directory: DataDir | None, checkpoint_url: str) -> Fleet:

@@ -7,7 +7,7 @@ A server without token keys is open. Health checks are open on every server.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from sheepfold_server.core.permissions import (
     check_role,
     unlisted,
 )
+from sheepfold_server.shell.auditing import Auditor
 from sheepfold_server.shell.security import Credentials
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.tokens import Grant, Use, is_bound
@@ -176,10 +177,10 @@ def _guarded(entry: Entry, behaviour: Callable[[Any, Any], Any]) -> Callable[[An
 
 
 class AioGate(grpc.aio.ServerInterceptor):
-    """For grpc.aio's server."""
+    """For grpc.aio's server, which is the coordinator's: it also writes down who calls."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, gate: Gate, auditor: Auditor) -> None:
+        self._gate, self._auditor = gate, auditor
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -190,12 +191,45 @@ class AioGate(grpc.aio.ServerInterceptor):
         try:
             entry = self._gate.entry(details.method, details.invocation_metadata)
         except SheepfoldError as error:
+            self._auditor.refused(details.method, error.message)
             return _aio_refuser(error)
         handler = await continuation(details)
         if handler is None:
             return None
-        guard = _aio_streaming if handler.response_streaming else _aio_unary
+        guard = self._streaming if handler.response_streaming else self._unary
         return _wrapped(handler, lambda behaviour: guard(entry, behaviour))
+
+    async def _admitted(self, entry: Entry, context: Any) -> Admitted:
+        try:
+            return entry.admit(context)
+        except SheepfoldError as error:
+            self._auditor.refused(entry.method, error.message)
+            await _aio_abort(context, error)
+            raise  # abort does not return
+
+    def _unary(self, entry: Entry, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+        async def guarded(request: Any, context: Any) -> Any:
+            admitted = await self._admitted(entry, context)
+            result = "ok"
+            try:
+                return await behaviour(request, admitted)
+            except BaseException as error:
+                result = context.details() or type(error).__name__
+                raise
+            finally:
+                self._auditor.called(entry.method, admitted.caller, request, context.peer(), result)
+
+        return guarded
+
+    def _streaming(self, entry: Entry, behaviour: Callable[[Any, Any], AsyncGenerator[Any, None]]) -> Any:
+        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+            admitted = await self._admitted(entry, context)
+            self._auditor.called(entry.method, admitted.caller, request, context.peer(), "begun")
+            async with aclosing(behaviour(request, admitted)) as replies:
+                async for reply in replies:
+                    yield reply
+
+        return guarded
 
 
 async def _aio_abort(context: Any, error: SheepfoldError) -> None:
@@ -207,30 +241,6 @@ def _aio_refuser(error: SheepfoldError) -> Any:
         await _aio_abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _aio_unary(entry: Entry, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Any:
-    async def guarded(request: Any, context: Any) -> Any:
-        try:
-            admitted = entry.admit(context)
-        except SheepfoldError as error:
-            await _aio_abort(context, error)
-        return await behaviour(request, admitted)
-
-    return guarded
-
-
-def _aio_streaming(entry: Entry, behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Any:
-    async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-        try:
-            admitted = entry.admit(context)
-        except SheepfoldError as error:
-            await _aio_abort(context, error)
-        async with aclosing(behaviour(request, admitted)) as replies:  # type: ignore[type-var]
-            async for reply in replies:
-                yield reply
-
-    return guarded
 
 
 def _wrapped(handler: Any, guard: Callable[[Any], Any]) -> Any:
