@@ -16,7 +16,7 @@ from sheepfold.transport import Transport, TransportError
 from sheepfold.usage import Usage
 from sheepfold.waiting import Waiting
 from sheepfold_wire.codecs import Buffer, Codec
-from sheepfold_wire.errors import NotReady, ShapeMismatch, SheepfoldError
+from sheepfold_wire.errors import NotReady, Overloaded, ShapeMismatch, SheepfoldError
 from sheepfold_wire.frames import payload_digest
 from sheepfold_wire.ids import AttemptId
 from sheepfold_wire.job import Job, job_from_json
@@ -172,11 +172,13 @@ def insist(call: Callable[[], T], patience: Patience) -> T:
             if told := waiting.is_over(patience.clock()):
                 log.warning("%s", told)
             return answer
-        except (TransportError, NotReady) as error:
+        except (TransportError, NotReady, Overloaded) as error:
             waited = patience.clock() - began
             if waited >= patience.give_up_seconds:
                 raise ServerUnavailable(waited, str(error)) from error
-            text = f"{error}; trying for {patience.give_up_seconds:.0f} s. Is `sheepfold up` running?"
+            text = f"{error}; trying for {patience.give_up_seconds:.0f} s"
+            if not isinstance(error, Overloaded):
+                text += ". Is `sheepfold up` running?"
             if waited >= SAY_SECONDS and (told := waiting.goes_on(text, patience.clock())):
                 log.warning("%s", told)
         except SheepfoldError as error:
@@ -187,6 +189,6 @@ def insist(call: Callable[[], T], patience: Patience) -> T:
 
 def for_script(error: Exception, after: float) -> Exception:
     """What a script sees of a failure that came `after` so many seconds of trying."""
-    if isinstance(error, NotReady | TransportError):
+    if isinstance(error, NotReady | TransportError | Overloaded):
         return ServerUnavailable(after, str(error))
     return Refused.by(error) if isinstance(error, SheepfoldError) else error

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 import sheepfold_wire.messages as m
+from sheepfold_wire.errors import NotReady, Overloaded
 from sheepfold_wire.ids import AttemptId
 
 
@@ -138,6 +139,13 @@ class CallFailed:
     shard: int
     error: Exception
     round: int
+
+    @property
+    def means_later(self) -> bool:
+        """Not ready, or no place for this worker yet: given up after a while, as silence is."""
+        if self.call is Call.ATTACH and isinstance(self.error, Overloaded):
+            return True
+        return isinstance(self.error, NotReady)
 
 
 @dataclass(frozen=True, slots=True)

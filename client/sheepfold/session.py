@@ -38,7 +38,7 @@ from sheepfold.events import (
 from sheepfold.rounds import Progress, Retries
 from sheepfold.waiting import Waiting
 from sheepfold_wire.errors import Action as Remedy
-from sheepfold_wire.errors import JobHasEnded, NotReady, SheepfoldError
+from sheepfold_wire.errors import JobHasEnded, SheepfoldError
 from sheepfold_wire.ids import NOTHING_LOADED, AttemptId
 
 BACKOFF_SECONDS_FIRST = 0.05
@@ -291,7 +291,7 @@ class Session:
         if not isinstance(error, SheepfoldError):
             self._network_failed(event, now)
             return
-        self._silent_since = None if not isinstance(error, NotReady) else self._silent_since
+        self._silent_since = self._silent_since if event.means_later else None
         match error.action:
             case Remedy.ATTACH:
                 self.attached = None
@@ -308,7 +308,7 @@ class Session:
                 self._reach(Failed(error))
 
     def _try_again(self, event: CallFailed, error: SheepfoldError, now: float) -> None:
-        if isinstance(error, NotReady):
+        if event.means_later:
             self._network_failed(event, now)
             return
         retries = self._back_off(event, now)

@@ -105,6 +105,11 @@ class Manifest:
         return tuple(i for i, tensor in enumerate(self.tensors) if tensor.kind == "parameter")
 
     @cached_property
+    def parameter_elements(self) -> int:
+        """Elements of all of them: what people call the number of parameters."""
+        return sum(self.tensors[index].elements for index in self.parameters)
+
+    @cached_property
     def statistics(self) -> tuple[int, ...]:
         """Manifest indices of the tensors that are averaged, not optimised."""
         return tuple(i for i, tensor in enumerate(self.tensors) if tensor.kind == "statistic")

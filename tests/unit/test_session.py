@@ -17,6 +17,7 @@ from sheepfold_wire.errors import (
     ManifestMismatch,
     NonFinite,
     NotReady,
+    Overloaded,
     PushInProgress,
     StaleIncarnation,
     StaleTerm,
@@ -291,6 +292,19 @@ def test_push_without_a_verdict_is_made_again_under_the_same_attempt(error: Exce
     bench.now = wait.at
     again = only(bench.tell(s.Tick()), s.Make)
     assert (again.call, again.shard, again.attempt) == (s.Call.PUSH, 0, AttemptId(1, 1))
+
+
+def test_worker_without_a_place_says_so_waits_and_gives_up_like_one_without_a_server() -> None:
+    full, bench = Overloaded("job bert has 256 workers, quota"), Bench()
+    bench.tell(s.Want(s.Goal.LEASE))
+    said: list[s.SessionAction] = []
+    for bench.now in range(0, 60, 10):
+        said += bench.failed(s.Call.ATTACH, full)
+        bench.tell(s.Tick())
+    assert any(isinstance(each, s.Say) and "256 workers" in each.text for each in said)
+    assert not [each for each in said if isinstance(each, s.Failed)]
+    bench.now = 61
+    assert only(bench.failed(s.Call.ATTACH, full), s.Failed).error is full
 
 
 def test_nothing_is_made_before_its_time() -> None:

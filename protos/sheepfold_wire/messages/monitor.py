@@ -158,6 +158,16 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """One bound of what a job may take; `used` and `max` in the unit that the name says."""
+
+    name: str
+    max: float
+    used: float
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobStatus:
     """Everything a terminal or a page shows of a job at one moment."""
 
@@ -192,6 +202,7 @@ class JobStatus:
     checkpoint_version: int = -1
     checkpoint_age_seconds: float = 0.0
     checkpoint_every_seconds: float = 0.0
+    quotas: tuple[Quota, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

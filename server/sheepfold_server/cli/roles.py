@@ -12,6 +12,7 @@ from sheepfold_server.cli.address import DEFAULT, METAVAR, connection, host_port
 from sheepfold_server.cli.checkpoints import check_url
 from sheepfold_server.cli.listen import Insecure, TlsCa, TlsCert, TlsKey, TokenKeys
 from sheepfold_server.cli.trackers import Trackers
+from sheepfold_server.core.quotas import parse_quotas
 from sheepfold_server.shell.child import announcer
 from sheepfold_server.shell.logs import log_to_stderr
 from sheepfold_server.shell.security import (
@@ -83,6 +84,13 @@ def coordinator(
             help="Second address, for shards, which show a certificate there; needed with --token-keys.",
         ),
     ] = "",
+    quota: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Bound of each job: parameters, workers, steps_per_second; or of all: jobs; repeat.",
+        ),
+    ] = [],  # noqa: B006
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run the coordinator, which decides for all shards at once which gradients form a step."""
@@ -93,7 +101,8 @@ def coordinator(
     _check_servers_listen(servers_listen, security)
     log_to_stderr("coordinator")
     url = "" if checkpoints is None else check_url(checkpoints)
-    config = CoordinatorConfig(shards, listen, security, directory, url, servers_listen)
+    quotas = parse_quotas(quota)
+    config = CoordinatorConfig(shards, listen, security, directory, url, servers_listen, quotas)
     raise typer.Exit(run_coordinator(config, announcer(announce_fd)))
 
 

@@ -33,6 +33,7 @@ from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.lease_calls import LeaseCalls
 from sheepfold_server.core.loss_scale import UNSCALED, LossScale
 from sheepfold_server.core.opening import Opening
+from sheepfold_server.core.quotas import UNBOUND, QuotaBook, Quotas
 from sheepfold_server.core.records import CoordinatorRecord
 from sheepfold_server.core.recovery import Recovery
 from sheepfold_server.core.remembering import Remembering
@@ -57,7 +58,15 @@ REQUESTS_KEPT = 1024
 class Coordinator:
     """Decides for all shards of one job at once."""
 
-    def __init__(self, job: Job, shard_count: int, term: int, lineage: str, checkpoint_url: str = "") -> None:
+    def __init__(
+        self,
+        job: Job,
+        shard_count: int,
+        term: int,
+        lineage: str,
+        checkpoint_url: str = "",
+        quotas: Quotas = UNBOUND,
+    ) -> None:
         """`lineage`, and the job, as they are in the log where there is one (`remembering.identity`)."""
         self._state = JobState(
             ConfigHistory(job),
@@ -69,6 +78,7 @@ class Coordinator:
             loss_scale=LossScale(UNSCALED if job.loss_scale is None else job.loss_scale.initial),
             files=FileLedger(job.data) if job.data.mode == "shards" else None,
             checkpoints=Checkpoints(checkpoint_url),
+            quotas=QuotaBook(quotas),
         )
         self._granting = Granting(self._state)
         self._stepping = Stepping(self._state, self._granting)
@@ -229,6 +239,8 @@ class Coordinator:
             )
         if state.geometry is None:
             raise NotReady(f"job {state.name} has no model yet; attach a worker first")
+        if state.workers.get(request.worker) is None:
+            state.quotas.check_workers(state.name, state.workers.attached)
         if state.workers.attach(request, state.now) and not request.is_reader:
             place = f"{request.host}, pid {request.pid}, {request.device}"
             state.event("attach", f"worker {request.worker} attached from {place}")

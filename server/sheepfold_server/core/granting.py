@@ -62,7 +62,7 @@ class Granting:
             return None
         if state.life is Life.INITIALISING:
             return self._grant_init(worker)
-        if state.life is not Life.RUNNING or state.awaits_checkpoint():
+        if state.life is not Life.RUNNING or state.awaits_checkpoint() or state.paced_seconds > 0:
             return None
         if state.job.batch.is_asynchronous:
             return self._grant_sequence(worker)

@@ -80,6 +80,7 @@ class Opening:
             raise PreconditionError(
                 "the model has no parameters that require a gradient; there is nothing to train"
             )
+        state.quotas.check_parameters(state.name, manifest.parameter_elements)
         state.geometry = Geometry.of(manifest, len(state.shards), state.job)
         state.persist(ModelGiven(text))
         if state.life is Life.DECLARED:

@@ -9,6 +9,7 @@ from sheepfold_server.core.accounts import skipped_samples
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.kernels import fingerprint
 from sheepfold_server.core.metrics import mean_metrics
+from sheepfold_server.core.quotas import said
 from sheepfold_server.core.slot_norms import SlotNorms, slot_norms
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.steps import OpenStep
@@ -169,6 +170,8 @@ def waiting_for(state: JobState) -> str:
         return f"shard {', '.join(unapplied)} to finish step {step.step} ({step.phase.name.lower()})"
     if state.awaits_checkpoint():
         return f"version {state.version} to be kept: without it nothing that follows could be"
+    if state.paced_seconds > 0:
+        return f"{state.paced_seconds:.1f} s, for the quota {said('steps_per_second', state.quotas.of)}"
     lowest = next(
         (i for i in range(step.admitted, len(step.slots)) if step.slots[i].winner is None), step.admitted
     )
@@ -222,6 +225,7 @@ def job_status(state: JobState) -> m.JobStatus:
         checkpoint_version=NOTHING_LOADED if kept.kept is None else kept.kept.version,
         checkpoint_age_seconds=0.0 if kept.kept_at is None else state.now - kept.kept_at,
         checkpoint_every_seconds=60.0 * state.job.checkpoint.every_minutes if kept.url else 0.0,
+        quotas=state.quotas.status(state.parameters, state.workers.attached, steps_per_second),
     )
 
 

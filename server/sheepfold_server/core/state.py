@@ -17,6 +17,7 @@ from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.history import History
 from sheepfold_server.core.loss_scale import LossScale
 from sheepfold_server.core.pins import Pins
+from sheepfold_server.core.quotas import QuotaBook
 from sheepfold_server.core.records import ConfigChanged, CoordinatorRecord, Paused, Rewound
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.steps import OpenStep
@@ -183,6 +184,7 @@ class JobState:
     skipped: deque[m.SampleRange] = field(default_factory=lambda: deque(maxlen=SKIPPED_KEPT))
     """Places in the sample stream that no version will cover; with data.mode = shards `files` knows."""
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    quotas: QuotaBook = field(default_factory=QuotaBook)
     is_recovered: bool = False
     """Taken from the log of an earlier term: shards may hold more of it than this process has seen."""
     unusable: SheepfoldError | None = None
@@ -215,6 +217,16 @@ class JobState:
         if all(keeps):
             return self.job.durability.level
         return "checkpoint" if self.checkpoints.url else "none"
+
+    @property
+    def parameters(self) -> int:
+        """Of the model; 0 before it is known."""
+        return 0 if self.geometry is None else self.geometry.manifest.parameter_elements
+
+    @property
+    def paced_seconds(self) -> float:
+        """Until the quota lets the next step begin; 0: it may."""
+        return self.quotas.wait_seconds(self.now - self.last_commits[-1][0]) if self.last_commits else 0.0
 
     @property
     def stop_steps(self) -> int:

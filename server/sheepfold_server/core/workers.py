@@ -61,6 +61,11 @@ class Workers:
         """Those that take leases."""
         return sum(not worker.request.is_reader for worker in self._workers.values())
 
+    @property
+    def attached(self) -> int:
+        """All of them, readers too."""
+        return len(self._workers)
+
     def expected_by_others(self, name: str) -> set[tuple[int, int]]:
         """Slots that other workers load samples for."""
         others = (worker for other, worker in self._workers.items() if other != name)

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from sheepfold_server.core.quotas import UNBOUND, Quotas
 from sheepfold_server.shell.auditing import Auditor
 from sheepfold_server.shell.coordinator_service import CoordinatorService, MonitorService
 from sheepfold_server.shell.data_dir import DataDir
@@ -43,6 +44,7 @@ class CoordinatorConfig:
     """Where checkpoints of all jobs are kept, for all shards to reach; empty: nowhere."""
     servers_listen: str = ""
     """A second address, for shards, which prove themselves there by their certificate; empty: none."""
+    quotas: Quotas = UNBOUND
 
 
 class CoordinatorServer:
@@ -54,7 +56,7 @@ class CoordinatorServer:
         if self._directory is not None:
             self._directory.take()
         self._audit_log = None if self._directory is None else _audit_log(self._directory.path)
-        self.fleet = _fleet(config.shard_count, self._directory, config.checkpoint_url)
+        self.fleet = _fleet(config, self._directory)
         self.address = self.servers_address = ""
         """Where workers and everyone else call, and where shards link."""
         self._health = health.aio.HealthServicer()
@@ -115,10 +117,10 @@ def _audit_log(directory: Path) -> AuditLog:
         raise StartError(f"{error}; put the file elsewhere to begin a new one") from None
 
 
-def _fleet(shard_count: int, directory: DataDir | None, checkpoint_url: str) -> Fleet:
+def _fleet(config: CoordinatorConfig, directory: DataDir | None) -> Fleet:
     """Raises StartError for a directory that cannot be used as it is."""
     try:
-        return Fleet(shard_count, directory, checkpoint_url)
+        return Fleet(config.shard_count, directory, config.checkpoint_url, config.quotas)
     except (LogError, OSError) as error:
         raise StartError(str(error)) from None
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.core.quotas import UNBOUND, Quotas, said
 from sheepfold_server.core.records import Books
 from sheepfold_server.core.remembering import identity
 from sheepfold_server.shell.checkpoint_desk import CheckpointDesk, new_lineage
@@ -37,8 +38,6 @@ from sheepfold_wire.job import Job, job_from_json
 
 log = logging.getLogger(__name__)
 
-JOBS_MAX = 64
-
 Send = Callable[[m.ShardCommand], None]
 
 
@@ -59,6 +58,7 @@ class Fleet:
     """Taken by the caller. Without one a restart is a new history."""
     checkpoint_url: str = ""
     """Where checkpoints of all jobs are kept; empty: nowhere."""
+    quotas: Quotas = UNBOUND
     numbers: Numbers = field(init=False)
     _jobs: dict[str, JobActor] = field(default_factory=dict)
     _links: dict[int, _LinkState] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Fleet:
         log.info("job %s is taken up in term %d from %d records", path.name, self.term, len(records))
 
     def _core(self, job: Job, term: int, lineage: str) -> Coordinator:
-        return Coordinator(job, self.shard_count, term, lineage, self.checkpoint_url)
+        return Coordinator(job, self.shard_count, term, lineage, self.checkpoint_url, self.quotas)
 
     def _actor(self, core: Coordinator, job_log: JobLog) -> JobActor:
         def begin_again(books: Books) -> None:
@@ -182,8 +182,11 @@ class Fleet:
         return answer
 
     def _check_room(self) -> None:
-        if len(self._jobs) >= JOBS_MAX:
-            raise PreconditionError(f"{JOBS_MAX} jobs exist already; that is this coordinator's limit")
+        if len(self._jobs) >= self.quotas.jobs:
+            raise PreconditionError(
+                f"{len(self._jobs)} jobs exist already, quota: {said('jobs', self.quotas)}; raise it with "
+                "--quota jobs=... of the coordinator"
+            )
 
     def restore(self, request: m.RestoreRequest) -> m.RestoreReply:
         """Take up a job from its checkpoint, on as many shards as there are; may take minutes.

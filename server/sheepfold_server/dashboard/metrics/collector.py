@@ -67,6 +67,7 @@ class JobCollector(Collector):
         yield answers
         moments = self._store.moments()
         yield from _progress(moments)
+        yield from _quotas(moments)
         yield from _slots(moments)
         yield from _fleet(moments)
         yield from _newest_step(moments)
@@ -100,6 +101,18 @@ def _progress(moments: Sequence[Moment]) -> Iterator[Metric]:
         samples.add((status.job, "committed"), status.samples_committed)
         samples.add((status.job, "skipped"), status.samples_skipped)
     yield from (family.metric for family in (states, versions, stops, kept, age, steps, samples))
+
+
+def _quotas(moments: Sequence[Moment]) -> Iterator[Metric]:
+    bounds = _gauge("quota_max", "What the job may take at most, in the unit that the name says", "quota")
+    used = _gauge("quota_used", "What the job takes, in the unit that the name says", "quota")
+    refused = _counter("quota_refusals", "How often a quota has said no", "quota")
+    for status in (moment.status for moment in moments):
+        for quota in status.quotas:
+            bounds.add((status.job, quota.name), quota.max)
+            used.add((status.job, quota.name), quota.used)
+            refused.add((status.job, quota.name), quota.refused)
+    yield from (family.metric for family in (bounds, used, refused))
 
 
 def _slots(moments: Sequence[Moment]) -> Iterator[Metric]:
