@@ -94,7 +94,7 @@ def test_answer_names_every_series_there_is(client: Browser) -> None:
     promised = {"loss", "learning_rate", "gradient_norm", "clip_scale", "samples", "weight", "step_seconds"}
     promised |= {"wait_seconds", "prepare_seconds", "apply_seconds", "bytes_in", "bytes_out", "is_skip"}
     promised |= {"slots_leased_again", "noise_scale", "samples_per_second", "metric:accuracy"}
-    promised |= {"fold_seconds", "commit_seconds", "update_seconds"}
+    promised |= {"fold_seconds", "commit_seconds", "update_seconds", "staleness_steps"}
     assert set(available) == promised
     found = answer(client, f"/series?names={','.join(available)}&from=39")["series"]
     assert found["is_skip"]["mean"] == [1.0]

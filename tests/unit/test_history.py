@@ -314,6 +314,20 @@ def test_corrupt_file_is_set_aside_and_a_new_one_begun(
     assert f"set aside as {aside}, a new one is begun" in caplog.text
 
 
+def test_history_of_an_earlier_version_is_set_aside_and_a_new_one_begun(
+    opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = opened()
+    fill(history, range(3))
+    history.close()
+    with sqlite3.connect(tmp_path / "history.sqlite") as old:
+        old.execute("PRAGMA user_version=1")
+    old.close()
+    assert opened().lineages(JOB) == []
+    assert len(list(tmp_path.glob("history.sqlite.corrupt-*Z"))) == 1
+    assert "that of an earlier version of sheepfold" in caplog.text
+
+
 def test_database_of_somebody_else_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "history.sqlite") as other:
         other.execute("CREATE TABLE theirs(x)")

@@ -96,6 +96,11 @@ class StepReport:
     shards: tuple[ShardStep, ...] = ()
     committed_at: float = 0.0
 
+    @property
+    def staleness_steps(self) -> int:
+        """Steps by which the weights were behind that the oldest contribution was computed at."""
+        return max((max(0, self.step - slot.base_version) for slot in self.slots), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

@@ -112,6 +112,9 @@ class Step(Answer):
     slot_gradient_norm: float = Field(
         description="root of the mean over the slots of their squared norms; 0 if not known"
     )
+    staleness_steps: int = Field(
+        description="steps by which the weights of the oldest contribution were behind"
+    )
 
 
 class ShardStep(Answer):

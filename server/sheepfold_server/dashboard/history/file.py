@@ -12,7 +12,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x53484550  # "SHEP"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PAGE_BYTES = 16_384
 MMAP_BYTES = 4 << 30
 CACHE_KIB = 32_768
@@ -145,6 +145,8 @@ def _prepare(connection: sqlite3.Connection, name: str) -> None:
             f"BEGIN; {SCHEMA} PRAGMA application_id={APPLICATION_ID}; "
             f"PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
         )
+    elif application == APPLICATION_ID and version < SCHEMA_VERSION:
+        raise sqlite3.DatabaseError("it is that of an earlier version of sheepfold")
     elif (application, version) != (APPLICATION_ID, SCHEMA_VERSION):
         raise HistoryRefused(
             f"{name} is a database, but not a history of this version of sheepfold; give another --history"

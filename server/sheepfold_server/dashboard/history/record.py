@@ -32,11 +32,13 @@ SCALARS = (
     "fold_seconds",
     "commit_seconds",
     "update_seconds",
+    "staleness_steps",
 )
 """In the order of the stored vector; behind them the metrics, in the order in which they first came.
 
 `apply_seconds` is commit (until the decision is durable) and update (the shards' passes); folding, of the
-slowest shard, goes on while slots are waited for.
+slowest shard, goes on while slots are waited for. `staleness_steps`: how far behind the weights were that the
+oldest contribution was computed at.
 """
 METRIC_PREFIX = "metric:"
 
@@ -84,6 +86,7 @@ def record_of(report: m.StepReport, metrics: Sequence[str], noise_scale: float |
         max((shard.fold_seconds for shard in report.shards), default=np.nan),
         report.commit_seconds,
         max(0.0, report.apply_seconds - report.commit_seconds),
+        report.staleness_steps,
         *(logged.get(name, np.nan) for name in metrics),
     ]
     return Record(

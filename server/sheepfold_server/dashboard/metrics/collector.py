@@ -158,7 +158,7 @@ def _newest_step(moments: Sequence[Moment]) -> Iterator[Metric]:
         rate.add(job, report.learning_rate)
         norm.add(job, report.gradient_norm)
         batch.add(job, report.samples)
-        stale.add(job, max((max(0, report.step - slot.base_version) for slot in report.slots), default=0))
+        stale.add(job, report.staleness_steps)
     yield from (family.metric for family in (loss, rate, norm, batch, noise, stale))
 
 

@@ -23,7 +23,7 @@ export interface Step {
   step: number; version: number; is_skip: boolean; skip_reason: string; learning_rate: number; loss: number | null;
   gradient_norm: number; clip_scale: number; samples: number; wait_seconds: number; prepare_seconds: number;
   apply_seconds: number; bytes_in: number; bytes_out: number; metrics: Metric[];
-  commit_seconds: number; loss_scale: number; committed_at: number;
+  commit_seconds: number; loss_scale: number; committed_at: number; staleness_steps: number;
 }
 export interface ShardStep { shard: number; fold_seconds: number; apply_seconds: number; bytes_in: number; bytes_out: number }
 export interface Slice { slice: number; name: string; w_norm: number; u_norm: number; g_norm: number; trust_ratio: number; clamp: string }

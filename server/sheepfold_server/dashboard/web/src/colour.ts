@@ -94,3 +94,25 @@ function pixel(colour: Rgb): number {
 function mix(from: Rgb, to: Rgb, share: number): Rgb {
   return [0, 1, 2].map((i) => Math.round((from[i] ?? 0) + share * ((to[i] ?? 0) - (from[i] ?? 0)))) as unknown as Rgb;
 }
+
+/** Where the colours end, and what is between them. */
+export interface Scale { least: number; most: number; shades: Shades }
+
+export function scaleOf(values: Float32Array, isRatio: boolean, dark: boolean): Scale {
+  const palette = dark ? DARK : LIGHT;
+  if (isRatio) {
+    const range = span(values);
+    const [least, most] = [10 ** -range, 10 ** range];
+    return { least, most, shades: new Shades(least, most, palette, (value) => diverging(value, range, palette)) };
+  }
+  let least = Infinity;
+  let most = 0;
+  for (const value of values) {
+    if (value > 0 && value < Infinity) {
+      least = Math.min(least, value);
+      most = Math.max(most, value);
+    }
+  }
+  if (!(most > 0)) least = most = 1;
+  return { least, most, shades: new Shades(least, most, palette, (value) => sequential(value, least, most, palette)) };
+}

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Series, Step } from "../src/api";
 import { grown, indexOf, since, valueAt, valueOf } from "../src/charts/series";
-import { decodeBytes, decodeFloats, DARK, diverging, LIGHT, sequential, Shades, span } from "../src/colour";
+import { decodeBytes, decodeFloats, DARK, diverging, LIGHT, scaleOf, sequential, Shades, span } from "../src/colour";
 import { bytes, clocks, duration, number, percent } from "../src/format";
 import { fromHash, isOtherPlace, slid, START, toHash } from "../src/permalink";
 import { columns, type Look } from "../src/charts/plot";
@@ -18,6 +18,15 @@ describe("smoothing", () => {
   it("leaves gaps and does nothing at 0", () => {
     expect(smoothed([1, null, 3], 0.5)[1]).toBeNull();
     expect(smoothed([1, null, 3], 0)).toEqual([1, null, 3]);
+  });
+});
+
+describe("the scale of the heat map", () => {
+  it("is even around a ratio of 1, and from the least to the most of a norm", () => {
+    const ratio = scaleOf(Float32Array.of(0.1, 1, 2), true, false);
+    expect(ratio.least * ratio.most).toBeCloseTo(1);
+    const norm = scaleOf(Float32Array.of(0.5, NaN, 8), false, true);
+    expect([norm.least, norm.most]).toEqual([0.5, 8]);
   });
 });
 
@@ -89,7 +98,7 @@ describe("the heat map", () => {
 const step = (n: number, more: Partial<Step> = {}): Step => ({
   step: n, version: n + 1, is_skip: false, skip_reason: "", learning_rate: 0.1, loss: 1 / (n + 1), gradient_norm: 1, clip_scale: 1, samples: 8,
   wait_seconds: 0.5, prepare_seconds: 0.25, apply_seconds: 0.25, bytes_in: 1, bytes_out: 1, metrics: [{ name: "acc", value: 0.5 }],
-  commit_seconds: 0, loss_scale: 0, committed_at: 0, ...more,
+  commit_seconds: 0, loss_scale: 0, committed_at: 0, staleness_steps: 0, ...more,
 });
 
 describe("a series that grows", () => {

@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { type Heatmap, jobUrl, read } from "../api";
-import { DARK, decodeBytes, decodeFloats, diverging, LIGHT, sequential, Shades, span } from "../colour";
+import { decodeBytes, decodeFloats, scaleOf } from "../colour";
 import { number } from "../format";
 import { newSteps, stale } from "../live";
 import { change, go, isDark, job, view } from "../state";
@@ -64,7 +64,7 @@ export function draw(canvas: HTMLCanvasElement, decoded: Decoded, rows: readonly
   const context = canvas.getContext("2d");
   if (!context || !columns || !rows.length) return rowHeight;
   const isRatio = map.value === "trust_ratio";
-  const shades = shadesOf(values, isRatio, dark);
+  const { shades } = scaleOf(values, isRatio, dark);
   const image = new ImageData(columns, rows.length);
   const pixels = new Uint32Array(image.data.buffer);
   rows.forEach((row, y) => {
@@ -84,24 +84,6 @@ export function draw(canvas: HTMLCanvasElement, decoded: Decoded, rows: readonly
   context.restore();
   if (gutter) drawNames(context, map, rows, gutter, rowHeight, getComputedStyle(canvas).color);
   return rowHeight;
-}
-
-function shadesOf(values: Float32Array, isRatio: boolean, dark: boolean): Shades {
-  const palette = dark ? DARK : LIGHT;
-  if (isRatio) {
-    const range = span(values);
-    return new Shades(10 ** -range, 10 ** range, palette, (value) => diverging(value, range, palette));
-  }
-  let least = Infinity;
-  let most = 0;
-  for (const value of values) {
-    if (value > 0 && value < Infinity) {
-      least = Math.min(least, value);
-      most = Math.max(most, value);
-    }
-  }
-  if (!(most > 0)) least = most = 1;
-  return new Shades(least, most, palette, (value) => sequential(value, least, most, palette));
 }
 
 /** Room for names beside the rows, in CSS pixels; none where rows are too low or the screen too narrow. */
@@ -137,6 +119,28 @@ function drawSteps(context: CanvasRenderingContext2D, map: Heatmap, width: numbe
   map.step.forEach((step, x) => {
     if (x % every === 0) context.fillText(step.toLocaleString("en-US"), (x * width) / map.step.length, height + 13);
   });
+}
+
+const LEGEND_PIXELS = 160;
+
+/** The colours of the map from least to most, with what they mean at both ends and in the middle. */
+function Legend({ decoded }: { decoded: Decoded }) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const scale = useMemo(() => scaleOf(decoded.values, decoded.map.value === "trust_ratio", isDark.value), [decoded, isDark.value]);
+  const { least, most, shades } = scale;
+  useEffect(() => {
+    const context = canvas.current?.getContext("2d");
+    if (!context) return;
+    const image = new ImageData(LEGEND_PIXELS, 1);
+    shades.paint(Float32Array.from({ length: LEGEND_PIXELS }, (_, x) => least * (most / least) ** (x / (LEGEND_PIXELS - 1))), new Uint32Array(image.data.buffer));
+    context.putImageData(image, 0, 0);
+  }, [scale]);
+  const isRatio = decoded.map.value === "trust_ratio";
+  return (
+    <span class="legend" role="img" aria-label={`colours from ${number(least)} and less to ${number(most)} and more, log scale; grey: not in that step`}>
+      {isRatio ? "≤ " : ""}{number(least)} <canvas ref={canvas} width={LEGEND_PIXELS} height={1} /> {isRatio ? "≥ " : ""}{number(most)}
+    </span>
+  );
 }
 
 export function HeatMap({ decoded, url }: { decoded: Decoded; url: string }) {
@@ -187,6 +191,7 @@ export function HeatMap({ decoded, url }: { decoded: Decoded; url: string }) {
       <div class="readout">
         <span>{hint.value || (rows.length ? "point at a cell; click a row for its lines, double-click for its step" : `no layer has “${view.value.find}” in its name`)}</span>
         <span class="tools">
+          <Legend decoded={decoded} />
           <a href={url} download={`${job.value}-heatmap.json`}>JSON</a>
           <button type="button" onClick={() => { if (canvas.current) savePicture(canvas.current, `${job.value}-heatmap.png`); }}>PNG</button>
         </span>

@@ -19,7 +19,7 @@ export function colour(index: number): string {
   return all[index % all.length] ?? "#888888";
 }
 
-const NAMES = ["loss", "samples_per_second", "wait_seconds", "prepare_seconds", "commit_seconds", "update_seconds", "samples", "noise_scale", "gradient_norm", "learning_rate"];
+const NAMES = ["loss", "samples_per_second", "wait_seconds", "prepare_seconds", "commit_seconds", "update_seconds", "samples", "noise_scale", "gradient_norm", "learning_rate", "staleness_steps"];
 const READ_EVERY_MS = 2000;
 
 function useOften<T>(route: string): T | null {
@@ -40,6 +40,7 @@ function useOften<T>(route: string): T | null {
 export function Overview() {
   const metrics = (newestStep.value?.metrics ?? []).map((metric) => `metric:${metric.name}`);
   const loaded = useSeries([...NAMES, ...metrics]);
+  const isBehind = loaded.series.value?.series["staleness_steps"]?.max.some((value) => (value ?? 0) > 0) ?? false;
   return (
     <>
       <Facts />
@@ -58,6 +59,7 @@ export function Overview() {
       ]} />
       <Chart title="Gradient norm" unit="before clipping" loaded={loaded} lines={[{ name: "gradient_norm", label: "‖g‖", colour: colour(3) }]} />
       <Chart title="Learning rate" unit="" loaded={loaded} smooths={false} lines={[{ name: "learning_rate", label: "rate", colour: colour(4) }]} />
+      {isBehind && <Chart title="Staleness" unit="steps behind, of the oldest contribution" loaded={loaded} smooths={false} lines={[{ name: "staleness_steps", label: "steps", colour: colour(1) }]} />}
       {metrics.map((name, i) => (
         <Chart key={name} title={name.replace("metric:", "")} unit="logged by scripts" loaded={loaded} lines={[{ name, label: name.replace("metric:", ""), colour: colour(i) }]} />
       ))}
