@@ -22,7 +22,7 @@ PAGE := server/sheepfold_server/dashboard/web
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel bench-dashboard sim chaos chart chart-tools chart-files page examples protos protos-tool clean
+.PHONY: help demo test lint bench-kernel bench-dashboard sim chaos chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -60,6 +60,14 @@ chart-tools: $(VENV)/installed-dev ## helm 4 and 3, in .tools
 chart-files: $(VENV)/installed-dev ## renew what the chart holds of deploy/monitoring, and its README
 	@$(BIN)/python -m tests.chart.chart_files
 
+image: ## build sheepfold:VERSION by docker or buildah, and its SBOM into dist (TARGET=cuda, ARGS="--build-arg EXTRAS=...")
+	@deploy/docker/build.sh $(or $(TARGET),cpu) $(ARGS)
+
+wheels: dist/wheels/complete ## what the image is made of, into dist/wheels: builds then ask no package index
+
+image-check: $(VENV)/installed-dev dist/wheels/complete ## lint and build the image without a network, train with it, as root, 10 minutes
+	@$(BIN)/python -m tests.image
+
 page: ## build the dashboard's page into the package; needs Node 20.19 or newer
 	cd $(PAGE) && npm ci --silent && npm run --silent build
 
@@ -90,6 +98,14 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt
 	@# Only timm asks for torchvision, and transformers imports what it finds: one that does not fit this torch must go.
 	@$(BIN)/python -c 'import torchvision' 2>/dev/null || $(PIP) uninstall -qq -y torchvision
 	@touch $@ $(VENV)/installed-all
+
+# For the Python of the image's base. The tools are needed to build it, and do not stay in it.
+dist/wheels/complete: $(VENV)/installed-all deploy/docker/sbom-tool.txt
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+		echo "the image has Python 3.11, $(VENV) another: make PYTHON=python3.11 wheels" >&2; exit 2; }
+	@rm -rf dist/wheels && mkdir -p dist/wheels
+	@$(PIP) download -qq -c constraints.txt -d dist/wheels '.[server,cli,s3]' hatchling -r deploy/docker/sbom-tool.txt
+	@touch $@
 
 $(PROTOS_VENV)/grpcio-tools-$(GRPCIO_TOOLS):
 	$(call make_venv,$(PROTOS_VENV))
