@@ -60,6 +60,6 @@ def test_dashboard_of_grafana_comes_out_as_it_was_put_in() -> None:
 def test_scripts_come_out_as_they_were_put_in() -> None:
     objects = of_kind(render(), "ConfigMap")
     scripts = {name: text for each in objects for name, text in each["data"].items() if name.endswith(".py")}
-    assert scripts.keys() == {"health.py", "try.py", "credentials.py"}
+    assert scripts.keys() == {"try.py", "credentials.py"}
     for name, text in scripts.items():
         assert text.strip() == (CHART / "files" / name).read_text().strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import yaml
-from tests.chart.rendering import Object, named, of_kind, pods, render, selects
+from tests.chart.rendering import Object, containers, named, of_kind, pods, render, selects
 from tests.chart.test_rendering import every_example
 
 
@@ -55,6 +55,28 @@ def test_who_calls_whom_is_let_through_at_both_ends_and_nobody_else() -> None:
         ("client", "coordinator", 7070),
         ("client", "shard", 7071),
     }
+
+
+@every_example
+def test_health_port_is_probed_and_open_to_nobody_else(values: str) -> None:
+    """A kubelet on the pod's own node needs no rule."""
+    objects = render(values)
+    probed = 0
+    for name, container in containers(of_kind(objects, "StatefulSet")):
+        ports = {each["name"]: each["containerPort"] for each in container.get("ports", [])}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            if probe in container:
+                assert container[probe]["grpc"]["port"] == ports["health"] != ports["grpc"], name
+                probed += 1
+    assert probed == 6
+    ruled = {
+        port["port"]
+        for policy in of_kind(objects, "NetworkPolicy")
+        for rule in policy["spec"]["ingress"] + policy["spec"]["egress"]
+        for port in rule["ports"]
+    }
+    served = {port["port"] for service in of_kind(objects, "Service") for port in service["spec"]["ports"]}
+    assert 7072 not in ruled | served
 
 
 def test_nobody_reads_the_dashboard_until_somebody_is_named() -> None:

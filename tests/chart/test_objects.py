@@ -111,7 +111,7 @@ def probed_port(probe: Object) -> int | str:
         if kind in probe:
             port: int | str = probe[kind]["port"]
             return port
-    return int(probe["exec"]["command"][3].rpartition(":")[2])
+    raise AssertionError(f"neither gRPC nor HTTP: {probe}")
 
 
 @every_example

@@ -53,6 +53,13 @@ Checkpoints = Annotated[
         "the same name; left out: none.",
     ),
 ]
+HealthListen = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Serve grpc.health.v1 and nothing else here too, in plain text, for probes that know no TLS.",
+    ),
+]
 Shards = Annotated[int, typer.Option(min=1, max=64, help="Number of shards, the same for all roles.")]
 
 
@@ -61,11 +68,16 @@ def _listen(help_text: str) -> typer.models.OptionInfo:
     return option
 
 
+def _optional(text: str) -> str:
+    return host_port(text) if text else ""
+
+
 def coordinator(
     shards: Shards,
     listen: Annotated[str, _listen("Address to serve on; port 0 takes a free one.")] = str(DEFAULT),
     directory: DataDirectory = None,
     checkpoints: Checkpoints = None,
+    health_listen: HealthListen = "",
     insecure: Insecure = False,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -102,7 +114,8 @@ def coordinator(
     log_to_stderr("coordinator")
     url = "" if checkpoints is None else check_url(checkpoints)
     quotas = parse_quotas(quota)
-    config = CoordinatorConfig(shards, listen, security, directory, url, servers_listen, quotas)
+    health = _optional(health_listen)
+    config = CoordinatorConfig(shards, listen, security, directory, url, servers_listen, quotas, health)
     raise typer.Exit(run_coordinator(config, announcer(announce_fd)))
 
 
@@ -144,6 +157,7 @@ def shard(
         int, typer.Option(min=4096, metavar="BYTES", help="Memory for gradients that wait to be folded.")
     ] = STAGING_BYTES,
     directory: DataDirectory = None,
+    health_listen: HealthListen = "",
     insecure: Insecure = False,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -169,9 +183,10 @@ def shard(
         device=device,
         threads=threads,
         staging_bytes=staging_bytes,
-        external=host_port(external) if external else "",
+        external=_optional(external),
         security=security,
         directory=directory,
+        health_listen=_optional(health_listen),
     )
     raise typer.Exit(run_shard(config, announcer(announce_fd)))
 

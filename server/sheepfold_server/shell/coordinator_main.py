@@ -18,6 +18,7 @@ from sheepfold_server.shell.coordinator_service import CoordinatorService, Monit
 from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.fleet import Fleet
 from sheepfold_server.shell.gate import AioGate, Gate, check_table
+from sheepfold_server.shell.health_port import CALLS_MAX, add_health_port
 from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.security import Credentials, Security
 from sheepfold_server.shell.start import StartError
@@ -45,6 +46,8 @@ class CoordinatorConfig:
     servers_listen: str = ""
     """A second address, for shards, which prove themselves there by their certificate; empty: none."""
     quotas: Quotas = UNBOUND
+    health_listen: str = ""
+    """Where health alone is served, in plain text; empty: nowhere but beside the other calls."""
 
 
 class CoordinatorServer:
@@ -57,9 +60,10 @@ class CoordinatorServer:
             self._directory.take()
         self._audit_log = None if self._directory is None else _audit_log(self._directory.path)
         self.fleet = _fleet(config, self._directory)
-        self.address = self.servers_address = ""
-        """Where workers and everyone else call, and where shards link."""
+        self.address = self.servers_address = self.health_address = ""
+        """Where workers and everyone else call, where shards link, where health alone is served."""
         self._health = health.aio.HealthServicer()
+        self._probed = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=CALLS_MAX)
         self._credentials = Credentials(config.security)
         gate = AioGate(Gate(self._credentials), Auditor(self._audit_log))
         self._server = grpc.aio.server(interceptors=[gate], options=server_options())
@@ -80,7 +84,10 @@ class CoordinatorServer:
         self.address = self.servers_address = self._listen(self.config.listen)
         if self.config.servers_listen:
             self.servers_address = self._listen(self.config.servers_listen, asks_certificate=True)
+        if self.config.health_listen:
+            self.health_address = add_health_port(self._probed, self._health, self.config.health_listen)
         await self._server.start()
+        await self._probed.start()
         for name in ("", "liveness", "readiness", "sheepfold.v1.CoordinatorService"):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
@@ -103,6 +110,7 @@ class CoordinatorServer:
                 continue
         await self._health.enter_graceful_shutdown()
         await self._server.stop(GRACE_SECONDS)
+        await self._probed.stop(None)
         if self._audit_log is not None:
             self._audit_log.close()
         if self._directory is not None:

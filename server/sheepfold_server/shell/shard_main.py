@@ -13,6 +13,7 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import sheepfold_wire.messages as m
+from sheepfold_server.shell import health_port
 from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.gate import Gate, SyncGate, check_table
 from sheepfold_server.shell.link import Link
@@ -61,6 +62,16 @@ class ShardServer:
                 "not of this machine; give another with --listen HOST:PORT"
             )
         self.address = f"{config.listen.rsplit(':', 1)[0]}:{port}"
+        self._probed = grpc.server(
+            ThreadPoolExecutor(1, "health"),
+            options=server_options(),
+            maximum_concurrent_rpcs=health_port.CALLS_MAX,
+        )
+        self.health_address = ""
+        if config.health_listen:
+            self.health_address = health_port.add_health_port(
+                self._probed, self._health, config.health_listen
+            )
         hello = self.process.hello
         access = Access(config.coordinator, config.security.identity)
         self._link = Link(access, lambda: hello(self.address), self._command, self.process.halt)
@@ -86,12 +97,14 @@ class ShardServer:
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._health.set("liveness", health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
+        self._probed.start()
         self._link.start()
 
     def stop(self) -> None:
         """Not ready first, then finish what is being received, then go."""
         self._health.enter_graceful_shutdown()
         self._server.stop(GRACE_SECONDS).wait()
+        self._probed.stop(None).wait()
         self._link.close()
         self.process.close()
         if self._directory is not None:

@@ -58,6 +58,8 @@ class ShardConfig:
     security: Security = field(default_factory=Security)
     directory: Path | None = None
     """Where its jobs' logs are; without one, what it holds dies with it."""
+    health_listen: str = ""
+    """Where health alone is served, in plain text; empty: nowhere but beside the other calls."""
 
 
 OPENING_SECONDS = 60.0

@@ -23,7 +23,7 @@ annotations:
 
 {{/* Pods are replaced when what they read at their start changes. */}}
 {{- define "sheepfold.configChecksum" -}}
-{{- list (.Files.Get "files/health.py") (toYaml .Values.tls) (toYaml .Values.token) | join "\n" | sha256sum -}}
+{{- list (toYaml .Values.tls) (toYaml .Values.token) | join "\n" | sha256sum -}}
 {{- end }}
 
 {{/* Down to the containers. Service links would set SHEEPFOLD_PORT and the like. */}}
@@ -150,11 +150,6 @@ affinity:
     secretName: {{ include "sheepfold.tokenSecret" .root }}
     defaultMode: 0440
     {{- include "sheepfold.tokenItems" . | nindent 4 }}
-{{- if .serves }}
-- name: scripts
-  configMap:
-    name: {{ include "sheepfold.fullname" .root }}-scripts
-{{- end }}
 {{- end }}
 {{- end }}
 
@@ -179,29 +174,18 @@ items:
 {{- if include "sheepfold.hasTls" .root }}
 - {name: tls, mountPath: /etc/sheepfold/tls, readOnly: true}
 - {name: token, mountPath: /etc/sheepfold/token, readOnly: true}
-{{- if .serves }}
-- {name: scripts, mountPath: /etc/sheepfold/scripts, readOnly: true}
-{{- end }}
 {{- end }}
 {{- end }}
 
-{{/* (root, port, service) -> a probe of the health service. The kubelet's own speaks plain text alone, so with TLS a
-     script asks, which also checks that the certificate is for the name that workers use. */}}
-{{- define "sheepfold.health" -}}
-{{- if include "sheepfold.hasTls" .root -}}
-exec:
-  command:
-    - python
-    - /etc/sheepfold/scripts/health.py
-    - {{ .service }}
-    - 127.0.0.1:{{ .port }}
-    - /etc/sheepfold/tls/ca.crt
-    - {{ include "sheepfold.domain" .root }}
-timeoutSeconds: 10
-{{- else -}}
-grpc: {port: {{ .port }}, service: {{ .service }}}
-timeoutSeconds: 5
+{{/* Health in plain text, at a port of its own: kubelets before 1.37 know no TLS. No policy lets anybody but them in. */}}
+{{- define "sheepfold.healthPort" -}}
+7072
 {{- end }}
+
+{{/* (root, service) -> a probe of the health service. */}}
+{{- define "sheepfold.health" -}}
+grpc: {port: {{ include "sheepfold.healthPort" .root }}, service: {{ .service }}}
+timeoutSeconds: 5
 {{- end }}
 
 {{/* A shard may compile kernels before it is ready: it is alive all the same. A coordinator reads its whole log before it
