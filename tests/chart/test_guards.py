@@ -46,6 +46,17 @@ GUARDS = {
     "dashboard: {ingress: {enabled: true, hasLogin: true}}": (
         "it needs dashboard.enabled=true and dashboard.ingress.host"
     ),
+    "dashboard: {httpRoute: {enabled: true, host: a.example, parentRefs: [{name: g}]}}": (
+        "have the gateway ask for one"
+    ),
+    "dashboard: {httpRoute: {enabled: true, hasLogin: true, host: a.example}}": (
+        "a gateway in dashboard.httpRoute.parentRefs"
+    ),
+    "dashboard: {ingress: {enabled: true, hasLogin: true, host: a.example}, "
+    "httpRoute: {enabled: true, hasLogin: true, host: a.example, parentRefs: [{name: g}]}}": (
+        "enable dashboard.ingress or dashboard.httpRoute, not both"
+    ),
+    "gpu: {enabled: true, count: 2}": "gpu.count=2: a shard uses one GPU; raise shards.count",
     "shards: {extraEnv: [{name: POD_INDEX, value: '0'}]}": "shards.extraEnv: POD_INDEX is the chart's own",
     "dashboard: {extraEnv: [{name: A, value: a}, {name: A, value: b}]}": (
         "dashboard.extraEnv: A is there twice"
@@ -72,7 +83,9 @@ SCHEMA = {
     "checkpoints: {url: /somewhere}": "a folder, which no two pods share: a claim is",
     "restore: {job: Bert}": "no name of a job",
     "restore: {version: -1}": "no version",
-    "gpu: {count: 2}": "what the program cannot do: a shard uses one GPU",
+    "gpu: {count: 0}": "no GPU for a shard",
+    "shards: {shmSize: lots}": "no quantity",
+    "dashboard: {httpRoute: {parentRefs: [{namespace: gateways}]}}": "a gateway without a name",
     "dashboard: {trackers: [neptune]}": "a tracker that the program does not know",
     "coordinator: {extraEnv: [{nam: A}]}": "a misspelt key of a list's entry",
     "listenHost: 127.0.0.1": "where no other pod reaches it",

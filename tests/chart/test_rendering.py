@@ -13,7 +13,7 @@ import yaml
 from tests.chart.rendering import CHART, ROOT, VALUES, Object, helm, of_kind, render
 
 OLDEST, NEWEST = "1.28.0", "1.37.0"
-NOT_KUBERNETES = {"ServiceMonitor", "PrometheusRule", "Certificate"}
+NOT_KUBERNETES = {"ServiceMonitor", "PrometheusRule", "Certificate", "HTTPRoute"}
 EXAMPLES = ["", *(path.read_text() for path in VALUES)]
 EXAMPLE_NAMES = ["default", *(path.stem.removesuffix("-values") for path in VALUES)]
 WORKER_JOB = ROOT / "deploy" / "examples" / "spot-workers.yaml"

@@ -28,6 +28,20 @@ def test_gpu_is_one_for_each_shard_and_none_for_others() -> None:
     ]
 
 
+def test_units_of_a_gpu_may_be_several_where_the_resource_counts_parts_of_one() -> None:
+    shard = shard_container("gpu: {enabled: true, resourceName: example.com/gpu-memory, count: 4}")
+    assert shard["resources"]["limits"]["example.com/gpu-memory"] == 4
+
+
+def test_shared_memory_has_its_size_and_is_counted_as_memory() -> None:
+    values = "{model: {parameters: 1000}, shards: {count: 1, shmSize: 2Gi}}"
+    pod = named(render(values), "StatefulSet", "fold-sheepfold-shard")["spec"]["template"]["spec"]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}} in pod["volumes"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in shard_container(values)["volumeMounts"]
+    assert shard_sizes(values)[0] == "5Gi"
+    assert "/dev/shm" not in str(render())
+
+
 def test_threads_follow_from_the_cpu_limit_or_are_given() -> None:
     (followed,) = (each for each in shard_container()["env"] if each["name"] == "THREADS")
     assert followed["valueFrom"]["resourceFieldRef"]["resource"] == "limits.cpu"

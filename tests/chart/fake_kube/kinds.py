@@ -38,6 +38,7 @@ KINDS = [
     Kind("monitoring.coreos.com/v1", "servicemonitors", "ServiceMonitor"),
     Kind("monitoring.coreos.com/v1", "prometheusrules", "PrometheusRule"),
     Kind("cert-manager.io/v1", "certificates", "Certificate"),
+    Kind("gateway.networking.k8s.io/v1", "httproutes", "HTTPRoute"),
 ]
 BY_PATH = {(kind.api, kind.plural): kind for kind in KINDS}
 BY_NAME = {kind.name: kind for kind in KINDS}

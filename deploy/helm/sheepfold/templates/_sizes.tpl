@@ -16,9 +16,10 @@
 {{- end }}
 
 {{/* Weights, two moments, sum, encoded copies and what a saved state takes: 40 bytes per parameter; 1.5 GiB for Python,
-     torch and a compiler at work. On a GPU the 40 bytes are there, and the host stages. */}}
+     torch and a compiler at work. On a GPU the 40 bytes are there, and the host stages. Shared memory counts as the pod's. */}}
 {{- define "sheepfold.shardMemoryBytes" -}}
-{{- add 1610612736 (include "sheepfold.stagingBytes" . | int64) (mul 40 (include "sheepfold.shardParameters" . | int64)) -}}
+{{- $shared := ternary 0 (include "sheepfold.bytes" .Values.shards.shmSize) (empty .Values.shards.shmSize) | int64 -}}
+{{- add 1610612736 $shared (include "sheepfold.stagingBytes" . | int64) (mul 40 (include "sheepfold.shardParameters" . | int64)) -}}
 {{- end }}
 
 {{/* Two saved states and the sums since the older one: 9 segments of 4 fp32 parts were seen, 144 bytes per parameter and 36 MB.
@@ -43,7 +44,7 @@
 {{- mulf ($number | float64) (get $units (trimPrefix $number (toString .)) | float64) | floor | int64 -}}
 {{- end }}
 
-{{/* Resources of a shard: memory filled in, one GPU added. */}}
+{{/* Resources of a shard: memory filled in, its GPU added. */}}
 {{- define "sheepfold.shardResources" -}}
 {{- $memory := include "sheepfold.gibibytes" (include "sheepfold.shardMemoryBytes" .) -}}
 {{- $given := deepCopy .Values.shards.resources -}}
@@ -51,7 +52,7 @@
 {{- $limits := default dict $given.limits -}}
 {{- if not $requests.memory }}{{ $_ := set $requests "memory" (default $memory $limits.memory) }}{{ end -}}
 {{- if not $limits.memory }}{{ $_ := set $limits "memory" $requests.memory }}{{ end -}}
-{{- if .Values.gpu.enabled }}{{ $_ := set $limits .Values.gpu.resourceName 1 }}{{ end -}}
+{{- if .Values.gpu.enabled }}{{ $_ := set $limits .Values.gpu.resourceName (int .Values.gpu.count) }}{{ end -}}
 {{- toYaml (merge (dict "requests" $requests "limits" $limits) $given) -}}
 {{- end }}
 
