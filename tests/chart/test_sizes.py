@@ -28,6 +28,12 @@ def test_gpu_is_one_for_each_shard_and_none_for_others() -> None:
     ]
 
 
+def test_gpu_means_the_image_for_gpus_unless_another_is_named() -> None:
+    assert shard_container()["image"] == "sheepfold:0.1.0"
+    assert shard_container("gpu: {enabled: true}")["image"] == "sheepfold:0.1.0-cuda"
+    assert shard_container("{gpu: {enabled: true}, image: {tag: ours}}")["image"] == "sheepfold:ours"
+
+
 def test_units_of_a_gpu_may_be_several_where_the_resource_counts_parts_of_one() -> None:
     shard = shard_container("gpu: {enabled: true, resourceName: example.com/gpu-memory, count: 4}")
     assert shard["resources"]["limits"]["example.com/gpu-memory"] == 4

@@ -110,7 +110,8 @@ def test_default_image_is_cpu_and_is_called_as_the_chart_calls_it() -> None:
     image = values()["image"]
     assert isinstance(image, dict)
     assert image["repository"] == "sheepfold"
-    assert "image=sheepfold:$version\n" in (DOCKER / "build.sh").read_text()
+    script = (DOCKER / "build.sh").read_text()
+    assert "image=sheepfold:$version\n[[ $target == cpu ]] || image+=-$target\n" in script
 
 
 def test_context_holds_what_the_wheel_is_made_of_and_no_state() -> None:

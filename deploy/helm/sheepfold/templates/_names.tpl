@@ -33,7 +33,8 @@ sheepfold/worker-of: {{ include "sheepfold.fullname" . }}
 {{- define "sheepfold.image" -}}
 {{- with .Values.image -}}
 {{- with .registry }}{{ . }}/{{ end }}{{ .repository }}
-{{- if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- $own := printf "%s%s" $.Chart.AppVersion (ternary "-cuda" "" $.Values.gpu.enabled) -}}
+{{- if .digest }}@{{ .digest }}{{ else }}:{{ default $own .tag }}{{ end }}
 {{- end -}}
 {{- end }}
 
