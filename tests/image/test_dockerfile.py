@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.conftest import require
+from tests.image.store import BASE
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"
@@ -106,6 +107,7 @@ def test_default_image_is_cpu_and_is_called_as_the_chart_calls_it() -> None:
         rest.partition("=")[::2] for word, rest in instructions(DOCKERFILE) if word == "ARG" and "=" in rest
     )
     assert arguments["VERSION"] == VERSION
+    assert arguments["BASE"] == BASE, "make image-check would build on another base"
     assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == VERSION
     image = values()["image"]
     assert isinstance(image, dict)
