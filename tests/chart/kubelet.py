@@ -29,7 +29,7 @@ ReadSecret = Callable[[str], dict[str, bytes]]
 PROBE_SECONDS = 0.5
 READY_SECONDS_MAX = 120.0
 OWN_HOSTS = ("0.0.0.0", "127.0.0.1")
-ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9.-]+):(?P<port>7070|7071|7072|8070)\b")
+ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9.-]+):(?P<port>7070|7071|7072|7073|8070)\b")
 
 
 class Node:

@@ -76,7 +76,7 @@ def test_health_port_is_probed_and_open_to_nobody_else(values: str) -> None:
         for port in rule["ports"]
     }
     served = {port["port"] for service in of_kind(objects, "Service") for port in service["spec"]["ports"]}
-    assert 7072 not in ruled | served
+    assert 7073 not in ruled | served
 
 
 def test_nobody_reads_the_dashboard_until_somebody_is_named() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -31,10 +32,14 @@ SERVICES = [
 
 
 @pytest.fixture(scope="module")
-def security(tmp_path_factory: pytest.TempPathFactory) -> Security:
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("secured") / "tls"
-    make_security(folder, "127.0.0.1")
-    return read_security(SecurityFiles.in_folder(folder))
+    make_security(folder, ["127.0.0.1"])
+    return folder
+
+
+def security(tls: Path, role: str) -> Security:
+    return read_security(SecurityFiles.in_folder(tls, role))
 
 
 @contextmanager
@@ -68,12 +73,11 @@ def refusal(address: str, method: str) -> grpc.StatusCode:
     return code
 
 
-def test_health_port_answers_for_both_roles_and_knows_no_other_call(security: Security) -> None:
-    with coordinator(CoordinatorConfig(1, FREE, security, health_listen=FREE)) as deciding:
-        called = Connection(deciding.address, security.ca, security.token)
-        shard = ShardServer(
-            ShardConfig(0, 1, FREE, coordinator=called, security=security, health_listen=FREE)
-        )
+def test_health_port_answers_for_both_roles_and_knows_no_other_call(tls: Path) -> None:
+    own, shards = security(tls, "coordinator"), security(tls, "shard")
+    with coordinator(CoordinatorConfig(1, FREE, own, servers_listen=FREE, health_listen=FREE)) as deciding:
+        called = Connection(deciding.servers_address, own.ca)
+        shard = ShardServer(ShardConfig(0, 1, FREE, coordinator=called, security=shards, health_listen=FREE))
         shard.start()
         try:
             until(lambda: ask(shard.health_address) == SERVING, "the shard is ready")

@@ -154,6 +154,7 @@ def test_server_that_is_not_there_yet_is_waited_for(fold: RunningFold) -> None:
 
 # --- servers --------------------------------------------------------------------------------------------
 
+
 def test_health_checks_need_no_token(fold: RunningFold) -> None:
     access = Access(replace(fold.connection, token=""))
     for address in (fold.address, fold.shards[0].address):

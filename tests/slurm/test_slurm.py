@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.conftest import require
 from tests.faults.fleet import DEADLINE_SECONDS
 from tests.image.test_dockerfile import tool
 from tests.integration.harness import digest_of, running_fold, small_job, train, until
@@ -123,8 +121,6 @@ class Submitted:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    if shutil.which("openssl") is None:
-        require("openssl", "apt-get install -y openssl")
     found = Cluster(folder)
     try:
         yield found

@@ -179,7 +179,7 @@ items:
 
 {{/* Health in plain text, at a port of its own: kubelets before 1.37 know no TLS. No policy lets anybody but them in. */}}
 {{- define "sheepfold.healthPort" -}}
-7072
+7073
 {{- end }}
 
 {{/* (root, service) -> a probe of the health service. */}}
