@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,10 +60,12 @@ class RunningFold:
         tls: Path | None = None,
         directory: Path | None = None,
         checkpoints: Path | None = None,
+        advertised: Sequence[str] = (),
     ) -> None:
         """`directory`: where everyone keeps a log, each in its own; `checkpoints`: where all keep those.
 
-        `tls`: a folder as `make_security` leaves it; None is plain text.
+        `tls`: a folder as `make_security` leaves it; None is plain text. `advertised`: where workers are told to
+        find each shard, if not where it is.
         """
         self.tls = tls
         self.security = self._security("coordinator")
@@ -84,7 +86,15 @@ class RunningFold:
             security=self._security("shard"),
         )
         self.shards = [
-            ShardServer(replace(config, shard=i, directory=self._part(f"shard-{i}"))) for i in range(shards)
+            ShardServer(
+                replace(
+                    config,
+                    shard=i,
+                    directory=self._part(f"shard-{i}"),
+                    advertise=advertised[i] if advertised else "",
+                )
+            )
+            for i in range(shards)
         ]
         for shard in self.shards:
             shard.start()
@@ -123,8 +133,9 @@ def running_fold(
     tls: Path | None = None,
     directory: Path | None = None,
     checkpoints: Path | None = None,
+    advertised: Sequence[str] = (),
 ) -> Iterator[RunningFold]:
-    fold = RunningFold(shards, staging_bytes, tls, directory, checkpoints)
+    fold = RunningFold(shards, staging_bytes, tls, directory, checkpoints, advertised)
     try:
         yield fold
     finally:
