@@ -48,7 +48,7 @@ bench-dashboard: $(VENV)/installed-dev ## time charts of 1,000,000 steps x 400 s
 sim: $(VENV)/installed-dev ## simulate 20,000 seeds of faults and every ablation, 10 minutes (SEEDS=2000)
 	@$(BIN)/python -m tests.sim.campaign --seeds $(or $(SEEDS),20000) $(ARGS)
 
-chaos: $(VENV)/installed-dev ## kill real processes at random, 200 times; compare with the undisturbed run (KILLS=20)
+chaos: $(VENV)/installed-dev ## kill real processes 200 times, at random and at every failpoint, over bad links (KILLS=20)
 	@$(BIN)/python -m tests.faults.chaos --kills $(or $(KILLS),200) $(ARGS)
 
 chart: $(VENV)/installed-dev chart-tools ## check the Helm chart with real helm 4 and 3, 2 minutes

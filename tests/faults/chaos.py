@@ -1,127 +1,277 @@
-"""Random SIGKILL and SIGSTOP of real processes under load.
+"""Random faults in real processes under load: SIGKILL, SIGSTOP, bad links, and death at every failpoint.
 
     python -m tests.faults.chaos [--kills N] [--seed N]
 
-Runs of one job, one after the other, each in a directory of its own: workers train while coordinator, shards
-and workers are killed or stopped, one at a time, at random moments. Every run must end in the digest of the
-undisturbed one. A kill counts only if steps were committed since the one before. One line of JSON comes last.
+Runs of one job, one after the other, each in a directory of its own: workers train through proxies while
+processes are killed or stopped and links are cut, one thing at a time, at random moments and at those of
+tests/faults/failpoints.py. Every run must end in the digest of the undisturbed one. A fault counts only if it
+was seen to have happened, and strikes only after steps were committed since the one before. It goes on until
+there were as many kills and every failpoint was hit. One line of JSON comes last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from shutil import rmtree
+from typing import Any, TypeVar
 
-from tests.faults.fleet import KilledFleet, killed_fleet
+from tests.faults.failpoints import FAILPOINTS, Failpoint, Needs
+from tests.faults.fleet import KilledFleet, Staging, killed_fleet
+from tests.faults.proxy import Fault
 from tests.faults.results import record
+from tests.faults.strikes import KILLS, STOPS, Striker, Tally
 from tests.integration.harness import digest_of, running_fold, small_job, train
 
+import sheepfold_wire.messages as m
+from sheepfold_wire.control import Control, NoAnswer
+from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.job import Job
 
-STEPS = 60
+Kind = TypeVar("Kind", bound=str)
+
+STEPS, STEPS_TO_RESTORE = 60, 12
 WORKERS = 3
-CALM_SECONDS_MAX = 3.0
-STOP_SECONDS_MAX = 4.0
+CALM_SECONDS_MAX = 1.0
 STEPS_AFTER = 2
 """The next version may have been on its way when the kill struck."""
 STEPS_BETWEEN = 1
-"""Committed since the kill before: else nothing was under load."""
-KINDS = ("shard", "shard", "coordinator", "worker", "everything", "stopped worker", "stopped shard")
+"""Committed since the fault before: else nothing was under load."""
+TRIES_MAX = 6
+"""Runs in which a failpoint may be missed before it counts as out of reach."""
+BYTES_PER_STEP_MIN = 400_000
+"""Through the proxies of both shards: 8 slots of 210,000 values in bf16 are eight times as many."""
 
 
-@dataclass(slots=True)
-class Tally:
-    kills: dict[str, int] = field(default_factory=dict)
-    runs: int = 0
-    mismatches: int = 0
-    lost_steps: int = 0
-    recovery_seconds: list[float] = field(default_factory=list)
-    """From the kill of a server to a version that it must have been back for."""
-
-    @property
-    def total(self) -> int:
-        return sum(self.kills.values())
-
-
-def job_of(run: int) -> Job:
+def job_of(run: int, steps: int = STEPS) -> Job:
     """Levels and modes take turns; the digest is that of the mode."""
     level = ("wal", "wal_fsync")[run % 2]
     batch = {"samples": 32, "slot_samples": 4, **({"delay": 1} if run % 4 > 1 else {})}
     return small_job(
-        "chaos", stop={"steps": STEPS}, leases={"seconds": 3.0}, batch=batch, durability={"level": level}
+        "chaos",
+        stop={"steps": steps},
+        leases={"seconds": 3.0},
+        batch=batch,
+        durability={"level": level},
+        checkpoint={"every_steps": 4},
     )
 
 
-def golden(job: Job) -> str:
+@cache
+def golden(delay: int, steps: int) -> str:
+    """Digest of the run that nothing disturbs, in this process."""
+    batch = {"samples": 32, "slot_samples": 4, "delay": delay}
+    job = small_job("chaos", stop={"steps": steps}, leases={"seconds": 3.0}, batch=batch)
     with running_fold(2) as fold:
         train(fold.address, job)
         return digest_of(fold.address, job.name)
 
 
-def strike(fleet: KilledFleet, kind: str, chance: random.Random) -> None:
-    """One fault; what was stopped goes on a moment later."""
-    servers, workers = fleet.supervisor, [w for w in fleet.workers if w.poll() is None]
-    shard = chance.choice(servers.shards)
-    if kind == "shard":
-        fleet.kill(shard)
-    elif kind == "coordinator":
-        fleet.kill(servers.coordinator)
-    elif kind == "everything":
-        for child in (*servers.shards, servers.coordinator):
-            fleet.kill(child)
-    elif kind == "worker" and workers:
-        chance.choice(workers).kill()
-        fleet.add_worker()
-    else:
-        pid = shard.pid if kind == "stopped shard" or not workers else chance.choice(workers).pid
-        os.kill(pid, signal.SIGSTOP)
-        end = time.monotonic() + chance.uniform(0.2, STOP_SECONDS_MAX)
-        fleet.until(lambda: time.monotonic() > end, "the end of a stop")
-        os.kill(pid, signal.SIGCONT)
+class Run:
+    """One job from its creation to its end."""
 
+    def __init__(self, striker: Striker, chance: random.Random) -> None:
+        self._striker, self._chance = striker, chance
+        self._gave_up: set[str] = set()
+        self.fleet, self.tally = striker.fleet, striker.tally
+        self._version = 0
 
-def wait_calm(fleet: KilledFleet, seconds: float, version: int) -> bool:
-    """Until some time has passed and steps were committed; False if the job ended first."""
-    end = time.monotonic() + seconds
-    last = fleet.job.stop.steps
+    def begin(self) -> None:
+        """The job comes into being while those who make it die, one after the other."""
+        points = self._pending("start")
+        for point in points[:1]:
+            self.fleet.armed.arm(point)
+        for _ in range(WORKERS):
+            self.fleet.add_worker()
+        for point in points:
+            self._fire(point)
 
-    def is_due() -> bool:
-        reached = fleet.version()
-        return reached == last or (time.monotonic() > end and reached >= version + STEPS_BETWEEN)
+    def _pending(self, *needs: Needs) -> list[Failpoint]:
+        missing = self.tally.missing()
+        return [point for point in missing if point.needs in needs and point.name not in self._gave_up]
 
-    fleet.until(is_due, f"a version after {version}")
-    return fleet.version() < last
+    def _fire(self, point: Failpoint) -> None:
+        began = time.monotonic()
+        if self._striker.fire(point):
+            print(f"  died at {point.name}", flush=True)
+            if point.role != "worker" and point.needs not in ("start", "rewind"):
+                self._recovered(began)
+        else:
+            print(f"  nobody came to {point.name}", flush=True)
+            self._gave_up.add(point.name)
+
+    def _recovered(self, began: float) -> None:
+        due = self._version + STEPS_AFTER
+        if due <= STEPS:
+            self.fleet.until(lambda: self.fleet.version() >= due, f"version {due}")
+            self.tally.recovery_seconds.append(time.monotonic() - began)
+
+    def go_on(self, kills: int) -> None:
+        """Until the job ends, or all is done."""
+        while not self._is_done(kills) and self._wait_calm():
+            self._arm_long_log()
+            self._strike()
+        self._take_long_log()
+        for point in self._pending("leave"):
+            self._striker.fire(point)
+
+    def _is_done(self, kills: int) -> bool:
+        return self.tally.kills.total() >= kills and not self._pending(
+            "", "restart", "relink", "change", "checkpoint", "rewind", "long log"
+        )
+
+    def _wait_calm(self) -> bool:
+        """Until some time has passed and steps were committed; False if the job ended first."""
+        end = time.monotonic() + self._chance.uniform(0.0, CALM_SECONDS_MAX)
+
+        def is_due() -> bool:
+            reached = self.fleet.version()
+            return reached == STEPS or (time.monotonic() > end and reached >= self._version + STEPS_BETWEEN)
+
+        self.fleet.until(is_due, f"a version after {self._version}")
+        self._version = self.fleet.version()
+        return 0 <= self._version < STEPS
+
+    def _strike(self) -> None:
+        points = self._pending("", "restart", "relink", "change", "checkpoint", "rewind")
+        weights = (6.0 if points else 0.0, 2.0, 0.5, 3.0)
+        match self._chance.choices(("failpoint", "link", "stop", "kill"), weights)[0]:
+            case "failpoint":
+                point = self._chance.choice(points)
+                self._fire(point)
+                self._version = 0 if point.needs == "rewind" else self._version
+            case "link":
+                self._striker.disturb(self._rarest(self._faults(), self.tally.faults))
+            case "stop":
+                self._striker.stop(self._rarest(STOPS, self.tally.stops))
+            case _:
+                self._kill(self._rarest(KILLS, self.tally.kills))
+
+    def _rarest(self, kinds: Sequence[Kind], counts: Mapping[Kind, int]) -> Kind:
+        """Any of those that happened least: every kind has its share."""
+        least = min(counts.get(kind, 0) for kind in kinds)
+        return self._chance.choice([kind for kind in kinds if counts.get(kind, 0) == least])
+
+    def _faults(self) -> list[Fault]:
+        """In plain text a flipped bit of a decision is believed: only TLS notices all of them."""
+        is_secured = self.fleet.staging.is_secured
+        return [fault for fault in Fault if fault is not Fault.CORRUPT or is_secured]
+
+    def _kill(self, what: str) -> None:
+        began = time.monotonic()
+        self._striker.kill(what)
+        if what != "worker":
+            self._recovered(began)
+
+    def _arm_long_log(self) -> None:
+        """A log becomes long now and then: what waits for that is armed until it happens."""
+        for point in self._pending("long log")[:1]:
+            self._take_long_log()
+            if point.name not in self.tally.hit and not (self.fleet.armed.folder / point.name).exists():
+                self.fleet.armed.arm(point)
+
+    def _take_long_log(self) -> None:
+        for point in self._pending("long log"):
+            if self._striker.took(point):
+                self._striker.count(point)
+                print(f"  died at {point.name}", flush=True)
+
+    def end(self) -> None:
+        """Account for it."""
+        job, tally = self.fleet.job, self.tally
+        found = self.fleet.finish(may_be_killed=True)
+        tally.mismatches += found != golden(job.batch.delay, job.stop.steps)
+        status = self.fleet.status()
+        done = 0 if status is None else status.samples_committed
+        tally.lost_steps += job.stop.steps - done // job.batch.samples
+        if self.fleet.links is not None:
+            for link, proxy in self.fleet.links.all.items():
+                tally.forwarded_bytes[link] += proxy.forwarded_bytes
+        tally.runs += 1
 
 
 def run_once(tally: Tally, kills: int, chance: random.Random, directory: Path) -> None:
-    job = job_of(tally.runs)
-    expected = golden(job)
-    with killed_fleet(directory, job, WORKERS) as fleet:
-        version = 0
-        while tally.total < kills and wait_calm(fleet, chance.uniform(0.0, CALM_SECONDS_MAX), version):
-            version, kind = fleet.version(), chance.choice(KINDS)
-            began = time.monotonic()
-            strike(fleet, kind, chance)
-            tally.kills[kind] = tally.kills.get(kind, 0) + 1
-            if kind in ("shard", "coordinator", "everything") and version + STEPS_AFTER <= STEPS:
-                due = version + STEPS_AFTER
-                fleet.until(lambda due=due: fleet.version() >= due, f"version {due}")  # type: ignore[misc]
-                tally.recovery_seconds.append(time.monotonic() - began)
-        found = fleet.finish(may_be_killed=True)
-        tally.mismatches += found != expected
-        status = fleet.status()
-        done = 0 if status is None else status.samples_committed
-        tally.lost_steps += STEPS - done // job.batch.samples
-    tally.runs += 1
+    staging = Staging(
+        proxies_seed=chance.randrange(1 << 30), has_failpoints=True, is_secured=tally.runs % 2 == 1
+    )
+    with killed_fleet(directory, job_of(tally.runs), 0, staging) as fleet:
+        run = Run(Striker(fleet, tally, chance), chance)
+        run.begin()
+        run.go_on(kills)
+        run.end()
+
+
+def restore_once(tally: Tally, point: Failpoint, chance: random.Random, directory: Path) -> None:
+    """All but the checkpoints is lost; the coordinator dies while it takes the job up from them."""
+    staging, job = Staging(has_failpoints=True), job_of(tally.runs, STEPS_TO_RESTORE)
+    with killed_fleet(directory, job, 1, staging) as fleet:
+        fleet.until(lambda: fleet.kept() > 0, "a checkpoint")
+        kept = fleet.kept()
+    for part in ("coordinator", "shard-0", "shard-1"):
+        rmtree(directory / part)
+    with killed_fleet(directory, job, 0, staging) as fleet:
+        striker = Striker(fleet, tally, chance)
+        fleet.armed.arm(point)
+        request = m.RestoreRequest(uuid.uuid4().hex, job.name, None, "chaos")
+        fleet.until(lambda: _restored(fleet, request), "the job, from its checkpoint")
+        striker.count(point)
+        tally.lost_steps += max(0, kept - fleet.version())
+        fleet.add_worker()
+        Run(striker, chance).end()
+    print(f"  died at {point.name}", flush=True)
+
+
+def _restored(fleet: KilledFleet, request: m.RestoreRequest) -> bool:
+    with suppress(NoAnswer, SheepfoldError), Control(fleet.connection) as control:
+        control.restore(request)
+        return True
+    return False
+
+
+def shortfalls(tally: Tally) -> list[str]:
+    """What was not really done: with any of these the run has shown nothing, whatever the digests say."""
+    found = [f"no {fault} was injected" for fault in Fault if not tally.faults[fault]]
+    found += [f"no {what} was killed" for what in KILLS if not tally.kills[what]]
+    found += [f"nothing was a {what}" for what in STOPS if not tally.stops[what]]
+    least = {"workers to shard 0": BYTES_PER_STEP_MIN, "workers to shard 1": BYTES_PER_STEP_MIN}
+    for link, least_bytes in least.items():
+        due = least_bytes * STEPS * max(1, tally.runs) // 2
+        if tally.forwarded_bytes[link] < due:
+            found.append(f"{tally.forwarded_bytes[link]} bytes from {link}, {due} are due")
+    return found + [f"{point.name} was never hit" for point in tally.missing()]
+
+
+def line_of(tally: Tally, seed: int) -> dict[str, Any]:
+    seconds = sorted(tally.recovery_seconds) or [0.0]
+    return {
+        "bench": "chaos",
+        "kills": tally.kills.total(),
+        "by_kind": dict(tally.kills),
+        "stops": tally.stops.total(),
+        "link_faults": {str(fault): count for fault, count in tally.faults.items()},
+        "proxied_mb": round(tally.forwarded_bytes.total() / 1e6, 1),
+        "runs": tally.runs,
+        "digest_mismatches": tally.mismatches,
+        "lost_steps": tally.lost_steps,
+        "recovery_s": {
+            "p50": round(statistics.median(seconds), 2),
+            "p95": round(seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))], 2),
+        },
+        "failpoints_hit": len(tally.hit),
+        "failpoints": len(FAILPOINTS),
+        "shortfalls": shortfalls(tally),
+        "seed": seed,
+    }
 
 
 def main() -> int:
@@ -131,26 +281,22 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="add the result to tests/faults/RESULTS.md")
     given = parser.parse_args()
     chance, tally = random.Random(given.seed), Tally()
-    print(f"seed {given.seed}, {given.kills} kills", flush=True)
-    while tally.total < given.kills:
+    print(f"seed {given.seed}, {given.kills} kills, {len(FAILPOINTS)} failpoints", flush=True)
+    tries = 0
+    while (tally.kills.total() < given.kills or tally.missing()) and tries < TRIES_MAX + given.kills // 10:
+        tries += 1
         with tempfile.TemporaryDirectory() as directory:
             run_once(tally, given.kills, chance, Path(directory))
-        print(f"run {tally.runs}: {tally.total} kills, {tally.mismatches} mismatches", flush=True)
-    seconds = sorted(tally.recovery_seconds) or [0.0]
-    line = {
-        "bench": "chaos",
-        "kills": tally.total,
-        "by_kind": tally.kills,
-        "runs": tally.runs,
-        "digest_mismatches": tally.mismatches,
-        "lost_steps": tally.lost_steps,
-        "recovery_s": {
-            "p50": round(statistics.median(seconds), 2),
-            "p95": round(seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))], 2),
-        },
-        "seed": given.seed,
-    }
-    is_red = bool(tally.mismatches or tally.lost_steps)
+        for point in [point for point in tally.missing() if point.needs == "restore"]:
+            with tempfile.TemporaryDirectory() as directory:
+                restore_once(tally, point, chance, Path(directory))
+        print(
+            f"run {tally.runs}: {tally.kills.total()} kills, {tally.mismatches} mismatches, "
+            f"{len(tally.hit)} of {len(FAILPOINTS)} failpoints",
+            flush=True,
+        )
+    line = line_of(tally, given.seed)
+    is_red = bool(tally.mismatches or tally.lost_steps or line["shortfalls"])
     if given.record:
         record(line, not is_red)
     print(json.dumps(line))

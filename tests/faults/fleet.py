@@ -1,4 +1,7 @@
-"""Real processes under the supervisor, killed by pid: what `sheepfold up` runs, with workers beside it."""
+"""Real processes under the supervisor, killed by pid: what `sheepfold up` runs, with workers beside it.
+
+Links between them can lead through proxies, and their processes can have failpoints.
+"""
 
 from __future__ import annotations
 
@@ -10,53 +13,126 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from tests.faults.failpoints import VARIABLE, Armed
+from tests.faults.proxy import Proxy
 from tests.integration.harness import digest_of
 
 import sheepfold_wire.messages as m
 from sheepfold.transport import TransportError
 from sheepfold.transport.grpc import GrpcTransport
+from sheepfold_server.shell import child as children
 from sheepfold_server.shell import supervisor as supervision
 from sheepfold_server.shell.child import Child
 from sheepfold_server.shell.supervisor import Supervisor, UpConfig
+from sheepfold_server.shell.tether import tethered
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.job import Job
 
-SCRIPT = Path(__file__).parent / "script.py"
+HERE = Path(__file__).parent
+SCRIPT, FAILING = HERE / "script.py", HERE / "failing.py"
 DEADLINE_SECONDS = 120.0
 LOOK_SECONDS = 0.02
+
+
+class Links:
+    """A proxy for each link of a fleet."""
+
+    def __init__(self, supervisor: Supervisor, seed: int) -> None:
+        shards = supervisor.shards
+        self.of_workers = Proxy(lambda: supervisor.coordinator.address, seed)
+        self.of_shards = Proxy(lambda: supervisor.coordinator.address, seed + 1)
+        self.to_shards = [
+            Proxy(lambda shard=shard: shard.address, seed + 2 + index)  # type: ignore[misc]
+            for index, shard in enumerate(shards)
+        ]
+
+    @property
+    def all(self) -> dict[str, Proxy]:
+        """By what a link joins."""
+        to_shards = {f"workers to shard {index}": proxy for index, proxy in enumerate(self.to_shards)}
+        named = {"workers to coordinator": self.of_workers, "shards to coordinator": self.of_shards}
+        return named | to_shards
+
+    def led(self, command: list[str]) -> list[str]:
+        """The command of a shard that is to reach its coordinator, and be reached, through its proxies."""
+        at, index = command.index("--coordinator") + 1, int(command[command.index("--index") + 1])
+        told = ["--advertise", self.to_shards[index].address]
+        return [*command[:at], self.of_shards.address, *command[at + 1 :], *told]
+
+    def close(self) -> None:
+        for proxy in self.all.values():
+            proxy.close()
+
+
+@dataclass(frozen=True)
+class Staging:
+    """How a fleet is set up to be disturbed."""
+
+    shards: int = 2
+    proxies_seed: int | None = None
+    """None: no proxies."""
+    has_failpoints: bool = False
+    is_secured: bool = False
 
 
 class KilledFleet:
     """Coordinator, shards and dashboard in a directory; workers as processes of their own."""
 
-    def __init__(self, directory: Path, job: Job, shards: int = 2) -> None:
-        self.job, self.directory = job, directory
+    def __init__(self, directory: Path, job: Job, staging: Staging = Staging()) -> None:
+        self.job, self.directory, self.staging = job, directory, staging
         config = UpConfig(
             directory,
-            shard_count=shards,
+            shard_count=staging.shards,
             port=0,
             dashboard_port=0,
             checkpoint_url=str(directory / "checkpoints"),
+            is_secured=staging.is_secured,
         )
         self.said: list[str] = []
         self.supervisor = Supervisor(config, threading.Event(), self.said.append)
+        seed = staging.proxies_seed
+        self.links = None if seed is None else Links(self.supervisor, seed)
+        self.armed = Armed(directory / "failpoints")
         self.workers: list[subprocess.Popen[str]] = []
 
     def start(self) -> None:
         self.supervisor.start()
 
+    def command_of(self, command: list[str]) -> list[str]:
+        """What a role is started with, by way of proxies and failpoints."""
+        python, *module, role = command[:4]
+        if self.links is not None and role == "shard":
+            command = self.links.led(command)
+        if self.staging.has_failpoints and module == ["-m", "sheepfold_server"]:
+            command = [python, str(FAILING), "server", *command[3:]]
+        return command
+
+    @property
+    def connection(self) -> Connection:
+        """For whoever watches: past all proxies."""
+        return replace(self.supervisor.connection, target=self.supervisor.coordinator.address)
+
     @property
     def address(self) -> str:
-        return self.supervisor.coordinator.address
+        return self.connection.secret
+
+    @property
+    def address_for_workers(self) -> str:
+        if self.links is None:
+            return self.address
+        return replace(self.connection, target=self.links.of_workers.address).secret
 
     def add_worker(self) -> None:
         log = (self.directory / f"worker-{len(self.workers)}.log").open("w")
-        command = [sys.executable, str(SCRIPT), self.address, self.job.to_json()]
-        self.workers.append(subprocess.Popen(command, stdout=log, stderr=log, text=True))
+        failing = [str(FAILING), "worker"] if self.staging.has_failpoints else []
+        command = [sys.executable, *failing, str(SCRIPT), self.address_for_workers, self.job.to_json()]
+        environment = {**os.environ, VARIABLE: str(self.armed.folder)}
+        self.workers.append(subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environment))
         log.close()
 
     def kill(self, child: Child) -> None:
@@ -64,7 +140,7 @@ class KilledFleet:
 
     def status(self) -> m.JobStatus | None:
         """None while the coordinator does not answer, or has no such job."""
-        transport = GrpcTransport(Connection(self.address))
+        transport = GrpcTransport(self.connection)
         try:
             return transport.call(m.StatusRequest(self.job.name))  # type: ignore[no-any-return]
         except (SheepfoldError, TransportError):
@@ -109,15 +185,24 @@ class KilledFleet:
                 worker.kill()
             worker.wait()
         self.supervisor.stop()
+        if self.links is not None:
+            self.links.close()
 
 
 @contextmanager
-def killed_fleet(directory: Path, job: Job, workers: int = 2, shards: int = 2) -> Iterator[KilledFleet]:
+def killed_fleet(
+    directory: Path,
+    job: Job,
+    workers: int = 2,
+    staging: Staging = Staging(),
+) -> Iterator[KilledFleet]:
     """Started, with workers at work; whatever dies is started again at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervision, "RESTART_SECONDS_FIRST", 0.1)
         patch.setattr(supervision, "RESTART_SECONDS_MAX", 0.1)
-        fleet = KilledFleet(directory, job, shards)
+        fleet = KilledFleet(directory, job, staging)
+        patch.setattr(children, "tethered", lambda command: tethered(fleet.command_of(command)))
+        patch.setenv(VARIABLE, str(fleet.armed.folder))
         try:
             fleet.start()
             for _ in range(workers):

@@ -155,8 +155,11 @@ def _found(run: Mapping[str, Any]) -> str:
             f"{run['seconds']:.0f} s"
         )
     recovery = run["recovery_s"]
+    points = f"{run['failpoints_hit']} of {run['failpoints']} failpoints; " if "failpoints" in run else ""
+    links = f"{sum(run['link_faults'].values())} faults of links; " if "link_faults" in run else ""
     return (
-        f"{run['kills']} kills in {run['runs']} runs, {run['digest_mismatches']} digests that differ, "
+        f"{run['kills']} kills in {run['runs']} runs, {points}{links}"
+        f"{run['digest_mismatches']} digests that differ, "
         f"{run['lost_steps']} steps lost; at work again after {recovery['p50']} s (p50), "
         f"{recovery['p95']} s (p95)"
     )

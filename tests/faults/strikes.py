@@ -1,0 +1,206 @@
+"""What is done to a fleet at work, one thing at a time, and the account of what was really done."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tests.faults.failpoints import FAILPOINTS, Failpoint
+from tests.faults.fleet import KilledFleet
+from tests.faults.proxy import WHILE, Fault
+
+import sheepfold_wire.messages as m
+from sheepfold_server.shell.child import Child
+from sheepfold_wire.control import Control, NoAnswer
+from sheepfold_wire.errors import SheepfoldError
+
+STOP_SECONDS_MAX = 4.0
+HIT_SECONDS = 20.0
+"""After which a failpoint that was not reached is given up for now."""
+KILLS = ("shard", "coordinator", "worker", "everything")
+STOPS = ("stopped worker", "stopped shard", "stopped coordinator")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened, over all runs."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    """Processes that were seen to die by SIGKILL, by what was meant."""
+    stops: Counter[str] = field(default_factory=Counter)
+    faults: Counter[Fault] = field(default_factory=Counter)
+    """Strikes at a link that did something to it."""
+    forwarded_bytes: Counter[str] = field(default_factory=Counter)
+    """Through the proxy of each link."""
+    hit: set[str] = field(default_factory=set)
+    """Names of failpoints."""
+    runs: int = 0
+    mismatches: int = 0
+    lost_steps: int = 0
+    recovery_seconds: list[float] = field(default_factory=list)
+    """From the death of a server to a version that it must have been back for."""
+
+    def missing(self) -> list[Failpoint]:
+        return [point for point in FAILPOINTS if point.name not in self.hit]
+
+
+class Striker:
+    """Disturbs one fleet."""
+
+    def __init__(self, fleet: KilledFleet, tally: Tally, chance: random.Random) -> None:
+        self.fleet, self.tally, self._chance = fleet, tally, chance
+
+    # --- signals --------------------------------------------------------------------------------------
+
+    def kill(self, what: str) -> None:
+        """Returns once all that it killed was seen dead, and is started again."""
+        servers = self.fleet.supervisor
+        if what == "worker":
+            self._kill_worker()
+            return
+        meant: dict[str, list[Child]] = {
+            "shard": [self._chance.choice(servers.shards)],
+            "coordinator": [servers.coordinator],
+            "everything": [*servers.shards, servers.coordinator],
+        }
+        killed = [(child, child.pid) for child in meant[what]]
+        for child, _ in killed:
+            self.fleet.kill(child)
+        for child, pid in killed:
+            self.await_death_of(child, pid)
+        self.tally.kills[what] += len(killed)
+
+    def await_death_of(self, child: Child, pid: int) -> None:
+        """By SIGKILL, as the supervisor saw it, and another in its place; fails if it lives on."""
+        self.fleet.until(lambda: self._was_killed(pid), f"the death of {child.name}, pid {pid}")
+        self.fleet.until(lambda: child.pid != pid, f"a new {child.name}")
+
+    def _was_killed(self, pid: int) -> bool:
+        return any(f"(pid {pid}) died with exit code -9" in text for text in self.fleet.said)
+
+    def _kill_worker(self) -> None:
+        alive = [worker for worker in self.fleet.workers if worker.poll() is None]
+        if alive:
+            victim = self._chance.choice(alive)
+            victim.kill()
+            self.bury(victim)
+            self.tally.kills["worker"] += 1
+
+    def bury(self, worker: subprocess.Popen[str]) -> None:
+        """It was killed: another takes its place."""
+        assert worker.wait(HIT_SECONDS) == -signal.SIGKILL, f"a worker that was killed ended with {worker}"
+        self.fleet.add_worker()
+
+    def stop(self, what: str) -> None:
+        """It goes on a moment later."""
+        servers, workers = self.fleet.supervisor, [w for w in self.fleet.workers if w.poll() is None]
+        pids = {
+            "stopped worker": [worker.pid for worker in workers],
+            "stopped shard": [shard.pid for shard in servers.shards],
+            "stopped coordinator": [servers.coordinator.pid],
+        }[what]
+        if pids:
+            pid = self._chance.choice(pids)
+            os.kill(pid, signal.SIGSTOP)
+            self._let_pass(self._chance.uniform(0.2, STOP_SECONDS_MAX))
+            os.kill(pid, signal.SIGCONT)
+            self.tally.stops[what] += 1
+
+    def _let_pass(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self.fleet.until(lambda: time.monotonic() > end, "the end of a wait")
+
+    # --- proxies --------------------------------------------------------------------------------------
+
+    def disturb(self, fault: Fault) -> None:
+        """One link, until something was really done to it."""
+        assert self.fleet.links is not None
+        link = self._chance.choice(sorted(self.fleet.links.all))
+        proxy = self.fleet.links.all[link]
+        before = proxy.injected[fault]
+        proxy.strike(fault, self._chance.uniform(0.2, STOP_SECONDS_MAX) if fault in WHILE else 0.0)
+        end = time.monotonic() + STOP_SECONDS_MAX
+        self.fleet.until(
+            lambda: proxy.injected[fault] > before or time.monotonic() > end, f"{fault} of {link}"
+        )
+        self.tally.faults[fault] += proxy.injected[fault] > before
+
+    # --- failpoints -----------------------------------------------------------------------------------
+
+    def fire(self, point: Failpoint) -> bool:
+        """Have a process die there; False if none came by in time. Returns as `kill`."""
+        self.fleet.armed.arm(point)
+        end = time.monotonic() + HIT_SECONDS
+        self._lead_to(point)
+
+        def is_over() -> bool:
+            is_late = point.needs == "start" and self.fleet.version() > 0
+            return self.took(point) or time.monotonic() > end or self.has_ended() or is_late
+
+        self.fleet.until(is_over, point.name)
+        is_hit = not self.fleet.armed.disarm(point)
+        if is_hit:
+            self.fleet.until(lambda: self.took(point), f"the pid at {point.name}")
+            self.count(point)
+        return is_hit
+
+    def took(self, point: Failpoint) -> bool:
+        return self.fleet.armed.hit_by(point) is not None
+
+    def count(self, point: Failpoint) -> None:
+        """It was hit: see the process dead, and in its place another."""
+        pid = self.fleet.armed.hit_by(point)
+        assert pid is not None
+        if point.role == "worker":
+            self.bury(next(worker for worker in self.fleet.workers if worker.pid == pid))
+        else:
+            self.fleet.until(lambda: self._was_killed(pid), f"the death at {point.name}")
+        self.tally.hit.add(point.name)
+        self.tally.kills["failpoint"] += 1
+
+    def _lead_to(self, point: Failpoint) -> None:
+        lead: dict[str, Callable[[], None]] = {
+            "restart": lambda: self._begin_to_restart(point.role),
+            "relink": lambda: self._begin_to_restart("shard"),
+            "change": self._change,
+            "rewind": self._rewind,
+        }
+        lead.get(point.needs, lambda: None)()
+
+    def _begin_to_restart(self, what: str) -> None:
+        """As `kill`, but what comes in its place is to die as well."""
+        if what == "worker":
+            self._kill_worker()
+            return
+        servers = self.fleet.supervisor
+        self.fleet.kill(servers.coordinator if what == "coordinator" else self._chance.choice(servers.shards))
+        self.tally.kills[what] += 1
+
+    def _change(self) -> None:
+        """A change that changes no bit."""
+        changes = json.dumps({"optimizer.clip_norm": self.fleet.job.optimizer.clip_norm})
+        request = m.ConfigChangeRequest(uuid.uuid4().hex, self.fleet.job.name, -1, changes, "chaos")
+        self._ask(lambda control: control.change(request))
+
+    def _rewind(self) -> None:
+        """To the newest version that is kept: it computes the same steps again."""
+        self.fleet.until(lambda: self.fleet.kept() >= 0 or self.has_ended(), "a checkpoint")
+        request = m.RewindRequest(uuid.uuid4().hex, self.fleet.job.name, self.fleet.kept(), (), "chaos")
+        self._ask(lambda control: control.rewind(request))
+
+    def _ask(self, ask: Callable[[Control], object]) -> None:
+        """Whoever answers may be the one that dies of it."""
+        with suppress(NoAnswer, SheepfoldError), Control(self.fleet.connection) as control:
+            ask(control)
+
+    def has_ended(self) -> bool:
+        return self.fleet.version() == self.fleet.job.stop.steps

@@ -1,0 +1,188 @@
+"""Death at named moments: the table is about the program as it is, and the most delicate cost nothing.
+
+`make chaos` goes through all of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from tests.faults import chaos, fleet
+from tests.faults.failpoints import FAILPOINTS, found, named
+from tests.faults.fleet import KilledFleet, Staging, killed_fleet
+from tests.faults.proxy import Fault
+from tests.faults.strikes import KILLS, STOPS, Striker, Tally
+from tests.integration.harness import digest_of, running_fold, small_job, train
+
+import sheepfold_wire.messages as m
+from sheepfold_server.core import records
+from sheepfold_server.shell.child import Child
+
+ROOT = Path(__file__).parents[2]
+ROLES = ("worker", "shard", "coordinator")
+JOB = small_job("failing", stop={"steps": 20}, leases={"seconds": 3.0})
+DELICATE = (
+    "shard.appended",
+    "coordinator.commit.halfway",
+    "shard.pass1.done",
+    "coordinator.totals.halfway",
+)
+SIMULATED = {
+    "EndAttempts",
+    "Refold",
+    "Restart",
+    "KeepVersions",
+    "PartRefused",
+    "Folded",
+    "PartLost",
+    "ShardFailed",
+    "KernelChosen",
+    "Paused",
+    "Woken",
+    "StopAsked",
+    "Evaluated",
+    "SamplesSkipped",
+}
+"""Left to tests/sim: real processes come there too rarely, or nothing is decided by them."""
+SAID = {*get_args(m.ShardCommand), *get_args(m.ShardReport), *get_args(records.CoordinatorRecord)}
+WRITTEN = {records.StateSaved}
+SHOWN = {"AnswerPush", "Publish", "AttachRequest", "LeaseRequest", "ReleaseRequest"}
+
+
+def test_every_failpoint_is_a_moment_of_its_own_in_the_program() -> None:
+    """A function that is renamed must be renamed here."""
+    assert len(FAILPOINTS) >= 40
+    assert len({point.name for point in FAILPOINTS}) == len(FAILPOINTS)
+    moments = Counter((point.role, point.place, point.moment, point.of, point.nth) for point in FAILPOINTS)
+    assert [moment for moment, count in moments.items() if count > 1] == []
+    for point in FAILPOINTS:
+        assert callable(found(point.place)[2])
+        assert point.role in ROLES
+        assert point.is_then
+
+
+def test_every_message_and_record_has_a_failpoint_or_is_said_to_be_left_to_the_simulation() -> None:
+    """What is added to the protocol is added here."""
+    named_in_table = {point.of for point in FAILPOINTS if point.of}
+    known = {kind.__name__ for kind in SAID}
+    covered = named_in_table | SIMULATED | {"Hello"}  # of a shard's first word: shard.hello
+    assert known <= covered, known - covered
+    others = {kind.__name__ for kind in WRITTEN} | SHOWN
+    assert named_in_table <= known | others, named_in_table - known - others
+
+
+def test_the_product_knows_nothing_of_failpoints() -> None:
+    for package in ("server", "client", "protos"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert "failpoint" not in path.read_text("utf-8").lower(), path
+
+
+def test_a_point_is_reached_by_calls_with_its_kind_of_value_only() -> None:
+    point = named("shard.prepared")
+    prepared = object.__new__(m.Prepared)
+    assert point.matches((object(), prepared))
+    assert point.matches(([prepared],))
+    assert not point.matches((object(), object.__new__(m.Staged)))
+
+
+@cache
+def golden() -> str:
+    with running_fold(2) as undisturbed:
+        train(undisturbed.address, JOB)
+        return digest_of(undisturbed.address, JOB.name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_death_at_the_most_delicate_moments_changes_no_bit(tmp_path: Path) -> None:
+    tally = Tally()
+    with killed_fleet(tmp_path, JOB, workers=1, staging=Staging(has_failpoints=True)) as disturbed:
+        striker = Striker(disturbed, tally, random.Random(1))
+        for name in DELICATE:
+            assert striker.fire(named(name)), f"nobody came to {name}"
+        assert disturbed.finish() == golden()
+    assert tally.hit == set(DELICATE)
+    assert tally.kills.total() == len(DELICATE)
+
+
+# --- injectors that do nothing -----------------------------------------------------------------------------
+
+
+class Merciful(KilledFleet):
+    """Says that it kills, and does not."""
+
+    def kill(self, child: Child) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_a_kill_that_kills_nobody_and_a_failpoint_that_is_not_there_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "KilledFleet", Merciful)
+    monkeypatch.setattr("tests.faults.strikes.HIT_SECONDS", 1.0)
+    with killed_fleet(tmp_path, JOB, workers=1) as merciful:
+        striker = Striker(merciful, Tally(), random.Random(1))
+        assert not striker.fire(named("shard.appended"))
+        assert striker.tally.hit == set()
+        monkeypatch.setattr(fleet, "DEADLINE_SECONDS", 1.0)
+        with pytest.raises(AssertionError, match="the death of"):
+            striker.kill("shard")
+        assert striker.tally.kills.total() == 0
+
+
+def complete() -> Tally:
+    """Of a run in which everything happened."""
+    tally = Tally(runs=1, hit={point.name for point in FAILPOINTS})
+    tally.kills.update(KILLS)
+    tally.stops.update(STOPS)
+    tally.faults.update(Fault)
+    tally.forwarded_bytes.update({f"workers to shard {i}": 100_000_000 for i in range(2)})
+    return tally
+
+
+def test_a_run_in_which_everything_happened_has_no_shortfall() -> None:
+    assert chaos.shortfalls(complete()) == []
+
+
+def without_a_hit(tally: Tally) -> None:
+    tally.hit.discard("shard.appended")
+
+
+def without_flips(tally: Tally) -> None:
+    tally.faults[Fault.CORRUPT] = 0
+
+
+def without_deaths(tally: Tally) -> None:
+    tally.kills["coordinator"] = 0
+
+
+def without_stops(tally: Tally) -> None:
+    tally.stops["stopped shard"] = 0
+
+
+def without_traffic(tally: Tally) -> None:
+    tally.forwarded_bytes["workers to shard 1"] = 1000
+
+
+@pytest.mark.parametrize(
+    ("idle", "said"),
+    [
+        (without_a_hit, "shard.appended was never hit"),
+        (without_flips, "no corrupt was injected"),
+        (without_deaths, "no coordinator was killed"),
+        (without_stops, "nothing was a stopped shard"),
+        (without_traffic, "1000 bytes from workers to shard 1"),
+    ],
+)
+def test_a_run_that_lacks_one_kind_of_fault_is_red(idle: Callable[[Tally], None], said: str) -> None:
+    tally = complete()
+    idle(tally)
+    (shortfall,) = chaos.shortfalls(tally)
+    assert shortfall.startswith(said)
