@@ -12,9 +12,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -129,10 +128,10 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        host, port = self._target().rsplit(":", 1)
+        host, _, port = self._target().rpartition(":")
         try:
             answers, server = await asyncio.open_connection(host, int(port), limit=READ_BYTES)
-        except OSError:
+        except (OSError, ValueError):
             client.transport.abort()
             self._tasks.discard(task)
             return
@@ -196,13 +195,3 @@ class Proxy:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-@contextmanager
-def proxied(target: str, seed: int = 1) -> Iterator[Proxy]:
-    """In front of one address."""
-    proxy = Proxy(lambda: target, seed)
-    try:
-        yield proxy
-    finally:
-        proxy.close()

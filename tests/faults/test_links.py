@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tests.faults.proxy import Fault, Place, Proxy, within
 from tests.faults.raw import MANIFEST, RawWorker
-from tests.integration.harness import RunningFold, digest_of, running_fold, small_job, train, until
+from tests.integration.harness import Detour, RunningFold, digest_of, running_fold, small_job, train, until
 
 import sheepfold_wire.messages as m
 from sheepfold_server.shell.certificates import make_security
@@ -47,6 +47,7 @@ class Links:
 
     fold: RunningFold
     to_coordinator: Proxy
+    of_shards: Proxy
     to_shards: list[Proxy]
 
     @property
@@ -56,21 +57,25 @@ class Links:
 
     @property
     def all(self) -> list[Proxy]:
-        return [self.to_coordinator, *self.to_shards]
+        return [self.to_coordinator, self.of_shards, *self.to_shards]
 
 
 @contextmanager
 def fold_behind(kind: type[Proxy], security: Security | None = None) -> Iterator[Links]:
     folds: list[RunningFold] = []
-    to_coordinator = kind(lambda: folds[0].address, SEED)
-    to_shards = [kind(lambda i=i: folds[0].shards[i].address, SEED + 1 + i) for i in range(2)]  # type: ignore[misc]
-    proxies = [to_coordinator, *to_shards]
+
+    def coordinator() -> str:
+        return folds[0].address if folds else ""
+
+    to_coordinator, of_shards = kind(coordinator, SEED), kind(coordinator, SEED + 1)
+    to_shards = [kind(lambda i=i: folds[0].shards[i].address, SEED + 2 + i) for i in range(2)]  # type: ignore[misc]
+    detour = Detour(of_shards.address, [proxy.address for proxy in to_shards])
     try:
-        with running_fold(2, security=security, advertised=[p.address for p in to_shards]) as fold:
+        with running_fold(2, security=security, detour=detour) as fold:
             folds.append(fold)
-            yield Links(fold, to_coordinator, to_shards)
+            yield Links(fold, to_coordinator, of_shards, to_shards)
     finally:
-        for proxy in proxies:
+        for proxy in (to_coordinator, of_shards, *to_shards):
             proxy.close()
 
 
@@ -88,8 +93,8 @@ def check_faults(kind: type[Proxy], faults: tuple[Fault, ...], security: Securit
         todo = [(proxy, fault) for proxy in links.all for fault in faults]
 
         def disturb(push: int) -> None:
-            if push % 4 == 0 and push // 4 < len(todo):
-                proxy, fault = todo[push // 4]
+            if push % 3 == 0 and push // 3 < len(todo):
+                proxy, fault = todo[push // 3]
                 proxy.strike(fault, STALL_SECONDS)
 
         assert train_while(links, disturb) == golden(JOB.model_dump_json())
@@ -112,9 +117,9 @@ def test_under_tls_any_flipped_bit_breaks_its_connection_and_changes_nothing(tmp
     with fold_behind(Proxy, security) as links:
 
         def disturb(push: int) -> None:
-            proxy = links.all[push // 4 % 3]
+            proxy = links.all[push // 4 % 4]
             if push % 4 == 0 and push < 48:
-                until(lambda: not proxy.is_corrupting or push < 12, "the flip before")
+                until(lambda: not proxy.is_corrupting, "the flip before")
                 proxy.strike(Fault.CORRUPT)
 
         assert train_while(links, disturb) == golden(JOB.model_dump_json())

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,16 @@ def event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+@dataclass(frozen=True, slots=True)
+class Detour:
+    """Addresses that lead to servers by way of something else."""
+
+    up: str
+    """Where shards look for their coordinator."""
+    to_shards: Sequence[str]
+    """Where workers are told to find each shard."""
+
+
 class RunningFold:
     """Servers of this process; `address` is the coordinator's."""
 
@@ -60,12 +70,11 @@ class RunningFold:
         tls: Path | None = None,
         directory: Path | None = None,
         checkpoints: Path | None = None,
-        advertised: Sequence[str] = (),
+        detour: Detour | None = None,
     ) -> None:
         """`directory`: where everyone keeps a log, each in its own; `checkpoints`: where all keep those.
 
-        `tls`: a folder as `make_security` leaves it; None is plain text. `advertised`: where workers are told to
-        find each shard, if not where it is.
+        `tls`: a folder as `make_security` leaves it; None is plain text.
         """
         self.tls = tls
         self.security = self._security("coordinator")
@@ -78,10 +87,11 @@ class RunningFold:
         self.address = self._coordinator.address
         token = "" if tls is None else keep_join_token(tls, Role.ADMIN, time.time())
         self.connection = Connection(self.address, self.security.ca, token)
+        links = self._coordinator.servers_address
         config = ShardConfig(
             shard=0,
             shard_count=shards,
-            coordinator=Connection(self._coordinator.servers_address, self.security.ca),
+            coordinator=Connection(links if detour is None else detour.up, self.security.ca),
             staging_bytes=staging_bytes,
             security=self._security("shard"),
         )
@@ -91,7 +101,7 @@ class RunningFold:
                     config,
                     shard=i,
                     directory=self._part(f"shard-{i}"),
-                    advertise=advertised[i] if advertised else "",
+                    advertise="" if detour is None else detour.to_shards[i],
                 )
             )
             for i in range(shards)
@@ -133,9 +143,9 @@ def running_fold(
     tls: Path | None = None,
     directory: Path | None = None,
     checkpoints: Path | None = None,
-    advertised: Sequence[str] = (),
+    detour: Detour | None = None,
 ) -> Iterator[RunningFold]:
-    fold = RunningFold(shards, staging_bytes, tls, directory, checkpoints, advertised)
+    fold = RunningFold(shards, staging_bytes, tls, directory, checkpoints, detour)
     try:
         yield fold
     finally:
