@@ -22,7 +22,7 @@ PAGE := server/sheepfold_server/dashboard/web
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel bench-dashboard sim chaos chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
+.PHONY: help demo test lint bench-kernel bench-dashboard sim chaos chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean bench-goodput soak overload
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -50,6 +50,15 @@ sim: $(VENV)/installed-dev ## simulate 20,000 seeds of faults and every ablation
 
 chaos: $(VENV)/installed-dev ## kill real processes 200 times, at random and at every failpoint, over bad links (KILLS=20)
 	@$(BIN)/python -m tests.faults.chaos --kills $(or $(KILLS),200) $(ARGS)
+
+soak: $(VENV)/installed-dev ## train under faults for an hour and see that nothing grows (MINUTES=8)
+	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),60) $(ARGS)
+
+overload: $(VENV)/installed-dev ## ten times what a shard takes, then 200 workers over TLS, 4 minutes
+	@$(BIN)/python -m tests.faults.overload $(ARGS)
+
+bench-goodput: $(VENV)/installed-dev ## steps per second while workers die every 10 steps, 4 minutes
+	@$(BIN)/python -m tests.bench.goodput $(ARGS)
 
 chart: $(VENV)/installed-dev chart-tools ## check the Helm chart with real helm 4 and 3, 2 minutes
 	@$(BIN)/python -m tests.chart

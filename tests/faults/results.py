@@ -1,7 +1,7 @@
 """Runs that were recorded, as a page: python -m tests.faults.results
 
-`make sim` and `make chaos` with ARGS=--record add a line to results.jsonl, red or green; this renders
-RESULTS.md.
+`make sim`, `chaos`, `soak` and `overload` with ARGS=--record add a line to results.jsonl, red or green; this
+renders RESULTS.md.
 """
 
 from __future__ import annotations
@@ -146,22 +146,51 @@ def _runs(recorded: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _found(run: Mapping[str, Any]) -> str:
-    if run["bench"] == "sim":
-        reached = run["marks"] - len(run["marks_unhit"])
-        return (
-            f"{run['seeds']:,} seeds from {run['first']:,} on, {run['faults']:,} faults, "
-            f"{run['violations']} violations; {reached} of {run['marks']} rare states reached; "
-            f"{run['ablations_caught']} of {run['ablations']} safeguards missed when taken away; "
-            f"{run['seconds']:.0f} s"
-        )
+    by_bench = {"sim": _of_sim, "chaos": _of_chaos, "soak": _of_soak, "overload": _of_overload}
+    return by_bench[run["bench"]](run)
+
+
+def _of_sim(run: Mapping[str, Any]) -> str:
+    reached = run["marks"] - len(run["marks_unhit"])
+    return (
+        f"{run['seeds']:,} seeds from {run['first']:,} on, {run['faults']:,} faults, "
+        f"{run['violations']} violations; {reached} of {run['marks']} rare states reached; "
+        f"{run['ablations_caught']} of {run['ablations']} safeguards missed when taken away; "
+        f"{run['seconds']:.0f} s"
+    )
+
+
+def _of_chaos(run: Mapping[str, Any]) -> str:
     recovery = run["recovery_s"]
     points = f"{run['failpoints_hit']} of {run['failpoints']} failpoints; " if "failpoints" in run else ""
     links = f"{sum(run['link_faults'].values())} faults of links; " if "link_faults" in run else ""
+    short = f"; lacking: {', '.join(run['shortfalls'])}" if run.get("shortfalls") else ""
     return (
         f"{run['kills']} kills in {run['runs']} runs, {points}{links}"
         f"{run['digest_mismatches']} digests that differ, "
         f"{run['lost_steps']} steps lost; at work again after {recovery['p50']} s (p50), "
-        f"{recovery['p95']} s (p95)"
+        f"{recovery['p95']} s (p95){short}"
+    )
+
+
+def _of_soak(run: Mapping[str, Any]) -> str:
+    growth = ", ".join(f"{role} {by['rss_mb']:+.1f}" for role, by in run["growth"].items())
+    return (
+        f"{run['minutes']} minutes, {run['steps']:,} steps, {run['kills']} kills, {run['stops']} stops, "
+        f"{sum(run['link_faults'].values())} faults of links, "
+        f"{run['digest_mismatches']} digests that differ; "
+        f"memory in MiB after the warm-up: {growth}; growing: {', '.join(run['grows']) or 'nothing'}"
+    )
+
+
+def _of_overload(run: Mapping[str, Any]) -> str:
+    over, crowd = run["overload"], run["crowd"]
+    return (
+        f"{over['workers']} workers and {over['rogues']} rogues on a shard that two saturate: "
+        f"{over['goodput']:.0%} of the peak, {over['shard_rss_mb']:.0f} MiB of a bound of "
+        f"{over['shard_rss_bound_mb']:.0f}; {crowd['joined']} workers over TLS: "
+        f"{crowd['coordinator_cpu_ms_per_step']:.0f} ms of the coordinator a step, "
+        f"{crowd['coordinator_kb_per_worker']:.0f} KiB a worker there"
     )
 
 
