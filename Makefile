@@ -22,7 +22,7 @@ PAGE := server/sheepfold_server/dashboard/web
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel bench-dashboard sim chaos chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean bench-goodput soak overload
+.PHONY: help demo test lint bench-kernel bench-dashboard bench-goodput bench-recovery sim chaos soak overload chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ overload: $(VENV)/installed-dev ## ten times what a shard takes, then 200 worker
 
 bench-goodput: $(VENV)/installed-dev ## steps per second while workers die every 10 steps, 4 minutes
 	@$(BIN)/python -m tests.bench.goodput $(ARGS)
+
+bench-recovery: $(VENV)/installed-dev ## time from the kill of a shard of 109 M parameters to its return (ARGS="--rounds 3")
+	@$(BIN)/python -m tests.bench.recovery $(ARGS)
 
 chart: $(VENV)/installed-dev chart-tools ## check the Helm chart with real helm 4 and 3, 2 minutes
 	@$(BIN)/python -m tests.chart

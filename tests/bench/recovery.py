@@ -1,0 +1,119 @@
+"""How long a shard that was killed takes to be back with its state, by where its log stands.
+
+    python -m tests.bench.recovery [--parameters 109000000] [--rounds 8] [--dir DIR]
+
+Real servers under `up`'s supervisor, level `wal`, one shard, one NumPy worker. In each round the worker makes
+some steps, then the shard is killed by SIGKILL. Measured from the moment at which its successor is linked to
+the coordinator, process and imports started, to the moment at which the job can be attached to: the log is
+read and replayed by then. One line of JSON comes last. 109 million parameters need 17 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.bench.durability import Worker, arrays
+
+import sheepfold_wire.messages as m
+from sheepfold.transport import TransportError
+from sheepfold.transport.grpc import GrpcTransport
+from sheepfold_server.shell import supervisor as supervision
+from sheepfold_server.shell.supervisor import Supervisor, UpConfig
+from sheepfold_wire.errors import SheepfoldError
+
+LOOK_SECONDS = 0.02
+DEADLINE_SECONDS = 300.0
+STEPS_MAX = 4
+"""Of a round."""
+
+
+def kill_and_wait(supervisor: Supervisor, said: list[str], job: str) -> tuple[float, float]:
+    """(seconds from the kill to the successor's link, from there to an attach that is answered).
+
+    `said`: what the supervisor says.
+    """
+    shard, pid, began, linked = supervisor.shards[0], supervisor.shards[0].pid, time.monotonic(), 0.0
+    transport = GrpcTransport(supervisor.connection)
+    os.kill(pid, signal.SIGKILL)
+    try:
+        while time.monotonic() - began < DEADLINE_SECONDS:
+            supervisor.check()
+            if not linked and f"{shard.name} restarted, pid {shard.pid}" in said and shard.pid != pid:
+                linked = time.monotonic()
+            if linked and _is_ready(transport, job):
+                return linked - began, time.monotonic() - linked
+            time.sleep(LOOK_SECONDS)
+    finally:
+        transport.close()
+    raise SystemExit(f"the shard was not back in {DEADLINE_SECONDS:.0f} s: {shard.last_words()}")
+
+
+def _is_ready(transport: GrpcTransport, job: str) -> bool:
+    """All shards have the job open, with their state."""
+    try:
+        transport.call(m.AttachRequest(job, "looker", "bench", 1, ""))
+    except (SheepfoldError, TransportError):
+        return False
+    return True
+
+
+def quantile(values: list[float], share: float) -> float:
+    return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 2)
+
+
+def measure(directory: Path, given: argparse.Namespace) -> dict[str, Any]:
+    chance = random.Random(given.seed)
+    supervision.RESTART_SECONDS_FIRST = supervision.RESTART_SECONDS_MAX = 0.1
+    said: list[str] = []
+    config = UpConfig(directory, shard_count=1, port=0, dashboard_port=0)
+    supervisor = Supervisor(config, threading.Event(), said.append)
+    supervisor.start()
+    starts, beyond, steps = list[float](), list[float](), list[float]()
+    try:
+        weights, gradients = arrays(given.parameters, 0.05), arrays(given.parameters, 0.01)
+        worker = Worker(supervisor.connection.secret, "wal", weights, gradients)
+        for number in range(given.rounds):
+            steps += [worker.step() for _ in range(chance.randint(1, STEPS_MAX))]
+            began, rest = kill_and_wait(supervisor, said, worker.job.name)
+            print(f"round {number}: linked after {began:.2f} s, back {rest:.2f} s later", flush=True)
+            starts.append(began)
+            beyond.append(rest)
+        worker.step()
+        worker.client.close()
+    finally:
+        supervisor.stop()
+    return {
+        "bench": "recovery",
+        "parameters": sum(array.size for array in weights.values()),
+        "rounds": given.rounds,
+        "steps": len(steps),
+        "step_s": round(statistics.median(steps), 2),
+        "start_s": {"p50": quantile(starts, 0.5), "p95": quantile(starts, 0.95)},
+        "beyond_start_s": {"p50": quantile(beyond, 0.5), "p95": quantile(beyond, 0.95)},
+        "seed": given.seed,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--parameters", type=int, default=109_000_000)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--dir", type=Path, default=None, help="a folder on the disk to be measured")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+        print(json.dumps(measure(Path(folder), given)))
+
+
+if __name__ == "__main__":
+    main()
