@@ -101,11 +101,10 @@ class Run:
         return [point for point in missing if point.needs in needs and point.name not in self._gave_up]
 
     def _fire(self, point: Failpoint) -> None:
-        began = time.monotonic()
         if self._striker.fire(point):
             print(f"  died at {point.name}", flush=True)
             if point.role != "worker" and point.needs not in ("start", "rewind"):
-                self._recovered(began)
+                self._recovered(self.fleet.armed.hit_at(point))
         else:
             print(f"  nobody came to {point.name}", flush=True)
             self._gave_up.add(point.name)

@@ -325,3 +325,7 @@ class Armed:
         except FileNotFoundError:
             return None
         return int(text) if text.isdecimal() else None
+
+    def hit_at(self, point: Failpoint) -> float:
+        """When it was, by the monotonic clock; raises FileNotFoundError."""
+        return time.monotonic() - (time.time() - (self.folder / f"{point.name}.hit").stat().st_mtime)

@@ -72,6 +72,11 @@ EVENTS = (
         {"checkpoint": "0: the checkpoint fails", "wal": "0: the shard waits", "wal_fsync": "0: it waits"},
         "integration/test_data_directories.py::test_full_disk_holds_the_job_up_and_loses_nothing",
     ),
+    Event(
+        "a link that is slow, stands still or breaks; under TLS also one that flips bits",
+        {"none": "0", "checkpoint": "0", "wal": "0", "wal_fsync": "0"},
+        "faults/test_links.py",
+    ),
     Event("loss of power", {"wal": "not promised", "wal_fsync": "0, as far as the disk honours fsync"}, ""),
 )
 
