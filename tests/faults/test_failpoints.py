@@ -8,21 +8,21 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from tests.faults import chaos, fleet
+from tests.faults import chaos, fleet, strikes
 from tests.faults.failpoints import FAILPOINTS, found, named
-from tests.faults.fleet import KilledFleet, Staging, killed_fleet
+from tests.faults.fleet import Staging, killed_fleet
 from tests.faults.proxy import Fault
 from tests.faults.strikes import KILLS, STOPS, Striker, Tally
 from tests.integration.harness import digest_of, running_fold, small_job, train
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import records
-from sheepfold_server.shell.child import Child
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("worker", "shard", "coordinator")
@@ -100,41 +100,27 @@ def golden() -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_death_at_the_most_delicate_moments_changes_no_bit(tmp_path: Path) -> None:
+def test_death_at_the_most_delicate_moments_changes_no_bit_and_a_kill_that_kills_nobody_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tally = Tally()
     with killed_fleet(tmp_path, JOB, workers=1, staging=Staging(has_failpoints=True)) as disturbed:
         striker = Striker(disturbed, tally, random.Random(1))
         for name in DELICATE:
             assert striker.fire(named(name)), f"nobody came to {name}"
+        with monkeypatch.context() as patch:
+            patch.setattr(disturbed, "kill", lambda child: None)
+            patch.setattr(strikes, "HIT_SECONDS", 1.0)
+            patch.setattr(fleet, "DEADLINE_SECONDS", 1.0)
+            assert not striker.fire(replace(named("shard.appended"), name="shard.that_is_nowhere"))
+            with pytest.raises(AssertionError, match="the death of"):
+                striker.kill("shard")
         assert disturbed.finish() == golden()
     assert tally.hit == set(DELICATE)
     assert tally.kills.total() == len(DELICATE)
 
 
-# --- injectors that do nothing -----------------------------------------------------------------------------
-
-
-class Merciful(KilledFleet):
-    """Says that it kills, and does not."""
-
-    def kill(self, child: Child) -> None:
-        pass
-
-
-@pytest.mark.slow
-def test_a_kill_that_kills_nobody_and_a_failpoint_that_is_not_there_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fleet, "KilledFleet", Merciful)
-    monkeypatch.setattr("tests.faults.strikes.HIT_SECONDS", 1.0)
-    with killed_fleet(tmp_path, JOB, workers=1) as merciful:
-        striker = Striker(merciful, Tally(), random.Random(1))
-        assert not striker.fire(named("shard.appended"))
-        assert striker.tally.hit == set()
-        monkeypatch.setattr(fleet, "DEADLINE_SECONDS", 1.0)
-        with pytest.raises(AssertionError, match="the death of"):
-            striker.kill("shard")
-        assert striker.tally.kills.total() == 0
+# --- a run that lacks something --------------------------------------------------------------------------
 
 
 def complete() -> Tally:
