@@ -20,7 +20,6 @@ from tests.integration.harness import Detour, RunningFold, digest_of, running_fo
 
 import sheepfold_wire.messages as m
 from sheepfold_server.shell.certificates import make_security
-from sheepfold_server.shell.security import Security, SecurityFiles, read_security
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.errors import ChunkChecksumMismatch
 from sheepfold_wire.job import Job
@@ -61,17 +60,20 @@ class Links:
 
 
 @contextmanager
-def fold_behind(kind: type[Proxy], security: Security | None = None) -> Iterator[Links]:
+def fold_behind(kind: type[Proxy], tls: Path | None = None) -> Iterator[Links]:
     folds: list[RunningFold] = []
 
     def coordinator() -> str:
         return folds[0].address if folds else ""
 
-    to_coordinator, of_shards = kind(coordinator, SEED), kind(coordinator, SEED + 1)
+    def servers() -> str:
+        return folds[0].servers_address if folds else ""
+
+    to_coordinator, of_shards = kind(coordinator, SEED), kind(servers, SEED + 1)
     to_shards = [kind(lambda i=i: folds[0].shards[i].address, SEED + 2 + i) for i in range(2)]  # type: ignore[misc]
     detour = Detour(of_shards.address, [proxy.address for proxy in to_shards])
     try:
-        with running_fold(2, security=security, detour=detour) as fold:
+        with running_fold(2, tls=tls, detour=detour) as fold:
             folds.append(fold)
             yield Links(fold, to_coordinator, of_shards, to_shards)
     finally:
@@ -86,10 +88,10 @@ def train_while(links: Links, disturb: Callable[[int], None]) -> str:
     return digest_of(links.fold.connection.secret, JOB.name)
 
 
-def check_faults(kind: type[Proxy], faults: tuple[Fault, ...], security: Security | None) -> None:
+def check_faults(kind: type[Proxy], faults: tuple[Fault, ...]) -> None:
     """Every link meets every fault, under load, and the job ends as if nothing had been."""
     print(f"seed {SEED}")
-    with fold_behind(kind, security) as links:
+    with fold_behind(kind) as links:
         todo = [(proxy, fault) for proxy in links.all for fault in faults]
 
         def disturb(push: int) -> None:
@@ -108,13 +110,12 @@ LOUD = (Fault.DELAY, Fault.STALL, Fault.DROP, Fault.HALF_CLOSE)
 
 
 def test_links_that_are_slow_stalled_or_cut_change_no_bit() -> None:
-    check_faults(Proxy, LOUD, None)
+    check_faults(Proxy, LOUD)
 
 
 def test_under_tls_any_flipped_bit_breaks_its_connection_and_changes_nothing(tmp_path: Path) -> None:
-    make_security(tmp_path / "tls", "127.0.0.1")
-    security = read_security(SecurityFiles.in_folder(tmp_path / "tls"))
-    with fold_behind(Proxy, security) as links:
+    make_security(tmp_path / "tls", ["127.0.0.1"])
+    with fold_behind(Proxy, tmp_path / "tls") as links:
 
         def disturb(push: int) -> None:
             proxy = links.all[push // 4 % 4]
@@ -137,7 +138,7 @@ class Idle(Proxy):
 
 def test_proxy_that_injects_nothing_is_noticed() -> None:
     with pytest.raises(AssertionError, match="no delay was injected"):
-        check_faults(Idle, LOUD, None)
+        check_faults(Idle, LOUD)
 
 
 def test_workers_that_go_past_the_proxies_are_noticed() -> None:

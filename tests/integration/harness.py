@@ -85,13 +85,13 @@ class RunningFold:
         self._coordinator = started.result(DEADLINE_SECONDS)
         self.fleet = self._coordinator.fleet
         self.address = self._coordinator.address
+        self.servers_address = self._coordinator.servers_address
         token = "" if tls is None else keep_join_token(tls, Role.ADMIN, time.time())
         self.connection = Connection(self.address, self.security.ca, token)
-        links = self._coordinator.servers_address
         config = ShardConfig(
             shard=0,
             shard_count=shards,
-            coordinator=Connection(links if detour is None else detour.up, self.security.ca),
+            coordinator=Connection(self.servers_address if detour is None else detour.up, self.security.ca),
             staging_bytes=staging_bytes,
             security=self._security("shard"),
         )

@@ -180,14 +180,14 @@ LINK = "/sheepfold.v1.CoordinatorService/Link"
 
 
 def test_link_is_for_certificates_of_shards(world: World) -> None:
-    servers = world.fold._coordinator.servers_address
+    servers = world.fold.servers_address
     assert is_allowed(world, LINK, "", identity=world.identity("shard"), target=servers)
     assert not is_allowed(world, LINK, "", identity=world.identity("coordinator"), target=servers)
     assert not is_allowed(world, LINK, "", identity=world.identity("shard"))  # where workers call
 
 
 def test_certificate_of_a_shard_opens_nothing_else(world: World) -> None:
-    servers = world.fold._coordinator.servers_address
+    servers = world.fold.servers_address
     for method in GUARDED:
         if method != LINK and "ShardService" not in method:
             assert not is_allowed(world, method, "", identity=world.identity("shard"), target=servers), method
@@ -198,7 +198,7 @@ def test_port_of_servers_is_closed_without_a_certificate_of_our_ca(world: World,
 
     make_security(tmp_path, ["127.0.0.1"])
     other = read_security(SecurityFiles.in_folder(tmp_path, "shard")).identity
-    servers = world.fold._coordinator.servers_address
+    servers = world.fold.servers_address
     for identity in (None, other):
         assert answer(world, LINK, "", identity=identity, target=servers)[0] is grpc.StatusCode.UNAVAILABLE
 
@@ -221,7 +221,7 @@ def expired_twin(world: World) -> Identity:
 
 
 def test_certificate_that_has_ended_is_refused(world: World) -> None:
-    servers = world.fold._coordinator.servers_address
+    servers = world.fold.servers_address
     assert answer(world, LINK, "", identity=expired_twin(world), target=servers)[0] is (
         grpc.StatusCode.UNAVAILABLE
     )
@@ -233,7 +233,7 @@ def test_token_that_is_bound_to_a_certificate_is_of_no_use_without_it(world: Wor
     from cryptography.hazmat.primitives.serialization import Encoding
 
     bound = world.token(Role.READER, certificate=fingerprint(der.public_bytes(Encoding.DER)))
-    servers, method = world.fold._coordinator.servers_address, "/sheepfold.v1.MonitorService/ListJobs"
+    servers, method = world.fold.servers_address, "/sheepfold.v1.MonitorService/ListJobs"
     assert is_allowed(world, method, bound, identity=shard, target=servers)
     for identity, target in ((None, ""), (world.identity("coordinator"), servers)):
         code, text = answer(world, method, bound, identity=identity, target=target)
