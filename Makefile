@@ -77,7 +77,7 @@ image: ## build sheepfold:VERSION by docker or buildah, and its SBOM into dist (
 
 wheels: dist/wheels/complete ## what the image is made of, into dist/wheels: builds then ask no package index
 
-image-check: $(VENV)/installed-dev dist/wheels/complete ## lint and build the image without a network, train with it, as root, 10 minutes
+image-check: $(VENV)/installed-dev dist/wheels/complete ## lint and build the image without a network, train with it, as root, 20 minutes
 	@$(BIN)/python -m tests.image
 
 page: ## build the dashboard's page into the package; needs Node 20.19 or newer
