@@ -260,6 +260,7 @@ KILL, LINKS, SYSCALLS = "faults/test_kill", "faults/test_links", "faults/test_cr
 SHARD, GRANTING, FLEET = "unit/test_shard", "unit/test_granting", "unit/test_fleet"
 DIRECTORIES, CHECKPOINTS = "integration/test_data_directories", "integration/test_checkpoint_life"
 SECURED, HERE = "integration/test_secured", "faults/test_fault_matrix"
+PERMISSIONS = "integration/test_permissions"
 KILLED = by(KILL, "kill_9_changes_no_bit_and_costs_no_committed_step_that_is_logged")
 
 # fmt: off
@@ -364,7 +365,8 @@ MATRIX = {
         missing="a cap on connections: there is none"),
     38: Row("rapid resets of HTTP/2, floods of pings", "GOAWAY", missing="a client that does it"),
     39: Row("a wrong token, or none", "UNAUTHENTICATED",
-        by(SECURED, "worker_with_a_wrong_token_is_refused_at_once", "every_method_asks_for_the_token")),
+        (*by(SECURED, "worker_with_a_wrong_token_is_refused_at_once"),
+         *by(PERMISSIONS, "no_call_goes_without_a_credential"))),
     40: Row("a certificate of another CA or address", "the handshake fails, with both named",
         by(SECURED, "worker_that_trusts_another_ca_is_refused_with_both",
            "certificate_of_another_address_is_refused_by_us_and_by_grpc")),
