@@ -12,7 +12,8 @@ import pytest
 from tests.unit.browser import Browser
 from tests.unit.monitored import STATUS, step_report
 
-from sheepfold_server.dashboard.app import HEADERS, create_app
+from sheepfold_server.dashboard.access.headers import HEADERS
+from sheepfold_server.dashboard.app import create_app
 from sheepfold_server.dashboard.store import Store
 
 API = "/api/v1/jobs/lenet"

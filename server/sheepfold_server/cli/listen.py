@@ -32,6 +32,21 @@ TokenKeys = Annotated[
     ),
 ]
 
+BehindProxy = Annotated[
+    bool,
+    typer.Option(
+        "--behind-proxy", help="Serve plain HTTP beyond loopback, with a login: a proxy in front ends TLS."
+    ),
+]
+Hosts = Annotated[
+    list[str],
+    typer.Option(
+        "--host",
+        metavar="NAME",
+        help="A name of this server in URLs, as behind an ingress, besides loopback and --listen; repeat.",
+    ),
+]
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z_-][A-Za-z0-9_.-]*")  # of numbers and dots alone: an address
 
 

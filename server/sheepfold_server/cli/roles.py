@@ -10,7 +10,15 @@ import typer
 
 from sheepfold_server.cli.address import DEFAULT, METAVAR, connection, host_port
 from sheepfold_server.cli.checkpoints import check_url
-from sheepfold_server.cli.listen import Insecure, TlsCa, TlsCert, TlsKey, TokenKeys
+from sheepfold_server.cli.listen import (
+    BehindProxy,
+    Hosts,
+    Insecure,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    TokenKeys,
+)
 from sheepfold_server.cli.trackers import Trackers
 from sheepfold_server.core.quotas import parse_quotas
 from sheepfold_server.shell.child import announcer
@@ -206,6 +214,11 @@ def dashboard(
     ] = None,
     tracker: Trackers = [],  # noqa: B006
     insecure: Insecure = False,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_keys: TokenKeys = None,
+    behind_proxy: BehindProxy = False,
+    host: Hosts = [],  # noqa: B006
     tls_ca: TlsCa = None,
     token_file: Annotated[
         Path | None,
@@ -214,12 +227,20 @@ def dashboard(
     announce_fd: AnnounceFd = -1,
 ) -> None:
     """Run the dashboard: a page, JSON under /api/v1 and a reference of it under /docs."""
-    from sheepfold_server.dashboard.serve import DashboardConfig, run_dashboard
+    from sheepfold_server.dashboard.access.callers import Access
+    from sheepfold_server.dashboard.serve import DashboardConfig, Tls, run_dashboard
+    from sheepfold_server.shell.https import HttpCallers, check_http_listen, read_https
 
-    check_listen(listen, insecure, Security())
+    https = read_https(tls_cert, tls_key)
+    callers = None if token_keys is None else HttpCallers(token_keys)
+    check_http_listen(
+        listen, insecure, behind_proxy, has_tls=https is not None, has_login=callers is not None
+    )
     log_to_stderr("dashboard")
     ca = coordinator.ca if tls_ca is None else read_ca(tls_ca)
     token = coordinator.token if token_file is None else read_token(token_file)
     called = replace(coordinator, ca=ca, token=token)
-    config = DashboardConfig(called, listen, tuple(tracker), history)
+    access = Access(None if callers is None else callers.caller, tuple(host))
+    tls = None if https is None else Tls(https.context, https.renew)
+    config = DashboardConfig(called, listen, tuple(tracker), history, access, tls)
     raise typer.Exit(run_dashboard(config, announcer(announce_fd)))

@@ -1,16 +1,20 @@
-"""The dashboard's HTTP side: JSON under /api/v1, a page at /, the reference at /docs."""
+"""The dashboard's HTTP side: JSON under /api/v1, a page at /, the reference at /docs, a login at /login."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
+from sheepfold_server.dashboard.access.callers import Access, caller_of
+from sheepfold_server.dashboard.access.front import Incidents, KnownHosts
+from sheepfold_server.dashboard.access.gate import Gate, Keeper
+from sheepfold_server.dashboard.access.headers import WithHeaders
+from sheepfold_server.dashboard.access.login import login_routes
+from sheepfold_server.dashboard.access.sessions import Sessions
+from sheepfold_server.dashboard.access.table import Table
 from sheepfold_server.dashboard.api.charts import chart_routes
 from sheepfold_server.dashboard.api.happened import event_routes
 from sheepfold_server.dashboard.api.health import health_routes
@@ -20,41 +24,46 @@ from sheepfold_server.dashboard.api.metrics import metric_routes
 from sheepfold_server.dashboard.api.outlook import outlook_routes
 from sheepfold_server.dashboard.api.steps import step_routes
 from sheepfold_server.dashboard.history.history import NotKept
+from sheepfold_server.dashboard.limits import LIMITS, Limits
 from sheepfold_server.dashboard.reference import reference_page
-from sheepfold_server.dashboard.store import Store
+from sheepfold_server.dashboard.store import JobNotKept, Store
 
 STATIC = Path(str(files("sheepfold_server.dashboard") / "static"))
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-ENCODED_HEADERS = {name.lower().encode(): value.encode() for name, value in HEADERS.items()}
+SERVED = ("page.css", "page.js", "icon.svg", "THIRD_PARTY_LICENSES")
 ROUTES = (job_routes, step_routes, chart_routes, event_routes, outlook_routes, live_routes)
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
-Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
+def create_app(store: Store, access: Access | None = None, limits: Limits = LIMITS) -> FastAPI:
+    """The application over a store that somebody else keeps up to date.
 
-def create_app(store: Store) -> FastAPI:
-    """The application over a store that somebody else keeps up to date."""
+    Raises RouteUndecided if there is a route of which the table does not say who may ask for it.
+    """
+    access = access or Access()
+    keeper = None if access.verify is None else Keeper(access.verify, Sessions())
+    readers = [
+        *(routes(store) for routes in ROUTES),
+        health_routes(store, keeper is None),
+        metric_routes(store),
+    ]
     app = FastAPI(
         title="sheepfold dashboard",
         summary="Jobs, steps, trust ratios, throughput and who is waited for, as JSON.",
         version="1",
         docs_url=None,  # these pages load from other hosts; /docs below is our own
         redoc_url=None,
+        redirect_slashes=False,
+        # Not by include_router, which hides them: the table is compared with what stands here.
+        routes=[route for reader in readers for route in reader.routes],
     )
-    app.add_middleware(WithHeaders)
+    app.router.routes.extend(login_routes(keeper, limits).routes)
+    _add_pages(app, has_login=keeper is not None)
+    table = Table()
+    table.check(app.routes)
+    app.add_middleware(Gate, keeper=keeper, table=table, answer_seconds=limits.answer_seconds)
+    app.add_middleware(KnownHosts, hosts=access.hosts)
+    app.add_middleware(Incidents)
+    app.add_middleware(WithHeaders)  # the outermost one is added last
     app.add_exception_handler(NotKept, _not_found)
-    for routes in ROUTES:
-        app.include_router(routes(store), prefix="/api/v1")
-    app.include_router(health_routes(store))
-    app.include_router(metric_routes(store))
-    _add_pages(app)
     _describe_refusals(app)
     return app
 
@@ -67,28 +76,17 @@ def _describe_refusals(app: FastAPI) -> None:
                 answer["content"] = {"application/json": next(iter(answer["content"].values()))}
 
 
-class WithHeaders:
-    """Adds our headers to every answer as it begins; a stream passes through untouched."""
-
-    def __init__(self, app: Asgi) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                others = [pair for pair in message["headers"] if pair[0].lower() not in ENCODED_HEADERS]
-                message["headers"] = [*others, *ENCODED_HEADERS.items()]
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
-
-
 async def _not_found(request: Request, error: Exception) -> Response:
-    return JSONResponse({"detail": str(error)}, status_code=404)
+    """Who has one job is told the same of it as of others: whose names are none of its business."""
+    caller = caller_of(request)
+    told = caller.absent(error.job) if isinstance(error, JobNotKept) and caller.is_scoped else error
+    return JSONResponse({"detail": str(told)}, status_code=404)
 
 
-def _add_pages(app: FastAPI) -> None:
+def _add_pages(app: FastAPI, has_login: bool) -> None:
     page = (STATIC / "index.html").read_text("utf-8")
+    if has_login:
+        page = page.replace("<body>", "<body data-login>")  # it then shows how to log out
 
     @app.get("/", include_in_schema=False, response_class=HTMLResponse)
     def index() -> str:
@@ -98,4 +96,10 @@ def _add_pages(app: FastAPI) -> None:
     def docs() -> str:
         return reference_page(app.openapi())
 
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    def add_file(name: str) -> None:
+        @app.get(f"/static/{name}", include_in_schema=False, response_class=FileResponse)
+        def file() -> FileResponse:
+            return FileResponse(STATIC / name)
+
+    for name in SERVED:
+        add_file(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import sheepfold_wire.messages as m
@@ -26,6 +26,14 @@ from sheepfold_server.dashboard.rates import Rates, Throughput
 
 REPORTS_JUDGED = 64
 JUDGE_SECONDS = 2.0
+
+
+class JobNotKept(NotKept):
+    """No job of that name."""
+
+    def __init__(self, job: str, known: Sequence[str]) -> None:
+        super().__init__(f"no job named {job!r} here (known: {', '.join(known) or 'none yet'})")
+        self.job = job
 
 
 class JobNow:
@@ -237,5 +245,5 @@ class Store:
     def _job(self, job: str) -> JobNow:
         found = self._jobs.get(job)
         if found is None:
-            raise NotKept(f"no job named {job!r} here (known: {', '.join(sorted(self._jobs)) or 'none yet'})")
+            raise JobNotKept(job, sorted(self._jobs))
         return found

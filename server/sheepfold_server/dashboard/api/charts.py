@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Response
 from sheepfold_server.dashboard import chart_models
 from sheepfold_server.dashboard.api import table
 from sheepfold_server.dashboard.api.parameters import (
+    API,
     COLUMNS_DEFAULT,
     COLUMNS_MAX,
     NOT_FOUND,
@@ -132,7 +133,7 @@ def _csv(answer: chart_models.Series) -> table.CsvResponse:
 
 
 def chart_routes(store: Store) -> APIRouter:
-    routes = APIRouter(tags=["charts"], responses=NOT_FOUND)
+    routes = APIRouter(prefix=API, tags=["charts"], responses=NOT_FOUND)
     reader = ChartReader(store)
 
     @routes.get("/jobs/{job}/series", summary="Series of a job: smallest, mean and largest per point.")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from sheepfold_server.dashboard import event_models
 from sheepfold_server.dashboard.api import table
-from sheepfold_server.dashboard.api.parameters import EVENTS_MAX, NOT_FOUND, JobName, Range, StepRange
+from sheepfold_server.dashboard.api.parameters import API, EVENTS_MAX, NOT_FOUND, JobName, Range, StepRange
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.store import Store
 
@@ -30,7 +30,7 @@ Limit = Annotated[int, Query(ge=1, description=f"most events to return, at most 
 
 
 def event_routes(store: Store) -> APIRouter:
-    routes = APIRouter(tags=["events"], responses=NOT_FOUND)
+    routes = APIRouter(prefix=API, tags=["events"], responses=NOT_FOUND)
 
     def read(job: str, steps: StepRange, kinds: list[Kind], limit: int) -> list[Event]:
         lineage = store.lineage(job, steps.lineage)

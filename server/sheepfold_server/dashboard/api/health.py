@@ -8,7 +8,8 @@ from sheepfold_server.dashboard import models
 from sheepfold_server.dashboard.store import Store
 
 
-def health_routes(store: Store) -> APIRouter:
+def health_routes(store: Store, says_why: bool) -> APIRouter:
+    """`says_why` the coordinator does not answer: only where everybody may know, for nobody is asked here."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/healthz", summary="Whether this process serves.")
@@ -23,6 +24,7 @@ def health_routes(store: Store) -> APIRouter:
     def readyz(response: Response) -> models.Health:
         trouble = store.trouble()
         response.status_code = 503 if trouble else 200
-        return models.Health(status=trouble or "ok")
+        told = trouble if says_why else "the coordinator does not answer; the log of this process says why"
+        return models.Health(status=told if trouble else "ok")
 
     return routes

@@ -8,17 +8,17 @@ from typing import Any
 from fastapi import APIRouter
 
 from sheepfold_server.dashboard import models
-from sheepfold_server.dashboard.api.parameters import NOT_FOUND, JobName
+from sheepfold_server.dashboard.api.parameters import API, NOT_FOUND, JobName, Looking
 from sheepfold_server.dashboard.store import Store
 from sheepfold_server.dashboard.workers import worker_answer
 
 
 def job_routes(store: Store) -> APIRouter:
-    routes = APIRouter(tags=["jobs"], responses=NOT_FOUND)
+    routes = APIRouter(prefix=API, tags=["jobs"], responses=NOT_FOUND)
 
     @routes.get("/jobs", summary="All jobs, by name.")
-    def jobs() -> list[models.JobSummary]:
-        return [models.JobSummary.model_validate(status) for status in store.jobs()]
+    def jobs(caller: Looking) -> list[models.JobSummary]:
+        return [models.JobSummary.model_validate(each) for each in store.jobs() if caller.sees(each.job)]
 
     @routes.get("/jobs/{job}", summary="Everything about a job at this moment.")
     def job_status(job: JobName) -> models.Job:

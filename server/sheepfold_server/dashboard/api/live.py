@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from sheepfold_server.dashboard.api.parameters import NOT_FOUND
-from sheepfold_server.dashboard.store import Store
+from sheepfold_server.dashboard.api.parameters import API, NOT_FOUND, Looking
+from sheepfold_server.dashboard.store import JobNotKept, Store
 
 Job = Annotated[str | None, Query(description="only what concerns this job; left out: all")]
 RECONNECT_MS = 1_000
@@ -24,22 +24,25 @@ A comment every 15 seconds keeps proxies from closing the stream."""
 
 
 def live_routes(store: Store) -> APIRouter:
-    routes = APIRouter(tags=["live"], responses=NOT_FOUND)
+    routes = APIRouter(prefix=API, tags=["live"], responses=NOT_FOUND)
 
-    def refuse_unknown(job: Job = None) -> None:
-        """Before the stream begins: later, its status could no longer be 404."""
-        if job is not None:
-            store.status(job)
+    def shown(caller: Looking, job: Job = None) -> str | None:
+        """Of which job; None: of all. Before the stream begins: later, its status could not be 404."""
+        if job is not None and not caller.sees(job):
+            raise JobNotKept(job, ())
+        found = caller.job if caller.is_scoped else job
+        if found is not None:
+            store.status(found)
+        return found
 
     @routes.get(
         "/events",
         summary="What happens, as it happens (server-sent events).",
         description=DESCRIPTION,
         response_class=EventSourceResponse,
-        dependencies=[Depends(refuse_unknown)],
     )
     async def events(
-        job: Job = None,
+        job: str | None = Depends(shown),
         last_event_id: Annotated[
             str | None, Header(description="id of the last event received: what came after it is replayed")
         ] = None,

@@ -10,7 +10,9 @@ from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 
 from sheepfold_server.dashboard import models
+from sheepfold_server.dashboard.access.callers import Caller, caller_of
 
+API = "/api/v1"
 STEP_MAX = 2**53
 CAPPED_HEADER = "X-Limit-Capped"
 STEPS_MAX = EVENTS_MAX = 2_000
@@ -23,6 +25,7 @@ SliceKey = Annotated[str, InPath(description="number of the slice in the manifes
 NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": models.Problem, "description": "no such job, lineage, step or slice; says which there are"}
 }
+Looking = Annotated[Caller, Depends(caller_of)]
 Points = Annotated[int, Query(ge=1, le=POINTS_MAX, description="most points to answer with")]
 
 

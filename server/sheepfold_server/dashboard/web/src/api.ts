@@ -81,6 +81,8 @@ export async function read<T>(url: string): Promise<T> {
     throw new Error("the dashboard does not answer; is `sheepfold up` running?");
   }
   if (answer.ok) return (await answer.json()) as T;
+  // What stands behind # stays in the address, and is there again after the login.
+  if (answer.status === 401) location.assign(`/login${location.hash}`);
   const body: unknown = await answer.json().catch(() => null);
   const detail = (body as { detail?: unknown } | null)?.detail;
   throw new Refused(answer.status, typeof detail === "string" ? detail : `${answer.status} ${answer.statusText}`);

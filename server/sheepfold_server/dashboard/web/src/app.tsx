@@ -28,7 +28,8 @@ export function App() {
         <nav aria-label="views">{VIEWS.map((each) => (
           <button key={each} type="button" aria-current={each === name ? "page" : undefined} onClick={() => go(each)}>{each}</button>
         ))}</nav>
-        <span class="links"><button type="button" class="link" onClick={() => { isHelpShown.value = true; }} aria-label="keys">?</button> <a href="/docs">API</a></span>
+        <span class="links"><button type="button" class="link" onClick={() => { isHelpShown.value = true; }} aria-label="keys">?</button> <a href="/docs">API</a>
+          {"login" in document.body.dataset && <form class="logout" method="post" action="/logout"><button class="link">log out</button></form>}</span>
       </header>
       <Controls />
       {trouble.value && <p class="trouble" role="alert">{trouble.value}</p>}

@@ -1,0 +1,1 @@
+"""Who may look at what, and what is refused before anybody asks."""
