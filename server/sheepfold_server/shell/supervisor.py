@@ -34,7 +34,7 @@ class UpConfig:
     """What `sheepfold up` starts. A port of 0 takes a free one.
 
     `host` is listened on and told to workers. Another one than loopback must be `is_secured`, by TLS and a
-    token; the dashboard, which has neither, then stays on loopback. Or it must be `is_insecure`.
+    token; the dashboard, which then asks for no login, stays on loopback. Or it must be `is_insecure`.
     """
 
     directory: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from urllib.parse import parse_qs, urlsplit
 
@@ -107,5 +108,6 @@ def _to(path: str, cookie: str) -> Response:
 
 
 def _refused(status: int, why: str, headers: dict[str, str] | None = None) -> Response:
-    text = f'<p class="trouble" role="alert">{escape(why[0].upper() + why[1:])}.</p>\n'
+    told = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(f"{why[0].upper()}{why[1:]}."))
+    text = f'<p class="trouble" role="alert">{told}</p>\n'
     return HTMLResponse(_PAGE.format(refusal=text), status, headers)
