@@ -78,6 +78,18 @@ def test_shard_is_told_what_the_values_say() -> None:
     assert on_gpu["device"] == "cuda"
 
 
+def test_dashboard_asks_for_a_login_and_knows_its_names() -> None:
+    def told(values: str) -> dict[str, Any]:
+        (each,) = (c for name, c in containers(of_kind(render(values), "Deployment")) if "dashboard" in name)
+        return parsed(each["args"])[1]
+
+    found = told("dashboard: {hosts: [a.example], ingress: {enabled: true, host: b.example}}")
+    assert found["host"] == ["fold-sheepfold-dashboard.training.svc", "b.example", "a.example"]
+    assert (found["behind_proxy"], found["insecure"], found["token_keys"].name) == (True, False, "token.pub")
+    plain = told("{tls: {mode: none}, allowInsecure: true}")
+    assert (plain["behind_proxy"], plain["insecure"], plain["token_keys"]) == (False, True, None)
+
+
 @pytest.mark.parametrize("argument", ["--no-such-option=1", "--shards=65", "--listen=nowhere"])
 def test_argument_that_the_program_does_not_know_is_seen(argument: str) -> None:
     arguments = [expanded(each) for each in shard_container()["args"]]

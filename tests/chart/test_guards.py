@@ -41,8 +41,9 @@ GUARDS = {
     "tls: {mode: existingSecret, existingSecret: c}": "behind an ingress it is the ingress that connects",
     "checkpoints: {url: 's3://a/b', existingClaim: c}": "they are kept at one place",
     "checkpoints: {url: 's3://a/b'}": "say in networkPolicy.objectStore where it is",
-    "networkPolicy: {enabled: false}": "the dashboard has neither TLS nor a login",
-    "dashboard: {ingress: {enabled: true, host: a.example}}": "the dashboard asks for no login",
+    "networkPolicy: {enabled: false}": "the dashboard speaks plain HTTP, and would speak it to the whole",
+    "dashboard: {ingress: {enabled: true, host: a.example}}\n"
+    "tls: {mode: none}\nallowInsecure: true": "the dashboard asks for no login",
     "dashboard: {ingress: {enabled: true, hasLogin: true}}": (
         "it needs dashboard.enabled=true and dashboard.ingress.host"
     ),
@@ -161,6 +162,7 @@ def test_what_guards_let_pass_renders() -> None:
         "{hooks: {enabled: false}, tls: {mode: existingSecret, existingSecret: c}, "
         "token: {existingSecret: t}}",
         "{networkPolicy: {enabled: false}, dashboard: {enabled: false}}",
+        "{dashboard: {ingress: {enabled: true, host: a.example}}}",
         "{networkPolicy: {enabled: false}, dashboard: {allowOpen: true}}",
         "{restore: {job: bert}, checkpoints: {existingClaim: c}}",
         "shards: {resources: {requests: {memory: 6Gi}}}",

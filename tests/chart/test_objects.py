@@ -321,6 +321,16 @@ def test_service_monitor_keeps_our_label_and_finds_the_port() -> None:
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
 
 
+def test_metrics_are_asked_for_with_the_token_that_the_dashboard_asks_for() -> None:
+    """Only where there are tokens, and from a secret of this release's namespace."""
+    (monitor,) = of_kind(render(), "ServiceMonitor")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    token = {"name": "fold-sheepfold-token", "key": "reader.token"}
+    assert endpoint["authorization"] == {"credentials": token}
+    (open_one,) = of_kind(render("{tls: {mode: none}, allowInsecure: true}"), "ServiceMonitor")
+    assert "authorization" not in open_one["spec"]["endpoints"][0]
+
+
 def test_certificate_is_for_every_name_that_servers_are_called_by() -> None:
     values = """
 tls: {mode: certManager, certManager: {issuerRef: {name: ca}}}

@@ -130,7 +130,7 @@ def test_each_pod_mounts_no_more_of_the_token_secret_than_it_needs() -> None:
     assert mounted == {
         "coordinator": {"token.pub", "token.key"},
         "shard": {"token.pub"},
-        "dashboard": {"reader.token"},
+        "dashboard": {"token.pub", "reader.token"},
         "hook": {"worker.token", "admin.token"},
     }
 

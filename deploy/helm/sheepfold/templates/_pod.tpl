@@ -111,12 +111,14 @@ affinity:
 - --token-keys=/etc/sheepfold/token/token.pub
 {{- else }}
 - --token-file=/etc/sheepfold/token/reader.token
+- --token-keys=/etc/sheepfold/token/token.pub
+- --behind-proxy
 {{- end }}
 {{- if eq .component "coordinator" }}
 - --token-signer=/etc/sheepfold/token/token.key
 - --servers-listen={{ .root.Values.listenHost }}:7072
 {{- end }}
-{{- else if .serves }}
+{{- else }}
 - --insecure
 {{- end }}
 {{- end }}
@@ -158,7 +160,7 @@ affinity:
 {{- $of := dict
   "coordinator" (list "token.pub" "token.key")
   "shard" (list "token.pub")
-  "dashboard" (list "reader.token")
+  "dashboard" (list "token.pub" "reader.token")
   "hook" (list "worker.token" "admin.token") -}}
 items:
   {{- range get $of .component }}
