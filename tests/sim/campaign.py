@@ -1,8 +1,8 @@
 """A campaign of the simulation: python -m tests.sim.campaign [--seeds N] [--first N] [--processes N]
 
 Every seed draws its job, fleet and faults; every ablation must be caught. Prints violations with the command
-that replays them, and one line of JSON last. Exit code 1 if a seed fails, a mark is not hit or an ablation is
-not noticed.
+that replays them, for the lowest seeds also as a smaller case, and one line of JSON last. Exit code 1 if a
+seed fails, a mark is not hit or an ablation is not noticed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from tests.faults.results import record
 from tests.sim.ablations import ABLATIONS
 from tests.sim.invariants import Violation
 from tests.sim.marks import MARKS
+from tests.sim.shrinking import shrunk
 from tests.sim.world import simulate
 
 CHUNK = 50
 ABLATION_SEEDS = 3000
 SAY_SECONDS = 10.0
+SHRUNK_SEEDS = 4
 
 
 @dataclass(slots=True)
@@ -83,6 +85,9 @@ def main() -> int:
                 print(
                     f"{min(done, given.seeds):,} of {given.seeds:,} seeds, {said - began:.0f} s", flush=True
                 )
+        failed = sorted(total.violations)[:SHRUNK_SEEDS]
+        for seed, case in zip(failed, pool.imap(shrunk, failed), strict=True):
+            print(f"seed {seed}, made smaller: {case.command()}", flush=True)
         caught = dict(pool.imap_unordered(first_seed_that_notices, sorted(ABLATIONS)))
     for name, noticed_at in sorted(caught.items()):
         told = "NOT NOTICED" if noticed_at is None else f"noticed at seed {noticed_at}"

@@ -111,6 +111,7 @@ class ShardHost:
 
     def crash(self) -> None:
         """kill -9: all but the disk is gone; calls are never answered. Started again a moment later."""
+        chance = self.world.strikes.chance
         self.world.marks.hit("shard killed")
         if any(step.phase is Phase.APPLYING for step in self.world.state.steps.values()):
             self.world.marks.hit("shard killed while a step was applied")
@@ -119,7 +120,7 @@ class ShardHost:
             self.world.marks.hit("disk of a shard lost")
             self.disks.clear()
             self.has_lost = True
-        self.world.shard_lost(self)
+        self.world.shard_lost(self, chance)
 
     def recover(self) -> None:
         """At the end: what the disk has, if the process is gone just now."""

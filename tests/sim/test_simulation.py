@@ -46,12 +46,6 @@ def test_no_invariant_is_violated(first: int, end: int) -> None:
     campaign(first, end)
 
 
-@pytest.mark.parametrize("seed", [30154])
-def test_seed_that_once_failed_passes(seed: int) -> None:
-    """30154: slots kept for a refold filled the window, and the lost slot could not be leased again."""
-    simulate(seed)
-
-
 @pytest.mark.slow
 def test_every_rare_state_is_reached() -> None:
     """A campaign that never saw a retry has shown nothing about retries."""

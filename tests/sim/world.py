@@ -10,7 +10,7 @@ import gc
 import heapq
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -18,8 +18,9 @@ from tests.sim import invariants
 from tests.sim.engine import Applied, Contribution
 from tests.sim.hosts import Answered, ShardHost
 from tests.sim.marks import Marks
-from tests.sim.scenario import CALM, Scenario, Setting, draw, job_of, undisturbed
+from tests.sim.scenario import CALM, Faults, Scenario, Setting, draw, job_of, undisturbed
 from tests.sim.store import SimStore
+from tests.sim.strikes import Strikes
 from tests.sim.worker import SimWorker
 
 import sheepfold_wire.messages as m
@@ -58,16 +59,21 @@ class Cores:
 
 
 class World:
-    def __init__(self, scenario: Scenario, cores: Cores | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, cores: Cores | None = None, keep: frozenset[str] | None = None
+    ) -> None:
+        """`keep`: names of the only faults to strike; None for all that the seed draws."""
         self.cores = cores = cores or Cores()
         seed = scenario.seed
         self.scenario = scenario
         self.faults = scenario.faults
-        self.schedule, self.chance = random.Random(f"{seed} schedule"), random.Random(f"{seed} faults")
+        self.schedule = random.Random(f"{seed} schedule")
+        self.strikes = Strikes(seed, _chances(scenario.faults), keep)
         self.workload = random.Random(f"{seed} workload")
         self.job = job_of(scenario.setting)
         self.is_asynchronous = self.job.batch.is_asynchronous
         self.now = 0.0
+        self.events = 0
         self.marks = Marks()
         self.lines: list[str] | None = None
         """The trace, if somebody asked for it."""
@@ -126,7 +132,7 @@ class World:
         try:
             self._start()
             limit = self.scenario.fault_seconds + RECOVERY_SECONDS + STEP_SECONDS_MAX * self.job.stop.steps
-            for _ in range(EVENTS_MAX):
+            for self.events in range(EVENTS_MAX):
                 if not self._heap or self.state.life is Life.ENDED:
                     break
                 self.now, _, act, arguments = heapq.heappop(self._heap)
@@ -187,8 +193,7 @@ class World:
 
     def happens(self, fault: str) -> bool:
         """Whether this fault strikes now."""
-        rate: float = getattr(self.faults, fault)
-        struck = rate > 0.0 and self.chance.random() < rate
+        struck = self.strikes.happens(fault)
         self.marks.faults += struck
         return struck
 
@@ -204,24 +209,24 @@ class World:
         if self.faults == CALM:
             return
         for worker in [w for w in self.workers.values() if w.is_alive and not w.is_idle]:
-            if self._strikes("kill_rate"):
+            if self.happens("kill_rate"):
                 worker.is_alive = False
-                self.at(self.chance.uniform(0.1, 2.0), self._add_worker)
-            elif self._strikes("leave_rate"):
+                self.at(self.strikes.chance.uniform(0.1, 2.0), self._add_worker)
+            elif self.happens("leave_rate"):
                 worker.leave()
-                self.at(self.chance.uniform(0.1, 2.0), self._add_worker)
-            elif self._strikes("stop_rate"):
-                worker.stopped_until = self.now + self.chance.uniform(0.5, 8.0)
+                self.at(self.strikes.chance.uniform(0.1, 2.0), self._add_worker)
+            elif self.happens("stop_rate"):
+                worker.stopped_until = self.now + self.strikes.chance.uniform(0.5, 8.0)
         for host in self.shards:
-            if host.stream.is_up and self._strikes("break_link_rate"):
+            if host.stream.is_up and self.happens("break_link_rate"):
                 self._link_break(host)
-            elif self._strikes("crash_shard_rate"):
+            elif self.happens("crash_shard_rate"):
                 host.crash()
-        if self.is_coordinator_up and self._strikes("crash_coordinator_rate"):
+        if self.is_coordinator_up and self.happens("crash_coordinator_rate"):
             self._coordinator_crash()
-        if self._strikes("rewind_rate"):
+        if self.happens("rewind_rate"):
             self._rewind()
-        if self._strikes("save_rate"):
+        if self.happens("save_rate"):
             self.tell_coordinator(e.FromWorker(self._admin(), m.CheckpointRequest("sim", "operator")))
         self.at(CHAOS_SECONDS, self._chaos)
 
@@ -237,16 +242,12 @@ class World:
         """An operator wants some version that is kept."""
         versions = [ref.version for ref in self._kept() if ref.version <= self.state.version]
         if versions:
-            request = m.RewindRequest(str(self.number()), "sim", self.chance.choice(versions))
+            request = m.RewindRequest(str(self.number()), "sim", self.strikes.chance.choice(versions))
             self.tell_coordinator(e.FromWorker(self._admin(), request))
-
-    def _strikes(self, rate: str) -> bool:
-        struck: bool = self.chance.random() < getattr(self.faults, rate) * CHAOS_SECONDS
-        self.marks.faults += struck
-        return struck
 
     def _faults_end(self) -> None:
         self.faults = CALM
+        self.strikes.end()
         if not any(worker.is_alive for worker in self.workers.values()):
             self._add_worker()
 
@@ -273,7 +274,7 @@ class World:
     def _link_break(self, host: ShardHost) -> None:
         """What is on the way is lost; the coordinator notices a moment later."""
         self._link_cut(host)
-        noticed, back = self.chance.uniform(0.0, 0.3), self.chance.uniform(0.05, 1.5)
+        noticed, back = self.strikes.chance.uniform(0.0, 0.3), self.strikes.chance.uniform(0.05, 1.5)
         self.at(noticed, self._link_noticed, host, host.stream.epoch)
         self.at(noticed + back, self._link_back, host, host.stream.epoch, True)
 
@@ -289,12 +290,12 @@ class World:
         if host.stream.epoch == epoch:
             self._link_up(host, is_resumed)
 
-    def shard_lost(self, host: ShardHost) -> None:
+    def shard_lost(self, host: ShardHost, chance: random.Random) -> None:
         """A shard's process is gone; another one is up a moment later."""
         self._link_cut(host)
-        epoch, noticed = host.stream.epoch, self.chance.uniform(0.0, 0.3)
+        epoch, noticed = host.stream.epoch, chance.uniform(0.0, 0.3)
         self.at(noticed, self._link_noticed, host, epoch)
-        self.at(noticed + self.chance.uniform(0.05, 1.5), self._link_back, host, epoch, False)
+        self.at(noticed + chance.uniform(0.05, 1.5), self._link_back, host, epoch, False)
 
     def _coordinator_crash(self) -> None:
         """kill -9: what is not in its log is gone. Another one reads the log a moment later."""
@@ -304,19 +305,20 @@ class World:
         self.is_coordinator_up = False
         self.term += 1
         for effect in self._storing:  # it may have stored them, and never tell
-            if self.chance.random() < 0.5:
+            if self.strikes.chance.random() < 0.5:
                 self._store_index(effect)
         self._storing.clear()
         for host in self.shards:
             self._link_cut(host)
-        self.at(self.chance.uniform(0.05, 1.5), self._coordinator_begin)
+        chance = self.strikes.chance
+        self.at(chance.uniform(0.05, 1.5), self._coordinator_begin, chance)
 
-    def _coordinator_begin(self) -> None:
+    def _coordinator_begin(self, chance: random.Random) -> None:
         self.is_coordinator_up, self.is_first_publish = True, True
         self._begin_coordinator(self.log)
         self._callers.clear()
         for host in self.shards:
-            self.at(self.chance.uniform(0.0, 0.5), self._link_back, host, host.stream.epoch, True)
+            self.at(chance.uniform(0.0, 0.5), self._link_back, host, host.stream.epoch, True)
 
     def _begin_coordinator(self, records: list[CoordinatorRecord]) -> None:
         invariants.lineage_is_durable(self, identity(records)[1])
@@ -478,10 +480,11 @@ class World:
             return
         self.at(self._call_latency(), act, *arguments)
         if self.happens("duplicate"):
-            self.at(self._call_latency() + self.chance.uniform(0.0, 1.0), act, *arguments)
+            later = self.strikes.chance.uniform(0.0, 1.0)
+            self.at(self._call_latency() + later, act, *arguments)
 
     def _call_latency(self) -> float:
-        return self._latency() + (self.chance.uniform(0.1, 2.5) if self.happens("delay") else 0.0)
+        return self._latency() + (self.strikes.chance.uniform(0.1, 2.5) if self.happens("delay") else 0.0)
 
     def _reply(self, answered: Answered) -> Answered:
         def send(answer: object) -> None:
@@ -509,6 +512,14 @@ class World:
         self._send(self.shards[header.shard].push, header, contribution, sender, self._reply(answered))
 
 
+def _chances(faults: Faults) -> dict[str, float]:
+    """Of each kind of fault, whenever it is asked for."""
+    return {
+        kind: rate * (CHAOS_SECONDS if kind.endswith("_rate") else 1.0)
+        for kind, rate in asdict(faults).items()
+    }
+
+
 @cache
 def undisturbed_state(setting: Setting) -> int:
     """The state every disturbed run of the same job must end in."""
@@ -517,10 +528,15 @@ def undisturbed_state(setting: Setting) -> int:
     return world.shards[0].engine.state
 
 
-def simulate(seed: int, cores: Cores | None = None) -> Marks:
-    """Run one seed; raises Violation. Returns the rare states it reached."""
-    world = World(draw(seed), cores)
+def check(world: World) -> None:
+    """Run it to its end; raises Violation."""
     world.run()
     if world.scenario.setting.is_reproducible:
         invariants.same_history(world, undisturbed_state(world.scenario.setting))
+
+
+def simulate(seed: int, cores: Cores | None = None) -> Marks:
+    """Run one seed; raises Violation. Returns the rare states it reached."""
+    world = World(draw(seed), cores)
+    check(world)
     return world.marks
