@@ -32,7 +32,7 @@ SLOTS_PER_WORKER = 2
 STEP_SECONDS_MAX = 120.0
 
 
-def job_of(workers: int) -> Job:
+def job_of(workers: int, straggler_factor: float) -> Job:
     slots = SLOTS_PER_WORKER * workers
     return parse_job(
         {
@@ -41,6 +41,7 @@ def job_of(workers: int) -> Job:
             "data": {"mode": "free"},
             "optimizer": {"lr": {"peak": 0.001}},
             "stop": {"steps": 1_000_000},
+            "leases": {"straggler_factor": straggler_factor},
             "numerics": {"kernel": "eager"},
         }
     )
@@ -93,7 +94,7 @@ def timed(control: Control, job: Job, steps: int, fleet: Fleet, chance: random.R
 
 
 def measure(directory: Path, given: argparse.Namespace) -> dict[str, object]:
-    chance, job = random.Random(given.seed), job_of(given.workers)
+    chance, job = random.Random(given.seed), job_of(given.workers, given.straggler_factor)
     supervisor = Supervisor(
         UpConfig(directory, shard_count=2, port=0, dashboard_port=0), threading.Event(), print
     )
@@ -116,6 +117,7 @@ def measure(directory: Path, given: argparse.Namespace) -> dict[str, object]:
         "mtbf_steps": given.mtbf_steps,
         "workers": given.workers,
         "spare": given.spare,
+        "straggler_factor": given.straggler_factor,
         "compute_s": given.compute,
         "steps": given.steps,
         "kills": kills,
@@ -138,6 +140,7 @@ def main() -> None:
     parser.add_argument("--mtbf-steps", type=float, default=10.0, help="of each worker")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--spare", type=int, default=1)
+    parser.add_argument("--straggler-factor", type=float, default=3.0, help="leases.straggler_factor")
     parser.add_argument("--compute", type=float, default=1.0, help="seconds of a slot's gradient")
     parser.add_argument("--steps", type=int, default=60, help="in either state")
     parser.add_argument("--rounds", type=int, default=3, help="of undisturbed, then disturbed steps")
