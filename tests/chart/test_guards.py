@@ -47,9 +47,8 @@ GUARDS = {
     "dashboard: {ingress: {enabled: true, hasLogin: true}}": (
         "it needs dashboard.enabled=true and dashboard.ingress.host"
     ),
-    "dashboard: {httpRoute: {enabled: true, host: a.example, parentRefs: [{name: g}]}}": (
-        "have the gateway ask for one"
-    ),
+    "dashboard: {httpRoute: {enabled: true, host: a.example, parentRefs: [{name: g}]}}\n"
+    "tls: {mode: none}\nallowInsecure: true": ("have the gateway ask for one"),
     "dashboard: {httpRoute: {enabled: true, hasLogin: true, host: a.example}}": (
         "a gateway in dashboard.httpRoute.parentRefs"
     ),

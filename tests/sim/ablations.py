@@ -226,7 +226,7 @@ ABLATIONS: dict[str, tuple[Cores, set[str]]] = {
     "mixed versions taken": (Cores(session=TakesMixedVersions), {"pure_pull"}),
     "checkpoint cut anywhere": (
         Cores(coordinator=_with(_checkpointing=of.CutsAnywhere), shard=of.StoresWhatever),
-        {"same_history", "consistent_versions", "all_shards_or_none"},
+        {"same_history", "consistent_versions", "all_shards_or_none", "books_are_the_log"},
     ),
     "older versions not stored": (Cores(shard=of.StoresOneVersion), {"liveness"}),
     "went back before it was written": (
