@@ -1,19 +1,22 @@
-"""What the log costs a step: one mean gradient appended, beside the fold and the optimizer step.
+"""What the log costs a step: a mean gradient written behind the pass that makes it, and after that pass.
 
-    python -m tests.bench.log_append [--parameters 109000000] [--shards 2] [--rounds 9] [--dir DIR] [--fsync]
+    python -m tests.bench.log_append [--parameters 109000000] [--shards 2] [--rounds 13] [--dir DIR] [--fsync]
 
-Appends and steps of one shard are interleaved. Files that are used again are still in the page cache, and
-written at memory speed; fresh ones are several times slower. Both are told; the ratio is that of files used
-again. Prints one line of JSON.
+Steps of one shard of both kinds and without a log take turns, and a bare write of the same bytes into cached
+pages, which no log through the page cache can beat. Files that are used again are still in that cache and
+written at memory speed; fresh ones are many times slower, and told apart. Medians of seconds and of paired
+ratios. Prints one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,9 @@ import torch
 
 from sheepfold_server.optim.kernel import EagerKernel
 from sheepfold_server.optim.state import ShardTensors
+from sheepfold_server.shell.shard_log import PayloadAhead
 from sheepfold_server.storage.log.log import RecordLog
-from sheepfold_wire.codecs import Codec
+from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.job import parse_job
 from sheepfold_wire.manifest import Manifest, TensorSpec
 from sheepfold_wire.plan import Plan
@@ -55,19 +59,33 @@ def tensors_of(parameters: int) -> ShardTensors:
     return tensors
 
 
-def measure(tensors: ShardTensors, log: RecordLog, part: memoryview, step: int) -> tuple[float, float]:
-    """Seconds of (append, fold + finish + both passes)."""
-    began = time.perf_counter()
+def measure(
+    tensors: ShardTensors, log: RecordLog | None, part: memoryview, step: int, writer: Executor | None = None
+) -> float:
+    """Seconds of a step: fold, finish, both passes; with a log its record, behind the pass with a writer."""
+    began, mean = time.perf_counter(), list[Buffer]()
     tensors.begin(step)
     tensors.fold(step, [(part, Codec.FP32, 1.0)])
-    tensors.finish(step, 1.0)
-    folded = time.perf_counter()
-    log.append("mean", tensors.mean_pieces(step))
-    appended = time.perf_counter()
+    ahead = PayloadAhead(log, writer, len(part)) if log is not None and writer is not None else None
+    tensors.finish(step, 1.0, mean.append if ahead is None else ahead.take)
+    if log is not None:
+        log.append("mean", mean if ahead is None else ahead.pieces, ahead and ahead.written())
     tensors.directions(step, 0.01)
     tensors.apply(step, 0.01)
-    log.forget_before(log.next_sequence - RECORDS_PER_SEGMENT)
-    return appended - folded, (folded - began) + (time.perf_counter() - appended)
+    took = time.perf_counter() - began
+    if log is not None:
+        log.forget_before(log.next_sequence - RECORDS_PER_SEGMENT)
+    return took
+
+
+def bare_write(path: Path, part: memoryview) -> float:
+    """Seconds; the pages of the file are cached from the second call on."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    began = time.perf_counter()
+    os.pwrite(fd, part, 0)
+    took = time.perf_counter() - began
+    os.close(fd)
+    return took
 
 
 def main() -> None:
@@ -85,20 +103,35 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.dir) as directory:
         log = RecordLog(Path(directory), "bench", RECORDS_PER_SEGMENT * (size + (1 << 20)), given.fsync)
         assert not list(log.read())
-        measured = [measure(tensors, log, part, step) for step in range(FRESH + given.rounds)]
+        bare_write(Path(directory) / "bare", part)
+        rows = []
+        with ThreadPoolExecutor(1) as writer:
+            fresh = [measure(tensors, log, part, step) for step in range(FRESH)]
+            for round_ in range(given.rounds):
+                step = FRESH + 3 * round_
+                alone = measure(tensors, None, part, step)
+                first, second = (writer, None) if round_ % 2 else (None, writer)
+                logged = {
+                    way: measure(tensors, log, part, step + 1 + i, way)
+                    for i, way in enumerate((first, second))
+                }
+                after, behind = logged[None], logged[writer]
+                rows.append((alone, after, behind, bare_write(Path(directory) / "bare", part)))
         log.close()
-    fresh, found = measured[1:FRESH], measured[FRESH:]
-    append, step = (statistics.median(column) for column in zip(*found, strict=True))
+    alone, after, behind, bare = (statistics.median(column) for column in zip(*rows, strict=True))
     print(
         json.dumps(
             {
                 "bench": "log_append",
                 "level": "wal_fsync" if given.fsync else "wal",
                 "record_bytes": size,
-                "append_fresh_s": round(statistics.median(a for a, _ in fresh), 4),
-                "append_s": round(append, 4),
-                "step_s": round(step, 4),
-                "ratio": round(statistics.median((a + s) / s for a, s in found), 3),
+                "step_with_fresh_files_s": round(statistics.median(fresh[1:]), 4),
+                "step_without_log_s": round(alone, 4),
+                "step_written_after_s": round(after, 4),
+                "step_written_behind_s": round(behind, 4),
+                "bare_write_s": round(bare, 4),
+                "ratio_after": round(statistics.median(a / s for s, a, _, _ in rows), 3),
+                "ratio_behind": round(statistics.median(b / s for s, _, b, _ in rows), 3),
             }
         )
     )

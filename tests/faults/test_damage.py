@@ -132,8 +132,8 @@ def used(directory: Path) -> dict[Path, list[range]]:
     for each in RecordLog(directory, OWNER, SEGMENT_BYTES).read():
         length = int.from_bytes(each.path.read_bytes()[8:12], "little")
         ranges = found.setdefault(each.path, [range(20 + length)])
-        start = each.payload_offset - each.header.text_bytes - HEADER_BYTES
-        ranges.append(range(start, each.payload_offset + each.header.payload_bytes))
+        start = each.payload_offset - HEADER_BYTES
+        ranges.append(range(start, each.header.text_at(start) + each.header.text_bytes))
     return found
 
 

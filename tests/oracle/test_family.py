@@ -265,7 +265,7 @@ def holds_after_restore(rule: str) -> None:
     job, copy = trained(rule, 2), trained("lamb paper-v5", 2)
     copy = Job.start(MANIFEST, weights(0), 2, optimizer_of(**RULES[rule]), SPLIT_ABOVE)
     for source, target in zip(job.shards, copy.shards, strict=True):
-        target.restore(source.snapshot())
+        target.restore(source.held().copy())
     for one in (job, copy):
         one.step(3, [gradients(6, 3)], 0.01)
     assert job.digest() == copy.digest()

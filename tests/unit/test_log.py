@@ -75,6 +75,37 @@ def test_payload_in_pieces_is_the_pieces_together(tmp_path: Path) -> None:
     assert read(tmp_path) == [("pieces", b"abcdefghi")]
 
 
+def test_payload_that_was_written_ahead_is_the_next_record_s(tmp_path: Path) -> None:
+    log = written(tmp_path, records(2))
+    pieces = [b"a" * 5000, b"b" * 300]
+    ahead = log.payload_ahead(5300)
+    for piece in pieces:
+        ahead.write(piece)
+    assert read(tmp_path) == records(2), "without its header it is no record"
+    before = only_segment(tmp_path).read_bytes()
+    log.append("ahead", [b"x" * 5000, b"y" * 300], ahead)
+    log.append("after", [b"z"])
+    assert read(tmp_path) == [*records(2), ("ahead", b"".join(pieces)), ("after", b"z")]
+    assert before.count(b"a" * 5000 + b"b" * 300) == 1, "it stood there before the record was appended"
+
+
+@pytest.mark.parametrize("between", ["a record", "another payload ahead", "a short one", "a full segment"])
+def test_payload_ahead_that_lost_its_place_is_written_with_its_record(between: str, tmp_path: Path) -> None:
+    """What comes between takes the place; a mean gradient must never be read as another step's."""
+    log = written(tmp_path, [])
+    payload = b"p" * (SEGMENT_BYTES - 2 * PAGE_BYTES if between == "a full segment" else 5000)
+    ahead = log.payload_ahead(len(payload))
+    ahead.write(payload[:-1] if between == "a short one" else payload)
+    given = [("the text" * (1000 if between == "a full segment" else 1), payload)]
+    if between == "a record":
+        given = [("note", b""), *given]
+        log.append("note")
+    if between == "another payload ahead":
+        log.payload_ahead(5000).write(b"q" * 5000)
+    log.append(given[-1][0], [payload], ahead)
+    assert read(tmp_path) == given
+
+
 def test_process_that_died_in_a_record_leaves_what_it_had_finished(tmp_path: Path) -> None:
     """Whatever prefix of the last record was written: it is cut, and the next process goes on."""
     log = written(tmp_path, records(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 import xxhash
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from sheepfold_server.optim.payload import Part, write_part
 from sheepfold_wire.codecs import Buffer, Codec, encode
 from sheepfold_wire.digest import BIAS_COUNTERS, STATISTICS, Entry
 from sheepfold_wire.manifest import ROW_ELEMENTS
+
+FUSED = (torch.float32, torch.bfloat16)
+"""Dtypes of encoded copies that pass 2 writes as it goes."""
 
 
 def encode_part(

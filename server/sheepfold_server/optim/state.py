@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sheepfold_server.optim.export import blank_part, download, encode_part, state_digests
+from sheepfold_server.optim.bands import HandOn, finish_in_bands
+from sheepfold_server.optim.export import FUSED, blank_part, download, encode_part, state_digests
 from sheepfold_server.optim.fold import Contribution, StatisticSums
 from sheepfold_server.optim.groups import Groups, Run
 from sheepfold_server.optim.kernel import EagerKernel, Kernel
@@ -38,9 +39,6 @@ from sheepfold_wire.digest import Entry
 from sheepfold_wire.manifest import ROW_ELEMENTS
 from sheepfold_wire.optimizer import OptimizerKeys
 from sheepfold_wire.plan import Plan
-
-FUSED = (torch.float32, torch.bfloat16)
-"""Dtypes of encoded copies that pass 2 writes as it goes."""
 
 
 class ShardTensors:
@@ -139,22 +137,29 @@ class ShardTensors:
             is_first, open_step.is_begun = not open_step.is_begun, True
             self.kernel.fold(open_step.total, part.parameters, float(factor), is_first)
 
-    def finish(self, step: int, divisor: float) -> SumReport:
-        """Folds what is pending, and sum <- sum / divisor (rounded to fp32), the mean gradient: one pass."""
+    def finish(self, step: int, divisor: float, hand_on: HandOn | None = None) -> SumReport:
+        """Folds what is pending, and sum <- sum / divisor (rounded to fp32), the mean gradient: one pass.
+
+        `hand_on` is given the mean as an fp32 part in pieces, each once it is finished: folded with factor
+        and divisor 1, it is restored.
+        """
         open_step = self._in_phase(step, Phase.FOLDING)
         by = float(np.float32(divisor)) if math.isfinite(divisor) else 0.0
         if not 0 < by < math.inf:
             raise ValueError(f"divisor={divisor} of step {step}: give the positive sum of the weights")
         assert open_step.pending is not None
-        part, factor = open_step.pending
-        squares = self._gradient.rows(0, 0, self.layout.rows)
-        is_first, total = not open_step.is_begun, open_step.total
-        self.kernel.fold_last(total, part.parameters, float(factor), is_first, by, squares, self._largest)
+        last, is_first, total = open_step.pending, not open_step.is_begun, open_step.total
+        norms = self._gradient.rows(0, 0, self.layout.rows), self._largest
+        finish_in_bands(self.kernel, total, last, is_first, by, norms, hand_on)
         open_step.pending = None
         largest = self._largest.amax() if self.layout.rows else self._largest.new_zeros(())
         sums = self._gradient.block_sums().select(0, 0)
         figures = to_host(torch.cat([sums, largest.to(torch.float64).view(1)]))
-        statistics_are_finite = open_step.statistics.divide(np.float32(by))
+        statistics = open_step.statistics
+        statistics_are_finite = statistics.divide(np.float32(by))
+        if hand_on is not None:
+            for piece in pieces(statistics.floats, statistics.integers):
+                hand_on(piece)
         open_step.gradient_squares = figures[:-1]
         open_step.phase = Phase.MEAN
         return SumReport(
@@ -166,11 +171,6 @@ class ShardTensors:
     def mean(self, step: int) -> Tensor:
         """The finished mean gradient, (rows, 1024), until pass 1 writes u over it."""
         return self._in_phase(step, Phase.MEAN).total
-
-    def mean_pieces(self, step: int) -> tuple[Buffer, ...]:
-        """The finished mean as an fp32 part in pieces: folded with factor and divisor 1, it is restored."""
-        held = self._in_phase(step, Phase.MEAN)
-        return pieces(to_host(held.total), held.statistics.floats, held.statistics.integers)
 
     # --- the optimizer's two passes -------------------------------------------------------------------
 
@@ -336,9 +336,6 @@ class ShardTensors:
         weights, *state = (to_host(buffer) for buffer in (self._weights, *self._state))
         held = self._statistics
         return Snapshot(weights, tuple(state), self._applied_steps, held.floats, held.integers)
-
-    def snapshot(self) -> Snapshot:
-        return self.held().copy()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Takes over a snapshot of the same plan and shard."""

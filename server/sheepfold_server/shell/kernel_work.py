@@ -29,7 +29,7 @@ from sheepfold_server.core.replay import (
 from sheepfold_server.optim.products import slot_products
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.optim.steps import SliceTotals, Snapshot
-from sheepfold_server.shell.shard_log import NoLog, ShardLog
+from sheepfold_server.shell.shard_log import NoLog, PayloadAhead, ShardLog
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.frames import Buffer
 from sheepfold_wire.ids import NO_ATTEMPT, NOTHING_LOADED, AttemptId
@@ -59,6 +59,8 @@ class KernelWork:
         self.block_ids = _block_ids(tensors)
         self.products: dict[int, tuple[float, ...]] = {}
         """Inner products of slots with their mean, by step; until its Applied."""
+        self._means: dict[int, PayloadAhead | None] = {}
+        """Of open sums that are finished: on their way into the log."""
 
     # --- version 0 --------------------------------------------------------------------------------------
 
@@ -85,7 +87,10 @@ class KernelWork:
         return e.FoldDone(effect.step, effect.fold, time.perf_counter() - began)
 
     def finish(self, effect: e.FinishSum) -> e.SumReady:
-        report = self.tensors.finish(effect.step, effect.divisor)
+        layout = self.tensors.layout
+        mean = self.log.ahead(layout.plan.part_bytes(layout.shard, Codec.FP32.itemsize))
+        self._means[effect.step] = mean
+        report = self.tensors.finish(effect.step, effect.divisor, None if mean is None else mean.take)
         squares = tuple(report.sum_of_squares.tolist())
         return e.SumReady(effect.step, effect.fold, report.finite, report.max_abs, squares)
 
@@ -94,10 +99,13 @@ class KernelWork:
         self.products[step] = slot_products(self.tensors.layout, self.tensors.mean(step), parts)
 
     def append(self, effect: e.Append) -> e.Appended:
-        self.log.append(effect.record, self.tensors.mean_pieces(effect.step))
+        mean = self._means.pop(effect.step)
+        if mean is not None:
+            self.log.append(effect.record, mean.pieces, mean)
         return e.Appended(effect.step, effect.fold)
 
     def discard(self, step: int) -> None:
+        self._means.pop(step, None)
         if self.tensors.is_open(step):
             self.tensors.discard(step)
 

@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 
 from sheepfold_server import optim
+from sheepfold_server.optim.export import FUSED
 from sheepfold_server.optim.kernel import CompiledKernel, EagerKernel, Function, Kernel
 from sheepfold_server.optim.payload import TORCH_DTYPES
 from sheepfold_server.optim.programs import Program, programs_of
 from sheepfold_server.optim.rules.rule import Rule
-from sheepfold_server.optim.state import FUSED
 from sheepfold_server.shell.kernel_build import NATIVE, Order, suffix
 from sheepfold_server.shell.native import NativeError, NativeProgram
 from sheepfold_wire.codecs import Codec

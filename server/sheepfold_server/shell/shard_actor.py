@@ -307,7 +307,7 @@ class ShardActor:
             why = "an earlier version is still being stored here"
             self._actor.submit(e.PartStored(m.PartSaved(self.job.job, version, "", 0, "", why)))
             return
-        state = FirstState(version, self.tensors.snapshot(), older)
+        state = FirstState(version, self.tensors.held().copy(), older)
         self._checkpoints.store(state, lambda saved: self._actor.submit(e.PartStored(saved)))
 
     def _answered_by(self, work: Callable[[], e.ShardEvent]) -> None:

@@ -6,12 +6,14 @@ import errno
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, StateSaved, VersionServed
 from sheepfold_server.core.replay import Place
 from sheepfold_server.storage.log.log import RecordLog
+from sheepfold_server.storage.log.payload import Payload
 from sheepfold_server.storage.log.segment import Found, read_payload
 from sheepfold_server.storage.log.values import Values
 from sheepfold_wire.frames import Buffer
@@ -31,6 +33,31 @@ STATE_BYTES_MIN = 16 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class PayloadAhead:
+    """A payload that is written while it is made, by a thread of its own: see `ShardLog.ahead`."""
+
+    def __init__(self, log_of_job: RecordLog, writer: Executor, size: int) -> None:
+        self._writer = writer
+        self._payload = writer.submit(log_of_job.payload_ahead, size)
+        self.pieces: list[Buffer] = []
+        self._writes: list[Future[None]] = []
+
+    def take(self, piece: Buffer) -> None:
+        """The next piece, which must not change until the record is appended."""
+        self.pieces.append(piece)
+        self._writes.append(self._writer.submit(lambda: self._payload.result().write(piece)))
+
+    def written(self) -> Payload | None:
+        """Once all that was taken is written; None if the disk did not take it."""
+        try:
+            for write in self._writes:
+                write.result()
+            return self._payload.result()
+        except OSError as error:
+            log.warning("a payload was not written ahead: %s", error)
+            return None
+
+
 class ShardLog:
     """What of one job on one shard outlives the process."""
 
@@ -43,6 +70,9 @@ class ShardLog:
         self._log = RecordLog(directory, belongs_to, segment_bytes, is_synced)
         self._found: list[Found] = []
         self._stopped = threading.Event()
+        self._writer = ThreadPoolExecutor(1, "log")
+        self._ahead: PayloadAhead | None = None
+        """The newest, whose place is that of the next record."""
 
     def read(self) -> Iterator[tuple[ShardRecord, Place]]:
         """Every record in order, before the first append."""
@@ -58,12 +88,24 @@ class ShardLog:
     def end_of_reading(self) -> None:
         self._found.clear()
 
-    def append(self, record: ShardRecord, payload: Sequence[Buffer] = ()) -> None:
+    def ahead(self, size: int) -> PayloadAhead:
+        """The payload of a record that is not known yet. `append` it with its pieces: if another record comes
+        before it, or the disk is full, they are written then."""
+        self._ahead = PayloadAhead(self._log, self._writer, size)
+        return self._ahead
+
+    def append(
+        self, record: ShardRecord, payload: Sequence[Buffer] = (), ahead: PayloadAhead | None = None
+    ) -> None:
         """Returns when the record outlives the process. While the disk is full it waits, and says so."""
         text = VALUES.encode(record)
+        if self._ahead is not None:  # wanted or not, it is writing where this record goes
+            self._ahead.written()
+            self._ahead = None
+        written = None if ahead is None else ahead.written()
         while True:
             try:
-                number = self._log.append(text, payload)
+                number = self._log.append(text, payload, written)
                 self._count(record, number, len(text) + sum(memoryview(piece).nbytes for piece in payload))
                 return
             except OSError as error:
@@ -93,6 +135,7 @@ class ShardLog:
 
     def close(self) -> None:
         self._stopped.set()
+        self._writer.shutdown()
         self._log.close()
 
 
@@ -108,7 +151,12 @@ class NoLog:
     def end_of_reading(self) -> None:
         pass
 
-    def append(self, record: ShardRecord, payload: Sequence[Buffer] = ()) -> None:
+    def ahead(self, size: int) -> None:
+        return None
+
+    def append(
+        self, record: ShardRecord, payload: Sequence[Buffer] = (), ahead: PayloadAhead | None = None
+    ) -> None:
         pass
 
     def is_long(self, state_bytes: int) -> bool:

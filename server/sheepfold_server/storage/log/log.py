@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch, RecordNotAppended
-from sheepfold_server.storage.log.records import encode_header
+from sheepfold_server.storage.log.payload import Payload, write
+from sheepfold_server.storage.log.records import encode_header, payload_at, record_end
 from sheepfold_server.storage.log.segment import (
     FORMAT,
     PAGE_BYTES,
@@ -28,7 +29,6 @@ from sheepfold_wire.frames import Buffer
 SPARES_MAX = 8
 """Files kept to be used again: writing into pages that are cached is ten times as fast as into fresh ones."""
 SUFFIX = ".log"
-WRITE_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -56,6 +56,7 @@ class RecordLog:
         self._at = self._generation = 0
         self._is_segment_synced = is_synced
         self._sequence, self._previous = 0, 0
+        self._ahead: Payload | None = None
         self._is_read = False
 
     @property
@@ -100,32 +101,60 @@ class RecordLog:
 
     # --- appending ------------------------------------------------------------------------------------
 
-    def append(self, text: str, payload: Sequence[Buffer] = ()) -> int:
+    def payload_ahead(self, size: int) -> Payload:
+        """The next record's payload, of `size` bytes, to be written while it is made; `append` takes it then.
+
+        Whatever else is appended before, or asked for here, has its place. Raises OSError.
+        """
+        assert self._is_read, "a log is read before it is appended to"
+        self._ahead = None
+        self._make_room(size, 0)
+        self._ahead = Payload(self._fd, payload_at(self._at, size))
+        return self._ahead
+
+    def append(self, text: str, payload: Sequence[Buffer] = (), ahead: Payload | None = None) -> int:
         """The record's number. Raises RecordNotAppended, an OSError; the call can be repeated then.
 
-        The pieces of `payload` must not change until it returns.
+        The pieces of `payload` must not change until it returns. They are not written once more if they
+        stand in the log already, as all that `ahead` has written.
         """
         assert self._is_read, "a log is read before it is appended to"
         try:
-            return self._append(text.encode(), payload)
+            return self._append(text.encode(), payload, ahead)
         except OSError as error:
             raise RecordNotAppended(self.directory, self._sequence, error) from error
 
-    def _append(self, encoded: bytes, payload: Sequence[Buffer]) -> int:
-        header, facts = encode_header(self._generation, self._sequence, self._previous, encoded, payload)
-        is_other_level = self._is_segment_synced != self.is_synced
-        if self._fd < 0 or is_other_level or facts.end(self._at) > self._segments[-1].bytes:
-            self._begin_segment(facts.end(PAGE_BYTES))
-            header, facts = encode_header(self._generation, self._sequence, self._previous, encoded, payload)
-        _write(self._fd, header + encoded, self._at)
-        at = facts.payload_at(self._at)
-        for piece in payload:
-            at = _write(self._fd, piece, at)
+    def _append(self, text: bytes, payload: Sequence[Buffer], ahead: Payload | None) -> int:
+        size = sum(memoryview(piece).nbytes for piece in payload)
+        is_there = ahead is not None and ahead is self._ahead and ahead.bytes == size
+        self._ahead = None
+        is_moved = self._make_room(size, len(text))
+        if ahead is None or not is_there or is_moved:
+            ahead = Payload(self._fd, payload_at(self._at, size))
+            for piece in payload:
+                ahead.write(piece)
+        header, facts = encode_header(
+            self._generation, self._sequence, self._previous, text, size, ahead.checksum
+        )
+        if size:
+            write(self._fd, text, facts.text_at(self._at))
+            write(self._fd, header, self._at)
+        else:
+            write(self._fd, header + text, self._at)
         if self.is_synced:
             os.fdatasync(self._fd)
         self._at = facts.end(self._at)
         self._sequence, self._previous = self._sequence + 1, facts.checksum
         return facts.sequence
+
+    def _make_room(self, payload_bytes: int, text_bytes: int) -> bool:
+        """Whether that took another segment."""
+        end = record_end(self._at, payload_bytes, text_bytes)
+        is_other_level = self._is_segment_synced != self.is_synced
+        if self._fd >= 0 and not is_other_level and end <= self._segments[-1].bytes:
+            return False
+        self._begin_segment(record_end(PAGE_BYTES, payload_bytes, text_bytes))
+        return True
 
     def _begin_segment(self, needed: int) -> None:
         """Room for many records, or for one that is larger; under its name only once its page is written."""
@@ -149,7 +178,7 @@ class RecordLog:
         )
         path = fresh.with_suffix(SUFFIX)
         try:
-            _write(fd, encode_page(page), 0)
+            write(fd, encode_page(page), 0)
             os.fsync(fd)
             fresh.rename(path)
             sync_directory(self.directory)
@@ -187,12 +216,3 @@ class RecordLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _write(fd: int, data: Buffer, at: int) -> int:
-    """Where the next byte goes."""
-    with memoryview(data) as view, view.cast("B") as rest:
-        done = 0
-        while done < len(rest):
-            done += os.pwrite(fd, rest[done : done + WRITE_BYTES], at + done)
-        return at + done

@@ -1,15 +1,15 @@
-"""One record: a header of 64 bytes, a text, a payload; every byte is under a checksum.
+"""One record: a header of 64 bytes, a payload, a text; every byte is under a checksum.
 
 Header, little endian: marker (4 bytes and the segment's generation, 8), sequence number (8), checksum of the
 header before it (8), lengths of text (4) and payload (8), checksums of text and payload (8 each), and of all
 that (8). Checksums are XXH3-64. Records begin at multiples of 64 bytes, payloads of a page and more at
-multiples of 4,096, where whole pages are copied.
+multiples of 4,096, where whole pages are copied. A payload stands before its text, so that it can be written
+while the text is not known yet; the header is written last, and makes the record.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import xxhash
@@ -40,11 +40,25 @@ class Header:
 
     def payload_at(self, at: int) -> int:
         """Where the payload of a record that begins at byte `at` of its file begins."""
-        return _aligned(at + HEADER_BYTES + self.text_bytes, PAGE if self.payload_bytes >= PAGE else 1)
+        return payload_at(at, self.payload_bytes)
+
+    def text_at(self, at: int) -> int:
+        """Where its text begins."""
+        return self.payload_at(at) + self.payload_bytes
 
     def end(self, at: int) -> int:
         """Where the record after one that begins at byte `at` begins."""
-        return _aligned(self.payload_at(at) + self.payload_bytes, ALIGNMENT)
+        return record_end(at, self.payload_bytes, self.text_bytes)
+
+
+def payload_at(at: int, payload_bytes: int) -> int:
+    """Where a payload of that length begins, in a record that begins at byte `at`."""
+    return _aligned(at + HEADER_BYTES, PAGE if payload_bytes >= PAGE else 1)
+
+
+def record_end(at: int, payload_bytes: int, text_bytes: int) -> int:
+    """Where the record after one that begins at byte `at` begins."""
+    return _aligned(payload_at(at, payload_bytes) + payload_bytes + text_bytes, ALIGNMENT)
 
 
 def _aligned(at: int, to: int) -> int:
@@ -57,20 +71,17 @@ def marker(generation: int) -> bytes:
 
 
 def encode_header(
-    generation: int, sequence: int, previous: int, text: bytes, payload: Sequence[Buffer]
+    generation: int, sequence: int, previous: int, text: bytes, payload_bytes: int, payload_checksum: int
 ) -> tuple[bytes, Header]:
-    """(its bytes, the header). The payload is the pieces one after the other."""
-    checksum_of = xxhash.xxh3_64()
-    for piece in payload:
-        checksum_of.update(piece)
+    """(its bytes, the header)."""
     header = Header(
         generation,
         sequence,
         previous,
         len(text),
-        sum(memoryview(piece).nbytes for piece in payload),
+        payload_bytes,
         xxhash.xxh3_64_intdigest(text),
-        checksum_of.intdigest(),
+        payload_checksum,
     )
     packed = _HEADER.pack(
         MAGIC,

@@ -23,7 +23,7 @@ from sheepfold_server.storage.log.records import ALIGNMENT, HEADER_BYTES, Header
 from sheepfold_wire.frames import Buffer
 
 PAGE_BYTES = 4096
-FORMAT = 1
+FORMAT = 2
 READ_BYTES = 8 << 20
 ERRORS_OF_A_LOST_FILE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 """Of a disk, and of a file system that keeps checksums."""
@@ -182,7 +182,7 @@ class _SegmentFile:
         if (header.sequence, header.previous) != (sequence, previous):
             found = f"record {header.sequence} after {header.previous:016x}"
             return f"expected record {sequence} after {previous:016x}, found {found}"
-        text = self.read(at + HEADER_BYTES, header.text_bytes)
+        text = self.read(header.text_at(at), header.text_bytes)
         payload_at = header.payload_at(at)
         for part, expected, checksum in (
             ("text", header.text_checksum, xxhash.xxh3_64_intdigest(text)),
