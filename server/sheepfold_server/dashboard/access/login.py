@@ -24,7 +24,9 @@ _PAGE = """<!doctype html>
 <title>Log in – sheepfold</title>
 <link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/page.css"></head>
 <body class="login"><main class="card"><h1>sheepfold</h1>
-{refusal}<form method="post"><label for="token">Token of a reader, worker or administrator</label>
+{refusal}<form method="post">
+<input name="user" autocomplete="username" value="sheepfold" hidden>
+<label for="token">Token of a reader, worker or administrator</label>
 <input id="token" name="token" type="password" autocomplete="current-password" maxlength="1024"
 required autofocus>
 <button type="submit">Log in</button></form>
