@@ -85,6 +85,8 @@ class Run:
         self._gave_up: set[str] = set()
         self.fleet, self.tally = striker.fleet, striker.tally
         self._version = 0
+        self._lineage = ""
+        """Unless the job was told to go back, it keeps that to its end."""
 
     def begin(self) -> None:
         """The job comes into being while those who make it die, one after the other."""
@@ -95,12 +97,16 @@ class Run:
             self.fleet.add_worker()
         for point in points:
             self._fire(point)
+        self.fleet.until(lambda: self.fleet.version() >= 0, "version 0")
+        self._lineage = self.fleet.lineage()
 
     def _pending(self, *needs: Needs) -> list[Failpoint]:
         missing = self.tally.missing()
         return [point for point in missing if point.needs in needs and point.name not in self._gave_up]
 
     def _fire(self, point: Failpoint) -> None:
+        if point.needs == "rewind":
+            self._lineage = ""
         if self._striker.fire(point):
             print(f"  died at {point.name}", flush=True)
             if point.role != "worker" and point.needs not in ("start", "rewind"):
@@ -190,6 +196,7 @@ class Run:
         job, tally = self.fleet.job, self.tally
         found = self.fleet.finish(may_be_killed=True)
         tally.mismatches += found != golden(job.batch.delay, job.stop.steps)
+        tally.went_back += self._lineage not in ("", self.fleet.lineage())
         status = self.fleet.status()
         done = 0 if status is None else status.samples_committed
         tally.lost_steps += job.stop.steps - done // job.batch.samples
@@ -262,6 +269,7 @@ def line_of(tally: Tally, seed: int) -> dict[str, Any]:
         "runs": tally.runs,
         "digest_mismatches": tally.mismatches,
         "lost_steps": tally.lost_steps,
+        "went_back": tally.went_back,
         "recovery_s": {
             "p50": round(statistics.median(seconds), 2),
             "p95": round(seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))], 2),
@@ -295,7 +303,7 @@ def main() -> int:
             flush=True,
         )
     line = line_of(tally, given.seed)
-    is_red = bool(tally.mismatches or tally.lost_steps or line["shortfalls"])
+    is_red = bool(tally.mismatches or tally.lost_steps or tally.went_back or line["shortfalls"])
     if given.record:
         record(line, not is_red)
     print(json.dumps(line))

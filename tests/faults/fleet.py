@@ -152,6 +152,13 @@ class KilledFleet:
         status = self.status()
         return -2 if status is None else status.version
 
+    def lineage(self) -> str:
+        """Another one than before: committed steps were given up, and computed again to the same bits."""
+        self.until(lambda: self.status() is not None, "an answer of the coordinator")
+        status = self.status()
+        assert status is not None
+        return status.lineage
+
     def kept(self) -> int:
         """Newest version that is kept; -2 as in `version`."""
         status = self.status()

@@ -46,6 +46,8 @@ class Tally:
     runs: int = 0
     mismatches: int = 0
     lost_steps: int = 0
+    went_back: int = 0
+    """Runs that gave up committed steps for a checkpoint, unasked."""
     recovery_seconds: list[float] = field(default_factory=list)
     """From the death of a server to a version that it must have been back for."""
 

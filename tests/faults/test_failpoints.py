@@ -106,6 +106,8 @@ def test_death_at_the_most_delicate_moments_changes_no_bit_and_a_kill_that_kills
     tally = Tally()
     with killed_fleet(tmp_path, JOB, workers=1, staging=Staging(has_failpoints=True)) as disturbed:
         striker = Striker(disturbed, tally, random.Random(1))
+        disturbed.until(lambda: disturbed.version() >= 0, "version 0")
+        lineage = disturbed.lineage()
         for name in DELICATE:
             assert striker.fire(named(name)), f"nobody came to {name}"
         with monkeypatch.context() as patch:
@@ -116,6 +118,7 @@ def test_death_at_the_most_delicate_moments_changes_no_bit_and_a_kill_that_kills
             with pytest.raises(AssertionError, match="the death of"):
                 striker.kill("shard")
         assert disturbed.finish() == golden()
+        assert disturbed.lineage() == lineage, "committed steps were lost: the job went back to a checkpoint"
     assert tally.hit == set(DELICATE)
     assert tally.kills.total() == len(DELICATE)
 
