@@ -170,10 +170,11 @@ def _of_chaos(run: Mapping[str, Any]) -> str:
     points = f"{run['failpoints_hit']} of {run['failpoints']} failpoints; " if "failpoints" in run else ""
     links = f"{sum(run['link_faults'].values())} faults of links; " if "link_faults" in run else ""
     short = f"; lacking: {', '.join(run['shortfalls'])}" if run.get("shortfalls") else ""
+    back = f", {run['went_back']} runs that gave up steps for a checkpoint" if "went_back" in run else ""
     return (
         f"{run['kills']} kills in {run['runs']} runs, {points}{links}"
         f"{run['digest_mismatches']} digests that differ, "
-        f"{run['lost_steps']} steps lost; at work again after {recovery['p50']} s (p50), "
+        f"{run['lost_steps']} steps missing at the end{back}; at work again after {recovery['p50']} s (p50), "
         f"{recovery['p95']} s (p95){short}"
     )
 
