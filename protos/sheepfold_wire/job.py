@@ -307,7 +307,7 @@ def job_schema() -> dict[str, Any]:
 def job_from_json(text: str) -> Job:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadConfig(f"the job's configuration is not JSON: {error}") from None
     return parse_job(values)
 
@@ -318,7 +318,7 @@ def job_from_toml(path: Path) -> Job:
         values = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise BadConfig(f"{path}: no such file; `sheepfold job example` prints one to begin with") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadConfig(f"{path}: {error}") from None
     try:
         return parse_job(values)

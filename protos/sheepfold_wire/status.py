@@ -21,10 +21,10 @@ def from_details(details: bytes) -> SheepfoldError | None:
     """The error a sheepfold role put into `details`; None if nobody of ours spoke."""
     try:
         status = status_pb2.Status.FromString(details)
+        info = error_details_pb2.ErrorInfo()
+        for detail in status.details:
+            if detail.Unpack(info) and info.domain == DOMAIN:
+                return error_for(info.reason, status.message)
     except Exception:  # protobuf's DecodeError is not exported under one stable name
         return None
-    info = error_details_pb2.ErrorInfo()
-    for detail in status.details:
-        if detail.Unpack(info) and info.domain == DOMAIN:
-            return error_for(info.reason, status.message)
     return None

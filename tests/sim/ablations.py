@@ -245,3 +245,6 @@ ABLATIONS: dict[str, tuple[Cores, set[str]]] = {
     "stale answers taken": (Cores(session=TakesStaleAnswers), {"sessions_go_on", "pure_pull"}),
 }
 """What is taken away: the classes, and the invariants one of which must notice."""
+
+RARE = {"lease kept over a lineage": 4_300, "initial weights staged before they are logged": 750}
+"""Where the search for a seed that notices begins, for those that few notice."""

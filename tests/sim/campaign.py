@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 from tests.faults.results import record
-from tests.sim.ablations import ABLATIONS
+from tests.sim.ablations import ABLATIONS, RARE
 from tests.sim.invariants import Violation
 from tests.sim.marks import MARKS
 from tests.sim.shrinking import shrunk
@@ -52,7 +52,8 @@ def run_seeds(seeds: tuple[int, int]) -> Found:
 
 def first_seed_that_notices(name: str) -> tuple[str, int | None]:
     cores, due = ABLATIONS[name]
-    for seed in range(ABLATION_SEEDS):
+    first = RARE.get(name, 0)
+    for seed in range(first, first + ABLATION_SEEDS):
         try:
             simulate(seed, cores)
         except Violation as violation:

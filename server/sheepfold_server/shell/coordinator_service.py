@@ -62,9 +62,14 @@ async def guarded(context: Context, work: Callable[[], Awaitable[Any]], job: str
             error = context.caller.absent(job)
         await abort(context, error)
     except Exception:
-        incident = uuid.uuid4().hex[:12]
-        log.exception("incident %s", incident)
-        await abort(context, InternalError(f"incident {incident}: see the log of the coordinator"))
+        await abort(context, _incident())
+
+
+def _incident() -> InternalError:
+    """What the caller is told of the exception being handled; all of it goes to the log, under one number."""
+    incident = uuid.uuid4().hex[:12]
+    log.exception("incident %s", incident)
+    return InternalError(f"incident {incident}: see the log of the coordinator")
 
 
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
@@ -151,6 +156,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
             log.error("a shard's link is refused: %s", error)
             await abort(context, error)
             return
+        except grpc.RpcError:
+            raise
+        except Exception:
+            await abort(context, _incident())
+            return
         reader = asyncio.create_task(self._read_reports(hello.shard, requests, commands, send))
         try:
             while (command := await commands.get()) is not None:
@@ -179,6 +189,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
                     self._take(shard, report_from_proto(wrapped), send)
         except grpc.RpcError:
             pass  # the link is gone; Link ends below and says so
+        except SheepfoldError as error:
+            log.error("the link of shard %d ends: %s", shard, error)
         except Exception:
             log.exception("a report of shard %d could not be handled", shard)
         finally:

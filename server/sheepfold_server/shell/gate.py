@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from inspect import isasyncgenfunction
 from typing import Any
 
 import grpc
@@ -29,12 +30,14 @@ from sheepfold_server.shell.security import Credentials
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.tokens import Grant, Use, is_bound
 from sheepfold_wire.access import TOKEN_KEY, TOKEN_SCHEME
-from sheepfold_wire.errors import SheepfoldError, TokenRefused
+from sheepfold_wire.errors import BadFrame, SheepfoldError, TokenRefused
 from sheepfold_wire.status import DETAILS_KEY, to_details
 from sheepfold_wire.tls import fingerprint
 
 SPIFFE = "spiffe://sheepfold/"
 """What stands before the role in a certificate's URI."""
+NON_BLOCKING = "experimental_non_blocking"
+"""How grpc tells a stream that needs no thread of its own, such as that of the health service."""
 _REMEDY = "take the whole line that `sheepfold up` prints, quotes included, as $SHEEPFOLD"
 
 
@@ -81,7 +84,7 @@ class Gate:
     def entry(self, method: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> Entry:
         """Raises TokenRefused, Forbidden."""
         verifier = self._credentials.current().verifier
-        if verifier is None:
+        if verifier is None or method in OPEN_CALLS:
             return Entry(method, is_open=True)
         allowed = ROLES_OF_CALL.get(method, frozenset())
         if allowed == {Role.SHARD}:
@@ -143,8 +146,6 @@ class SyncGate(grpc.ServerInterceptor):
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         details = handler_call_details
-        if details.method in OPEN_CALLS:
-            return continuation(details)
         try:
             entry = self._gate.entry(details.method, details.invocation_metadata)
         except SheepfoldError as error:
@@ -165,14 +166,16 @@ def _refuser(error: SheepfoldError) -> Any:
     return grpc.stream_stream_rpc_method_handler(refuse)  # refuses calls of every shape, unread
 
 
-def _guarded(entry: Entry, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def guarded(request: Any, context: Any) -> Any:
+def _guarded(entry: Entry, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(request: Any, context: Any, *rest: Any) -> Any:
         try:
-            admitted = entry.admit(context)
+            admitted, readable = entry.admit(context), _readable(request)
         except SheepfoldError as error:
             _abort(context, error)
-        return behaviour(request, admitted)
+        return behaviour(readable, admitted, *rest)
 
+    if getattr(behaviour, NON_BLOCKING, False):
+        setattr(guarded, NON_BLOCKING, True)
     return guarded
 
 
@@ -186,8 +189,6 @@ class AioGate(grpc.aio.ServerInterceptor):
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         details = handler_call_details
-        if details.method in OPEN_CALLS:
-            return await continuation(details)
         try:
             entry = self._gate.entry(details.method, details.invocation_metadata)
         except SheepfoldError as error:
@@ -196,11 +197,15 @@ class AioGate(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None:
             return None
-        guard = self._streaming if handler.response_streaming else self._unary
-        return _wrapped(handler, lambda behaviour: guard(entry, behaviour))
+        is_stream = handler.request_streaming
+        if isasyncgenfunction(handler.stream_stream if is_stream else handler.unary_stream):
+            return _wrapped(handler, lambda behaviour: self._streaming(entry, behaviour, is_stream))
+        return _wrapped(handler, lambda behaviour: self._unary(entry, behaviour))
 
-    async def _admitted(self, entry: Entry, context: Any) -> Admitted:
+    async def _admitted(self, entry: Entry, request: Any, context: Any) -> Admitted:
+        """Once the request could be read, too."""
         try:
+            _readable(request)
             return entry.admit(context)
         except SheepfoldError as error:
             self._auditor.refused(entry.method, error.message)
@@ -209,7 +214,7 @@ class AioGate(grpc.aio.ServerInterceptor):
 
     def _unary(self, entry: Entry, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Any:
         async def guarded(request: Any, context: Any) -> Any:
-            admitted = await self._admitted(entry, context)
+            admitted = await self._admitted(entry, request, context)
             result = "ok"
             try:
                 return await behaviour(request, admitted)
@@ -221,11 +226,14 @@ class AioGate(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _streaming(self, entry: Entry, behaviour: Callable[[Any, Any], AsyncGenerator[Any, None]]) -> Any:
+    def _streaming(
+        self, entry: Entry, behaviour: Callable[[Any, Any], AsyncGenerator[Any, None]], is_streaming: bool
+    ) -> Any:
         async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-            admitted = await self._admitted(entry, context)
+            admitted = await self._admitted(entry, request, context)
             self._auditor.called(entry.method, admitted.caller, request, context.peer(), "begun")
-            async with aclosing(behaviour(request, admitted)) as replies:
+            readable = _each_readable(request) if is_streaming else request
+            async with aclosing(behaviour(readable, admitted)) as replies:
                 async for reply in replies:
                     yield reply
 
@@ -243,6 +251,34 @@ def _aio_refuser(error: SheepfoldError) -> Any:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
+def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Reads a message, or returns the refusal: raised in grpc's own hands it would tell Python's text."""
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception:
+            return BadFrame(
+                f"a message of {len(data)} bytes is not of the call's type; use this version's .proto files"
+            )
+
+    return read
+
+
+def _readable(request: Any) -> Any:
+    """The message; raises the refusal that stands in its place."""
+    if isinstance(request, SheepfoldError):
+        raise request
+    return request
+
+
+async def _each_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
+
+
 def _wrapped(handler: Any, guard: Callable[[Any], Any]) -> Any:
     """The same handler with its behaviour guarded."""
     shapes = {
@@ -252,4 +288,4 @@ def _wrapped(handler: Any, guard: Callable[[Any], Any]) -> Any:
         (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
     }
     make, behaviour = shapes[handler.request_streaming, handler.response_streaming]
-    return make(guard(behaviour), handler.request_deserializer, handler.response_serializer)
+    return make(guard(behaviour), _reader(handler.request_deserializer), handler.response_serializer)

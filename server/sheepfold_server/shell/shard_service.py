@@ -139,8 +139,7 @@ class ShardService:
     # --- pull -----------------------------------------------------------------------------------------
 
     def pull(self, request: shard_pb2.PullRequest, context: Any) -> Iterator[bytes]:
-        asked = from_proto(m.PullRequest, request)
-        actor, served = guarded(context, lambda: self._pull(asked, context))
+        actor, served = guarded(context, lambda: self._pull(from_proto(m.PullRequest, request), context))
         yield frames.pull_header_frame(m.PullHeader(served.version, len(served.payload)))
         yield from frames.chunk_frames(served.payload)
         yield frames.pull_end_frame(served.version)

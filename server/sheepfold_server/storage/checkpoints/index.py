@@ -156,6 +156,7 @@ class CheckpointIndex(_Record):
 def _parsed(content: bytes, path: str) -> dict[str, Any]:
     try:
         document = json.loads(content, parse_constant=_refuse)
+        _canonical(document)  # refuses 1e999, which is read as infinity
     except (ValueError, RecursionError) as error:
         raise CheckpointIndexUnreadable(path, "JSON", error) from error
     if not isinstance(document, dict):
