@@ -18,6 +18,7 @@ from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.gate import Gate, SyncGate, check_table
 from sheepfold_server.shell.link import Link
 from sheepfold_server.shell.options import server_options
+from sheepfold_server.shell.patience import Patience
 from sheepfold_server.shell.security import Credentials
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
 from sheepfold_server.shell.shard_service import SERVICE, ShardService
@@ -53,7 +54,8 @@ class ShardServer:
             options=server_options(),
             maximum_concurrent_rpcs=CALLS_MAX,
         )
-        self._server.add_generic_rpc_handlers((ShardService(self.process).handler(),))
+        self._patience = Patience()
+        self._server.add_generic_rpc_handlers((ShardService(self.process, self._patience).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         port = credentials.add_port(self._server, config.listen)
         if port == 0:
@@ -98,6 +100,7 @@ class ShardServer:
         self._health.set("liveness", health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
         self._probed.start()
+        self._patience.start()
         self._link.start()
 
     def stop(self) -> None:
@@ -105,6 +108,7 @@ class ShardServer:
         self._health.enter_graceful_shutdown()
         self._server.stop(GRACE_SECONDS).wait()
         self._probed.stop(None).wait()
+        self._patience.close()
         self._link.close()
         self.process.close()
         if self._directory is not None:

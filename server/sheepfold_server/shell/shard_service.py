@@ -20,6 +20,7 @@ from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import check_pull
 from sheepfold_server.core.permissions import Caller
 from sheepfold_server.shell.options import has_deadline
+from sheepfold_server.shell.patience import Patience
 from sheepfold_server.shell.shard_actor import Served, ShardActor
 from sheepfold_server.shell.shard_process import ShardProcess
 from sheepfold_wire import frames
@@ -79,8 +80,8 @@ def guarded(context: Any, work: Callable[[], Any]) -> Any:
 class ShardService:
     """Push, Pull and Digest of one shard process."""
 
-    def __init__(self, process: ShardProcess) -> None:
-        self._process = process
+    def __init__(self, process: ShardProcess, patience: Patience) -> None:
+        self._process, self._patience = process, patience
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Identity (de)serialisers for frames: a tensor's bytes never pass through a message object."""
@@ -106,7 +107,8 @@ class ShardService:
     # --- push -----------------------------------------------------------------------------------------
 
     def push(self, requests: Iterator[bytes], context: Any) -> Any:
-        return guarded(context, lambda: to_proto(self._push(requests, context.caller)))
+        frames_of_it = self._patience.frames(requests, context)
+        return guarded(context, lambda: to_proto(self._push(frames_of_it, context.caller)))
 
     def _push(self, requests: Iterator[bytes], caller: Caller) -> m.PushReply:
         first = next(requests, None)
