@@ -172,13 +172,11 @@ def insist(call: Callable[[], T], patience: Patience) -> T:
             if told := waiting.is_over(patience.clock()):
                 log.warning("%s", told)
             return answer
-        except (TransportError, NotReady, Overloaded) as error:
+        except (TransportError, NotReady) as error:
             waited = patience.clock() - began
             if waited >= patience.give_up_seconds:
                 raise ServerUnavailable(waited, str(error)) from error
-            text = f"{error}; trying for {patience.give_up_seconds:.0f} s"
-            if not isinstance(error, Overloaded):
-                text += ". Is `sheepfold up` running?"
+            text = f"{error}; trying for {patience.give_up_seconds:.0f} s. Is `sheepfold up` running?"
             if waited >= SAY_SECONDS and (told := waiting.goes_on(text, patience.clock())):
                 log.warning("%s", told)
         except SheepfoldError as error:

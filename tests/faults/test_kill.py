@@ -84,21 +84,28 @@ CASES = [
 def test_kill_9_changes_no_bit_and_costs_no_committed_step_that_is_logged(
     plan: str, killed: str, tmp_path: Path
 ) -> None:
+    lineages: set[str] = set()
     with killed_fleet(tmp_path, job_of(plan)) as fleet:
         for at in (0, 2, 6):
             fleet.until(lambda due=at: fleet.version() >= due, f"version {at}")  # type: ignore[misc]
             if plan.startswith("checkpoint"):
                 fleet.until(lambda: fleet.kept() >= 0, "a checkpoint")
             before = fleet.version()
+            lineages.add(fleet.lineage())
             KILLS[killed](fleet)
             fleet.until(lambda due=before: fleet.version() >= due, f"version {before} again")  # type: ignore[misc]
         assert fleet.finish() == golden(plan)
+        lineages.add(fleet.lineage())
+    if not plan.startswith("checkpoint"):
+        assert len(lineages) == 1, "committed steps were lost: the job went back to a checkpoint"
 
 
 def test_everything_stopped_and_started_again_goes_on_where_it_was(tmp_path: Path) -> None:
     job = job_of("wal")
     with killed_fleet(tmp_path, job, workers=1) as fleet:
         fleet.until(lambda: fleet.version() >= 3, "version 3")
+        lineage = fleet.lineage()
     with killed_fleet(tmp_path, job, workers=1) as fleet:
         fleet.until(lambda: fleet.version() >= 3, "version 3, from the disk")
         assert fleet.finish() == golden("wal")
+        assert fleet.lineage() == lineage, "committed steps were lost: the job went back to a checkpoint"

@@ -46,8 +46,9 @@ def test_a_bundle_has_jobs_steps_and_logs_and_no_token(up: Up, tmp_path: Path) -
     steps = [json.loads(line) for line in texts["jobs/small/steps.jsonl"].splitlines()]
     assert [step["version"] for step in steps] == [1, 2, 3, 4]
     assert "state/logs/coordinator.log" in texts
-    token = (up.directory / "tls" / "token").read_text().strip()
-    assert not any(token in text for text in texts.values())
+    tokens = [file.read_text().strip() for file in (up.directory / "tls").glob("*.token")]
+    assert len(tokens) == 3
+    assert not any(token in text for text in texts.values() for token in tokens)
 
 
 def test_nothing_is_written_unless_the_list_is_agreed_to(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def address(machines: tuple[Machine, Machine], tmp_path_factory: pytest.TempPath
     """What stands in the line to paste: place, CA and token, all that the other machine is given."""
     with running_up(machines[0], tmp_path_factory.mktemp("up") / "state") as printed:
         last = printed.splitlines()[-1]
-        value = rf"sheepfold://{re.escape(SERVER)}:\d+\?ca=sha256:[0-9a-f]{{64}}&token=[\w-]{{43}}"
+        value = rf"sheepfold://{re.escape(SERVER)}:\d+\?ca=sha256:[0-9a-f]{{64}}&token=[\w.-]+"
         assert re.fullmatch(f"export SHEEPFOLD='{value}'", last), printed
         assert [line.split()[0] for line in printed.splitlines() if "127.0.0.1" in line] == ["dashboard"]
         yield last.removeprefix("export SHEEPFOLD='").removesuffix("'")
@@ -188,7 +188,7 @@ def test_doctor_on_another_machine_finds_the_server_only_where_it_is(worker: Mac
 def test_machine_that_was_not_given_the_whole_line_is_refused(worker: Machine, address: str) -> None:
     done = worker.run(sys.executable, EXAMPLE, address=address + "x")
     assert done.returncode != 0
-    assert "Refused: the token is not that of this server" in done.stderr
+    assert "Refused: the token is none of this server's" in done.stderr
     assert address.rpartition("token=")[2] not in done.stdout + done.stderr
     plain = worker.sheepfold("doctor", address=address.removeprefix("sheepfold://").partition("?")[0])
     assert plain.returncode == 1

@@ -7,7 +7,7 @@ import pytest
 from sheepfold.calls import Patience, insist
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
 from sheepfold.transport import TransportError
-from sheepfold_wire.errors import ConfigMismatch, JobUnknown, NotReady, Overloaded
+from sheepfold_wire.errors import ConfigMismatch, JobUnknown, NotReady
 
 
 def test_each_says_what_happened_with_numbers_and_a_remedy() -> None:
@@ -49,7 +49,7 @@ def patience(clock: Clock) -> Patience:
 
 
 def test_insisting_repeats_a_call_that_nobody_answered() -> None:
-    clock, answers = Clock(), [TransportError("reset"), NotReady("starting"), Overloaded("full"), None]
+    clock, answers = Clock(), [TransportError("reset"), NotReady("starting"), None]
 
     def call() -> str:
         error = answers.pop(0)
@@ -58,7 +58,7 @@ def test_insisting_repeats_a_call_that_nobody_answered() -> None:
         return "done"
 
     assert insist(call, patience(clock)) == "done"
-    assert clock.naps == [0.1, 0.2, 0.4]
+    assert clock.naps == [0.1, 0.2]
 
 
 def test_insisting_gives_up_after_the_stated_time_and_says_the_last_failure() -> None:
