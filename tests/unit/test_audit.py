@@ -153,6 +153,18 @@ def test_entry_says_who_did_what_to_which_job_and_how_it_ended(tmp_path: Path) -
     }
 
 
+@pytest.mark.parametrize(
+    ("config", "job"), [('{"name": "new"}', "new"), ("{}", ""), ("[1]", ""), ("no JSON", ""), ("[" * 9999, "")]
+)
+def test_job_that_is_created_is_named_as_its_configuration_names_it(
+    config: str, job: str, tmp_path: Path
+) -> None:
+    request = SimpleNamespace(request_id="1", config_json=config)
+    method = "/sheepfold.v1.CoordinatorService/CreateJob"
+    Auditor(AuditLog(tmp_path)).called(method, CALLER, request, "peer", "ok")
+    assert entries(tmp_path)[0]["job"] == job
+
+
 def test_calls_that_change_nothing_are_not_written(tmp_path: Path) -> None:
     for method in ("/sheepfold.v1.MonitorService/Status", "/sheepfold.v1.CoordinatorService/Heartbeat"):
         Auditor(AuditLog(tmp_path)).called(method, CALLER, STOP, "peer", "ok")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from typing import Any
@@ -43,7 +44,7 @@ class Auditor:
             return
         given = {field: _shown(getattr(request, field)) for field in NOTED[name] if hasattr(request, field)}
         who = {"subject": caller.subject, "role": caller.role.value, "for_job": caller.job}
-        self._write({"call": name, "job": getattr(request, "job", ""), **who, **given}, peer, result)
+        self._write({"call": name, "job": _job_of(request), **who, **given}, peer, result)
 
     def refused(self, method: str, why: str) -> None:
         """A credential that was not taken."""
@@ -66,6 +67,16 @@ class Auditor:
             )
         except OSError as error:
             log.error("the audit log cannot be written: %s", error)
+
+
+def _job_of(request: Any) -> str:
+    """The job that a request is about, also where it stands in the configuration of a new one."""
+    if not hasattr(request, "config_json"):
+        return str(getattr(request, "job", ""))
+    try:
+        return str(json.loads(request.config_json)["name"])[:TEXT_CHARACTERS_MAX]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""  # refused for that
 
 
 def _shown(value: Any) -> str | int | float:
