@@ -16,7 +16,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import ShardJob, check_pull
 from sheepfold_server.core.records import StateSaved, VersionServed
-from sheepfold_server.core.replay import Recovered, Replay, RestoreState
+from sheepfold_server.core.replay import Recovered, Replay, RestoreState, may_save
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.steps import Phase
 from sheepfold_wire.errors import AttemptNotAnnounced, NotReady, SheepfoldError, StaleTerm
@@ -354,7 +354,11 @@ class ShardHost:
         if self.world.workload.random() > SAVES:
             return
         disk = self.engine.disk
+        assert self.shard is not None
         before = [i for i, (record, _) in enumerate(disk) if isinstance(record, StateSaved)]
+        saved = [record.version for record, _ in disk if isinstance(record, StateSaved)]
+        if not may_save(version, saved[-1] if saved else None, self.shard.job.open_steps):
+            return
         disk.append((StateSaved(version, (), newest), self.engine.state))
         if before:
             del disk[: before[-1]]

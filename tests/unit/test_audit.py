@@ -154,7 +154,8 @@ def test_entry_says_who_did_what_to_which_job_and_how_it_ended(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("config", "job"), [('{"name": "new"}', "new"), ("{}", ""), ("[1]", ""), ("no JSON", ""), ("[" * 9999, "")]
+    ("config", "job"),
+    [('{"name": "new"}', "new"), ("{}", ""), ("[1]", ""), ("no JSON", ""), ("[" * 9999, "")],
 )
 def test_job_that_is_created_is_named_as_its_configuration_names_it(
     config: str, job: str, tmp_path: Path

@@ -14,6 +14,7 @@ from sheepfold_server.core.replay import (
     RestoreState,
     RestoreSum,
     VersionDone,
+    may_save,
 )
 from sheepfold_wire.ids import NO_ATTEMPT, AttemptId
 
@@ -129,3 +130,24 @@ def test_saved_state_in_the_middle_is_passed_over() -> None:
     effects, _ = play(*BEGUN, prepared(0), commit(0), StateSaved(1, (), NO_ATTEMPT), prepared(1), commit(1))
     assert not any(isinstance(effect, RestoreState) for effect in effects)
     assert effects[-1] == VersionDone(2)
+
+
+# --- states that are saved, and what they let go of -----------------------------------------------------
+
+
+@pytest.mark.parametrize("open_steps", [1, 2, 3, 9])
+def test_log_that_was_cut_still_leads_to_every_version_that_may_be_pulled(open_steps: int) -> None:
+    """A state is saved as soon as it may be, which is as often as a short log of plain SGD asks for it."""
+    log: list[ShardRecord] = list(BEGUN)
+    saved: list[int] = []
+    for version in range(1, 40):
+        log.append(commit(version - 1, is_skip=True))
+        if may_save(version, saved[-1] if saved else None, open_steps):
+            saved.append(version)
+            log.append(StateSaved(version, (), NO_ATTEMPT))
+            places = [at for at, record in enumerate(log) if isinstance(record, StateSaved)]
+            del log[: places[-2] if len(places) > 1 else 0]
+        _, replay = play(*log)
+        assert replay.version == version
+        assert replay.oldest_version(open_steps) == max(0, version - open_steps)
+    assert len(saved) > 3, "nothing was cut"

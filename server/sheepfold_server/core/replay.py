@@ -84,6 +84,15 @@ class Recovered:
     """The oldest that is still encoded."""
 
 
+def may_save(version: int, saved_version: int | None, open_steps: int) -> bool:
+    """Whether a state may be saved now, at which a log lets go of what stands before the saved state before.
+
+    A restart begins with that one, and must find every version that may be pulled behind it: gradients of the
+    next step may be computed at a version as old as there are open steps.
+    """
+    return saved_version is None or version - saved_version >= open_steps
+
+
 class Replay:
     """Says, record by record, what to do. A decision is acted on when all it needs has been read.
 

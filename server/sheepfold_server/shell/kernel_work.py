@@ -25,6 +25,7 @@ from sheepfold_server.core.replay import (
     RestoreSum,
     ServeLogged,
     VersionDone,
+    may_save,
 )
 from sheepfold_server.optim.products import slot_products
 from sheepfold_server.optim.state import ShardTensors
@@ -145,9 +146,13 @@ class KernelWork:
         # Encoded copies are written by the pass that makes the weights: there is no time to tell apart.
         return e.WeightsReady(decision.step, slices, time.perf_counter() - began, 0.0)
 
-    def save_if_long(self, version: int, slices: tuple[m.SliceReport, ...], newest: AttemptId) -> None:
+    def save_if_long(
+        self, version: int, slices: tuple[m.SliceReport, ...], newest: AttemptId, open_steps: int
+    ) -> None:
         """Between two steps: the whole state goes into the log when the log has become long."""
         held = self.tensors.held().pieces()
+        if not may_save(version, self.log.saved_version, open_steps):
+            return
         if self.log.is_long(sum(memoryview(piece).nbytes for piece in held)):
             began = time.perf_counter()
             self.log.append(StateSaved(version, slices, newest), held)

@@ -320,7 +320,8 @@ class ShardActor:
         def work() -> None:
             ready = self._work.apply(effect, codecs)
             self._actor.submit(ready)
-            self._work.save_if_long(effect.decision.step + 1, ready.slices, self._core.newest_attempt)
+            version, newest = effect.decision.step + 1, self._core.newest_attempt
+            self._work.save_if_long(version, ready.slices, newest, self.job.open_steps)
 
         self._on_kernel(work)
 

@@ -65,6 +65,8 @@ class ShardLog:
         """`part_bytes`: of one fp32 part, the usual payload. Raises OSError, LogError."""
         self._saved: list[int] = []
         """Numbers of the records that hold a whole state."""
+        self.saved_version: int | None = None
+        """Version of the newest of them."""
         self._bytes_since = 0
         segment_bytes = max(SEGMENT_BYTES_MIN, RECORDS_PER_SEGMENT * (part_bytes + ROOM_FOR_TEXT))
         self._log = RecordLog(directory, belongs_to, segment_bytes, is_synced)
@@ -123,6 +125,7 @@ class ShardLog:
         self._bytes_since += record_bytes
         if isinstance(record, StateSaved):
             self._saved, self._bytes_since = [*self._saved[-1:], number], 0
+            self.saved_version = record.version
 
     def is_long(self, state_bytes: int) -> bool:
         """Whether the state should be saved, so that neither the disk fills nor a restart takes long."""
@@ -141,6 +144,8 @@ class ShardLog:
 
 class NoLog:
     """Of a shard without a directory: what it holds dies with it."""
+
+    saved_version: int | None = None
 
     def read(self) -> Iterator[tuple[ShardRecord, Place]]:
         return iter(())
