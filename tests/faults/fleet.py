@@ -45,7 +45,7 @@ class Links:
     def __init__(self, supervisor: Supervisor, seed: int) -> None:
         shards = supervisor.shards
         self.of_workers = Proxy(lambda: supervisor.coordinator.address, seed)
-        self.of_shards = Proxy(lambda: supervisor.coordinator.address, seed + 1)
+        self.of_shards = Proxy(lambda: supervisor.servers_address, seed + 1)
         self.to_shards = [
             Proxy(lambda shard=shard: shard.address, seed + 2 + index)  # type: ignore[misc]
             for index, shard in enumerate(shards)

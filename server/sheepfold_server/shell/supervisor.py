@@ -205,6 +205,11 @@ class Supervisor:
 
         return Connection(address, read_ca(tls / "ca.pem"), keep_join_token(tls, role, time.time()))
 
+    @property
+    def servers_address(self) -> str:
+        """Where shards link: an address of its own where they show a certificate."""
+        return (self.coordinator.others or (self.coordinator.address,))[0]
+
     def _start_coordinator(self) -> None:
         """Where it was before, so that workers and shards find it again."""
         port = _port(self.coordinator, self.config.port)
@@ -212,9 +217,8 @@ class Supervisor:
         self.coordinator.start(*coordinator_arguments(self.config, port, links))
 
     def _start_shard(self, index: int, shard: Child) -> None:
-        coordinator = (self.coordinator.others or (self.coordinator.address,))[0]
         arguments = shard_arguments(self.config, index, _port(shard, 0))
-        shard.start(*arguments, "--coordinator", coordinator)
+        shard.start(*arguments, "--coordinator", self.servers_address)
 
     def _start_dashboard(self) -> None:
         trackers = [part for text in self.config.trackers for part in ("--tracker", text)]
