@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import stat
 import time
@@ -283,6 +285,14 @@ def test_line_that_up_prints_is_all_it_takes_and_stays_the_same(tmp_path: Path) 
         assert "Control is for admin, and this credential is that of a worker" in stop.stderr
         train(line, small_job())
         eventually(lambda: is_ready(up), "the dashboard's word that it follows the coordinator")
+        os.kill(facts["coordinator"]["pid"], signal.SIGKILL)
+        train(line, small_job("after"))
+        eventually(lambda: up.facts()["coordinator"]["pid"] != facts["coordinator"]["pid"], "what runs now")
+        assert up.facts()["coordinator"]["address"] == facts["coordinator"]["address"]
+        for child in ("coordinator", "shards"):  # once more: it must come back to both of its addresses
+            told = up.facts()[child]
+            os.kill((told if child == "coordinator" else told[0])["pid"], signal.SIGKILL)
+        train(line, small_job("once-more"))
         token = line.rpartition("token=")[2]
         readable = [
             file for file in directory.rglob("*") if file.is_file() and token.encode() in file.read_bytes()

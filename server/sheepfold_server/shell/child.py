@@ -73,23 +73,24 @@ class Child:
                 raise Interrupted
             if time.monotonic() > deadline:
                 raise StartError(f"{self.name} did not start in {ANNOUNCE_SECONDS_MAX:.0f} s; see {self.log}")
-        address = os.read(self._announced, 256).decode("ascii", "replace").strip()
-        os.close(self._announced)
-        self._announced = -1
-        if not address:
+        if not self._hear():
             self.wait(5.0)
             raise StartError(self.last_words() or f"{self.name} ended before it served; see {self.log}")
-        self.address, *others = address.split()
-        self.others = tuple(others)
 
     def has_announced(self) -> bool:
         """Whether a child that was started again serves now; it is asked until it says so."""
         if self._announced < 0 or not select.select([self._announced], [], [], 0.0)[0]:
             return False
-        address = os.read(self._announced, 256).decode("ascii", "replace").strip()
+        return self._hear()
+
+    def _hear(self) -> bool:
+        """Take what it has said, its addresses; False if it has ended without a word."""
+        addresses = os.read(self._announced, 256).decode("ascii", "replace").split()
         os.close(self._announced)
-        self._announced, self.address = -1, address or self.address
-        return bool(address)
+        self._announced = -1
+        if addresses:
+            self.address, self.others = addresses[0], tuple(addresses[1:])
+        return bool(addresses)
 
     def exit_code(self) -> int | None:
         """None while it runs; -N if signal N ended it."""
