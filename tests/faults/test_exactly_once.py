@@ -91,7 +91,7 @@ def test_same_attempt_with_other_bytes_is_a_conflict() -> None:
 
 def test_late_push_is_refused_and_its_slot_is_leased_again() -> None:
     with running_fold(SHARDS) as fold:
-        worker = RawWorker(fold.address, quick_job(leases={"seconds": 0.3}))
+        worker = RawWorker(fold.address, quick_job(leases={"seconds": 2.0}))
         init = worker.lease()
         assert init is not None
         worker.push(init)
@@ -101,7 +101,7 @@ def test_late_push_is_refused_and_its_slot_is_leased_again() -> None:
         until(lambda: fold.fleet.status("quick").counts.dropped == 1, "the lease expires")
         with pytest.raises((errors.LeaseEnded, errors.StepClosed), match="lease"):
             worker.push_part(lease, 1)
-        assert finish(fold, quick_job(leases={"seconds": 0.3})) == golden()
+        assert finish(fold, quick_job(leases={"seconds": 2.0})) == golden()
         worker.close()
 
 
