@@ -86,6 +86,7 @@ class FakeServer:
         self._counter = 0
         self._admitted: dict[int, Attempt] = {}
         self._lock = threading.RLock()
+        self._left = threading.Event()
 
     def connect(self) -> FakeTransport:
         return FakeTransport(self)
@@ -114,6 +115,9 @@ class FakeServer:
     # --- coordinator --------------------------------------------------------------------------------
 
     def call(self, request: CoordinatorRequest) -> Any:
+        if isinstance(request, m.HeartbeatRequest) and request.wait_seconds > 0.0:  # comes by itself
+            self._left.wait(request.wait_seconds)
+            return m.HeartbeatReply("running", self.version)
         with self._lock:
             self.calls.append(request)
             self.raise_failure(type(request).__name__)
@@ -206,6 +210,7 @@ class FakeServer:
             self._dead.add(attempt.lease.attempt)
         if request.is_leaving:
             self.workers.discard(request.worker)
+            self._left.set()
         return m.ReleaseReply(len(given))
 
     # --- shards -------------------------------------------------------------------------------------

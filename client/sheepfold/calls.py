@@ -132,12 +132,15 @@ class WorkerCalls:
         _, seconds = self.usage.timed(lambda: self.transport.push(address, header, part))
         self.usage.pushed(shard, len(part), seconds)
 
-    def heartbeat(self, progress: tuple[m.AttemptProgress, ...], ends_heard: int) -> m.HeartbeatReply:
+    def heartbeat(
+        self, progress: tuple[m.AttemptProgress, ...], ends_heard: int, wait_seconds: float = 0.0
+    ) -> m.HeartbeatReply:
+        """Held by the coordinator for so long, unless an attempt ends."""
         job, worker, usage = self.opening.job, self.opening.worker, self.usage.told()
-        request = m.HeartbeatRequest(job, worker, progress, ends_heard, usage)
+        request = m.HeartbeatRequest(job, worker, progress, ends_heard, usage, wait_seconds)
         reply: m.HeartbeatReply
         reply, seconds = self.usage.timed(lambda: self.transport.call(request))
-        self.usage.round_trip(seconds)
+        self.usage.round_trip(max(0.0, seconds - reply.held_seconds))
         return reply
 
     def release(self, attempts: tuple[AttemptId, ...], reason: str, is_leaving: bool = False) -> None:

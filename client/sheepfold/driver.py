@@ -315,12 +315,12 @@ class Driver:
 
     # --- heartbeat and the end ----------------------------------------------------------------------
 
-    def beat_once(self) -> None:
-        """Say that this worker lives and how far it got; learn which of its leases ended."""
+    def beat_once(self, wait_seconds: float = 0.0) -> None:
+        """Say that this worker lives and how far it got; learn, within that time, which of its leases end."""
         with self._lock:
             lease, done, heard = self._session.lease, self._work_done, self._session.ends_heard
         progress = () if lease is None else (m.AttemptProgress(lease.attempt, done),)
-        self._handle(Heard(self._calls.heartbeat(progress, heard)))
+        self._handle(Heard(self._calls.heartbeat(progress, heard, wait_seconds)))
 
     def _release_quietly(
         self, attempts: tuple[AttemptId, ...], reason: str, is_leaving: bool = False
@@ -343,5 +343,6 @@ class Driver:
         self._heartbeat.stop()
         if self._session.attached is not None:
             self._release_quietly((), reason, is_leaving=True)
+        self._heartbeat.join()
         self._calls.transport.close()
         self._threads.close(JOIN_SECONDS)

@@ -266,7 +266,8 @@ KILLED = by(KILL, "kill_9_changes_no_bit_and_costs_no_committed_step_that_is_log
 # fmt: off
 MATRIX = {
     1: Row("kill -9 of a worker in a push", "its slot is leased again; same bits",
-        by(ONCE, "worker_killed_in_the_middle_of_a_push_costs_nothing"),
+        (*by(ONCE, "worker_killed_in_the_middle_of_a_push_costs_nothing"),
+         *by("faults/test_preemption", "slot_of_a_killed_worker_is_another_workers_at_once")),
         ("worker.push", "worker.pushing", "worker.pushed")),
     2: Row("a stream half sent, its peer silent", "its lease ends; same bits",
         by(ONCE, "worker_stopped_past_its_lease_cannot_count_twice")

@@ -52,6 +52,7 @@ MARKS = (
     "went back to a checkpoint",
     "window full",
     "worker forgotten",
+    "worker gone",
 )
 
 _OF_PUSH = {
@@ -60,7 +61,7 @@ _OF_PUSH = {
     "PUSH_IN_PROGRESS": "push in progress",
     "NON_FINITE": "non-finite refused",
 }
-_OF_END = {"superseded": "attempt superseded", "expired": "attempt expired"}
+_OF_END = {"superseded": "attempt superseded", "expired": "attempt expired", "worker gone": "worker gone"}
 
 
 def _kind_of_skip(command: m.Commit, has_overflowed: bool) -> str:

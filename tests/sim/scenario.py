@@ -93,6 +93,8 @@ class Faults:
     """Of an operator who goes back to some version that is kept."""
     save_rate: float = 0.0
     """Of one who wants a checkpoint now."""
+    break_call_rate: float = 0.0
+    """Of the connection that a worker's heartbeat is held on."""
 
 
 CALM = Faults()
@@ -202,6 +204,7 @@ def _draw_faults(chance: random.Random) -> Faults:
         lose_checkpoint=drawn(0.3),
         rewind_rate=drawn(0.3),
         save_rate=drawn(1.0),
+        break_call_rate=drawn(0.5),
     )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CALL_SECONDS_MAX = 3.0
 PULL_WAIT_SECONDS = 2.0
+BEAT_SECONDS = 0.5
 LOOK = 0.2
 """How often the script pulls the newest weights for itself, as an evaluation does."""
 
@@ -58,7 +59,7 @@ class SimWorker:
 
     def start(self) -> None:
         self._handle(s.Want(s.Goal.LEASE))
-        self.world.at(0.5, self._beat)
+        self.world.at(BEAT_SECONDS, self._beat)
 
     def leave(self) -> None:
         """SIGTERM: hand leases back, then go."""
@@ -240,12 +241,14 @@ class SimWorker:
         world = self.world
         if not self.is_alive or self.is_idle:
             return
-        world.at(0.5, self._beat)
+        world.at(BEAT_SECONDS, self._beat)
         if self.session.attached is None or world.now < self.stopped_until:
             return
         lease = self.session.lease
         progress = () if lease is None else (m.AttemptProgress(lease.attempt, self._done),)
-        request = m.HeartbeatRequest("sim", self.name, progress, self.session.ends_heard)
+        request = m.HeartbeatRequest(
+            "sim", self.name, progress, self.session.ends_heard, wait_seconds=BEAT_SECONDS
+        )
         world.call_coordinator(request, self._heard)
 
     def _heard(self, answer: object) -> None:

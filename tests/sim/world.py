@@ -39,6 +39,8 @@ from sheepfold_wire.ids import AttemptId
 TICK_SECONDS = 0.25
 COMPUTE_SECONDS = 0.15
 CHAOS_SECONDS = 0.2
+CLOSED_BY_KILL = 0.8
+"""Of killed workers: a machine that loses its power closes no connection."""
 PERSIST_SECONDS = 0.06
 INDEX_SECONDS = 0.1
 EVENTS_MAX = 60_000
@@ -89,6 +91,8 @@ class World:
         self._numbers = 0
         self._nan_left: dict[int, int] = {}
         self._callers: dict[int, Answered] = {}
+        self._beats: dict[int, str] = {}
+        """Heartbeats that the coordinator holds, and whose they are."""
         self._answered: set[int] = set()
         self._last_persisted = 0.0
         self._desk_free_at = 0.0
@@ -212,6 +216,10 @@ class World:
             if self.happens("kill_rate"):
                 worker.is_alive = False
                 self.at(self.strikes.chance.uniform(0.1, 2.0), self._add_worker)
+                if self.strikes.chance.random() < CLOSED_BY_KILL:
+                    self.at(self.strikes.chance.uniform(0.0, 0.3), self._connection_breaks, worker.name)
+            elif self.happens("break_call_rate"):
+                self._connection_breaks(worker.name)
             elif self.happens("leave_rate"):
                 worker.leave()
                 self.at(self.strikes.chance.uniform(0.1, 2.0), self._add_worker)
@@ -229,6 +237,12 @@ class World:
         if self.happens("save_rate"):
             self.tell_coordinator(e.FromWorker(self._admin(), m.CheckpointRequest("sim", "operator")))
         self.at(CHAOS_SECONDS, self._chaos)
+
+    def _connection_breaks(self, worker: str) -> None:
+        for caller in [caller for caller, of in self._beats.items() if of == worker]:
+            if self._beats.pop(caller, None):  # the coordinator may crash meanwhile
+                del self._callers[caller]
+                self.tell_coordinator(e.CallLost(caller))
 
     def has_checkpoint(self) -> bool:
         return bool(self._kept())
@@ -317,6 +331,7 @@ class World:
         self.is_coordinator_up, self.is_first_publish = True, True
         self._begin_coordinator(self.log)
         self._callers.clear()
+        self._beats.clear()
         for host in self.shards:
             self.at(chance.uniform(0.0, 0.5), self._link_back, host, host.stream.epoch, True)
 
@@ -347,7 +362,7 @@ class World:
         self._begin_coordinator([books])
         for caller in list(self._callers):
             invariants.answered_once(self._answered, caller)
-            self._callers.pop(caller)(WorkerUnknown("attach again"))
+            self._take_caller(caller)(WorkerUnknown("attach again"))
         for host in self.shards:
             if host.stream.is_up:
                 self.at(0.0, self._linked_again, host, host.stream.epoch)
@@ -404,10 +419,10 @@ class World:
                 if isinstance(reply, m.LeaseReply | m.HeartbeatReply):
                     invariants.told_the_truth(self, reply.ends)
                 invariants.answered_once(self._answered, caller)
-                self._callers.pop(caller)(reply)
+                self._take_caller(caller)(reply)
             case e.Refuse(caller, error):
                 invariants.answered_once(self._answered, caller)
-                self._callers.pop(caller)(error)
+                self._take_caller(caller)(error)
             case e.ToShard(shard, command):
                 self.trace("coord", effect)
                 self.marks.of_command(shard, command, self.coordinator)
@@ -426,6 +441,10 @@ class World:
                 self._at_desk(self._looked, effect)
             case e.BeginAgain(books):
                 self._begin_again(books)
+
+    def _take_caller(self, caller: int) -> Answered:
+        self._beats.pop(caller, None)
+        return self._callers.pop(caller)
 
     def _at_desk(self, act: Callable[..., None], *arguments: Any) -> None:
         """One after the other, as in the desk's thread."""
@@ -501,6 +520,8 @@ class World:
         if not self.is_coordinator_up:
             return
         self._callers[caller] = reply
+        if isinstance(request, m.HeartbeatRequest):
+            self._beats[caller] = request.worker
         self.tell_coordinator(e.FromWorker(caller, request))
 
     def call_shard_pull(self, request: m.PullRequest, answered: Answered) -> None:

@@ -172,6 +172,7 @@ class HeartbeatRequest:
     progress: tuple[AttemptProgress, ...] = ()
     ends_heard: int = 0
     usage: WorkerUsage | None = None
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,7 @@ class HeartbeatReply:
     state: str
     version: int
     ends: tuple[AttemptEnd, ...] = ()
+    held_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,28 +215,32 @@ class AttemptProgress(_message.Message):
     def __init__(self, attempt: _Optional[_Union[_shard_pb2.AttemptId, _Mapping]] = ..., done: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("job", "worker", "progress", "ends_heard", "usage")
+    __slots__ = ("job", "worker", "progress", "ends_heard", "usage", "wait_seconds")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ENDS_HEARD_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     progress: _containers.RepeatedCompositeFieldContainer[AttemptProgress]
     ends_heard: int
     usage: WorkerUsage
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., progress: _Optional[_Iterable[_Union[AttemptProgress, _Mapping]]] = ..., ends_heard: _Optional[int] = ..., usage: _Optional[_Union[WorkerUsage, _Mapping]] = ...) -> None: ...
+    wait_seconds: float
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., progress: _Optional[_Iterable[_Union[AttemptProgress, _Mapping]]] = ..., ends_heard: _Optional[int] = ..., usage: _Optional[_Union[WorkerUsage, _Mapping]] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("state", "version", "ends")
+    __slots__ = ("state", "version", "ends", "held_seconds")
     STATE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENDS_FIELD_NUMBER: _ClassVar[int]
+    HELD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     state: str
     version: int
     ends: _containers.RepeatedCompositeFieldContainer[AttemptEnd]
-    def __init__(self, state: _Optional[str] = ..., version: _Optional[int] = ..., ends: _Optional[_Iterable[_Union[AttemptEnd, _Mapping]]] = ...) -> None: ...
+    held_seconds: float
+    def __init__(self, state: _Optional[str] = ..., version: _Optional[int] = ..., ends: _Optional[_Iterable[_Union[AttemptEnd, _Mapping]]] = ..., held_seconds: _Optional[float] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("job", "worker", "attempts", "is_leaving", "reason")

@@ -15,6 +15,7 @@ from sheepfold_server.core.batch import BatchPlan
 from sheepfold_server.core.checkpointing import Checkpointing
 from sheepfold_server.core.events import (
     Answer,
+    CallLost,
     CheckpointFound,
     CoordinatorEffect,
     CoordinatorEvent,
@@ -33,6 +34,7 @@ from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.lease_calls import LeaseCalls
 from sheepfold_server.core.loss_scale import UNSCALED, LossScale
 from sheepfold_server.core.opening import Opening
+from sheepfold_server.core.presence import Presence
 from sheepfold_server.core.quotas import UNBOUND, QuotaBook, Quotas
 from sheepfold_server.core.records import CoordinatorRecord
 from sheepfold_server.core.recovery import Recovery
@@ -87,6 +89,7 @@ class Coordinator:
         self._opening = Opening(self._state, self._recovery, self._rewinding)
         self._administration = Administration(self._state, self._stepping)
         self._lease_calls = LeaseCalls(self._state, self._granting)
+        self._presence = Presence(self._state, self._granting)
         self._checkpointing = Checkpointing(self._state, self._granting)
         self._answered: OrderedDict[str, WorkerReply] = OrderedDict()
         """Answers of administrative calls by call and request id: a repeat acts once (invariant I18)."""
@@ -111,6 +114,8 @@ class Coordinator:
         match event:
             case FromWorker(caller, request):
                 self._on_request(caller, request)
+            case CallLost(caller):
+                self._presence.lost(caller)
             case FromShard(shard, report):
                 self._on_report(shard, report)
             case Persisted(number):
@@ -130,10 +135,12 @@ class Coordinator:
                 self._checkpointing.on_shard_down(shard)
             case Tick():
                 self._granting.expire()
+                self._presence.expire()
                 self._expire_pins()
         if not self._rewinding.is_over:
             self._checkpointing.consider()
             self._lease_calls.serve()
+            self._presence.serve()
         effects, state.outbox = state.outbox, []
         return effects
 
@@ -169,7 +176,8 @@ class Coordinator:
                     self._lease_calls.ask(caller, request)
                     return
                 case m.HeartbeatRequest():
-                    reply = self._heartbeat(request)
+                    self._presence.beat(caller, request)
+                    return
                 case m.ReleaseRequest():
                     reply = self._release(request)
                 case m.ConfigChangeRequest():
@@ -260,13 +268,6 @@ class Coordinator:
             heartbeat_seconds=min(2.0, state.job.leases.seconds / 4),
             durability=state.durability,
         )
-
-    def _heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
-        worker = self._state.known_worker(request.worker)
-        worker.usage = request.usage or worker.usage
-        self._granting.renew(request.worker, request.progress)
-        ends = worker.ends_after(request.ends_heard)
-        return m.HeartbeatReply(self._state.life.value, self._state.version, ends)
 
     def _release(self, request: m.ReleaseRequest) -> m.ReleaseReply:
         released = self._granting.release(request.worker, request.attempts, request.reason or "released")

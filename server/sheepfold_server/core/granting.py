@@ -12,6 +12,8 @@ from sheepfold_server.core.steps import OpenStep, SlotState
 from sheepfold_wire.samples import slot_seed
 
 FIRST_SLOT_LEASES = 20
+LOST = ("expired", "worker gone")
+"""Why attempts end that nobody handed back."""
 """A worker's first slot needs no progress for that many lease times: 10 minutes at the default of 30 s."""
 
 
@@ -176,17 +178,24 @@ class Granting:
         known.expects = (step, slot) if step < self._s.stop_steps else None
 
     def _late_slot(self, worker: str) -> _Place | None:
-        """The lowest slot whose only attempt is much later than its kind; never the asker's own."""
+        """The lowest slot whose only attempt is late, or a lost worker's; never the asker's own."""
         limit = self.late_after()
-        if limit is None:
-            return None
         for step, index, slot, is_lowest in self._unadmitted():
             live = self._s.attempts.of_slot(step.step, index)
-            if len(live) != 1 or live[0].worker == worker or self._is_compiling(live[0]):
+            if len(live) != 1 or live[0].worker == worker:
                 continue
-            if self._s.now - live[0].leased_at > limit and self._has_room(is_lowest):
+            if self._is_late(live[0], limit) and self._has_room(is_lowest):
                 return step, index, slot
         return None
+
+    def _is_late(self, attempt: Attempt, limit: float | None) -> bool:
+        """Whether another worker should begin it too: much later than its kind, or its worker may be dead."""
+        worker = self._s.workers.get(attempt.worker)
+        if worker is not None and worker.lost_at is not None:
+            return True
+        if limit is None or self._is_compiling(attempt):
+            return False
+        return self._s.now - attempt.leased_at > limit
 
     def late_after(self) -> float | None:
         """Seconds after which a slot is leased a second time; None while durations are not known."""
@@ -269,21 +278,14 @@ class Granting:
         return max(self._s.job.leases.seconds, 3.0 * p95)
 
     def expire(self) -> None:
-        """End attempts past their deadline and forget workers that fell silent."""
+        """End attempts past their deadline."""
         for attempt in self._s.attempts:
             if not attempt.is_staged and attempt.deadline <= self._s.now:
                 self.end(attempt, "expired")
-        silence = 3.0 * self._s.job.leases.seconds
-        for name in self._s.workers.silent_since(self._s.now - silence):
-            self._s.event(
-                "leave", f"worker {name} has been silent for {silence:.0f} s; it is no longer counted"
-            )
-            self.release(name, (), "expired")
-            self._s.forget_worker(name)
 
     def release(self, worker: str, keys: tuple[object, ...], why: str) -> int:
         """End the worker's unstaged attempts (those of `keys`, or all); returns how many."""
         given = [a for a in self._s.attempts.of_worker(worker) if not keys or a.id in keys]
         for attempt in given:
-            self.end(attempt, why, why if why == "expired" else "handed back")
+            self.end(attempt, why, why if why in LOST else "handed back")
         return len(given)

@@ -235,10 +235,15 @@ class JobState:
 
     def known_worker(self, name: str) -> Worker:
         """A worker that just called; raises WorkerUnknown."""
+        worker = self.present_worker(name)
+        worker.is_seen(self.now)
+        return worker
+
+    def present_worker(self, name: str) -> Worker:
+        """Raises WorkerUnknown."""
         worker = self.workers.get(name)
         if worker is None:
             raise WorkerUnknown(f"worker {name} is not attached (any more); attach again")
-        worker.seen_at = self.now
         return worker
 
     def tell(self, shard: int, command: m.ShardCommand) -> None:

@@ -16,6 +16,8 @@ class Worker:
     request: m.AttachRequest
     seen_at: float
     attached_at: float
+    lost_at: float | None = None
+    """When its connection broke, if it has not called since."""
     slots_staged: int = 0
     slots_committed: int = 0
     samples_committed: int = 0
@@ -27,6 +29,9 @@ class Worker:
     """(step, slot) that it was told to expect."""
     ends: deque[m.AttemptEnd] = field(default_factory=lambda: deque(maxlen=ENDS_KEPT))
     ends_count: int = 0
+
+    def is_seen(self, now: float) -> None:
+        self.seen_at, self.lost_at = now, None
 
     def end(self, attempt: Attempt, why: str, is_committed: bool) -> None:
         self.ends_count += 1
@@ -49,13 +54,17 @@ class Workers:
         """Whether the worker is new; attaching again keeps its counts."""
         known = self._workers.get(request.worker)
         if known is not None:
-            known.request, known.seen_at = request, now
+            known.request = request
+            known.is_seen(now)
             return False
         self._workers[request.worker] = Worker(request, now, now)
         return True
 
     def get(self, name: str) -> Worker | None:
         return self._workers.get(name)
+
+    def items(self) -> list[tuple[str, Worker]]:
+        return list(self._workers.items())
 
     def __len__(self) -> int:
         """Those that take leases."""
@@ -73,9 +82,6 @@ class Workers:
 
     def leave(self, name: str) -> None:
         self._workers.pop(name, None)
-
-    def silent_since(self, moment: float) -> list[str]:
-        return [name for name, worker in self._workers.items() if worker.seen_at < moment]
 
     def tell_end(self, attempt: Attempt, why: str, is_committed: bool = False) -> None:
         worker = self._workers.get(attempt.worker)

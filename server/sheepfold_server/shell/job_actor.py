@@ -61,6 +61,10 @@ class JobActor:
     def _handle(self, event: e.CoordinatorEvent) -> list[e.CoordinatorEffect]:
         if isinstance(event, e.FromWorker):
             self._with_core.add(event.caller)
+        elif isinstance(event, e.CallLost):
+            self._with_core.discard(event.caller)
+            with self._lock:
+                self._callers.pop(event.caller, None)
         return self.core.handle(event, time.monotonic())
 
     def submit(self, event: e.CoordinatorEvent) -> None:
@@ -71,11 +75,18 @@ class JobActor:
     def call(self, request: e.WorkerRequest) -> Future[e.WorkerReply]:
         """The answer of a worker's or administrator's call; a refusal is raised by the future."""
         future: Future[e.WorkerReply] = Future()
+
+        def notice_loss(ended: Future[e.WorkerReply]) -> None:
+            if ended.cancelled():
+                self.submit(e.CallLost(token))
+
         if self._failure is not None:
             raise self._failure
         with self._lock:
             token = next(self._tokens)
             self._callers[token] = future, request
+        if isinstance(request, m.HeartbeatRequest):
+            future.add_done_callback(notice_loss)
         self.submit(e.FromWorker(token, request))
         return future
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from sheepfold_server.core.events.coordinator import (
     Answer,
     BeginAgain,
+    CallLost,
     CheckpointFound,
     CoordinatorEffect,
     CoordinatorEvent,
@@ -84,6 +85,7 @@ __all__ = [
     "Appended",
     "ApplyUpdate",
     "BeginAgain",
+    "CallLost",
     "CheckpointFound",
     "Command",
     "ComputeDigest",

@@ -87,12 +87,19 @@ class CheckpointFound:
 
 
 @dataclass(frozen=True, slots=True)
+class CallLost:
+    """The connection of that call broke before it was answered."""
+
+    caller: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
 CoordinatorEvent = (
-    FromWorker | ShardUp | ShardDown | FromShard | Persisted | IndexStored | CheckpointFound | Tick
+    FromWorker | CallLost | ShardUp | ShardDown | FromShard | Persisted | IndexStored | CheckpointFound | Tick
 )
 
 # --- effects ---------------------------------------------------------------------------------------------
