@@ -25,6 +25,7 @@ from sheepfold_server.storage.checkpoints import CheckpointNotStored, Checkpoint
 from sheepfold_server.storage.log import log as logs
 from sheepfold_server.storage.log.errors import LogError
 from sheepfold_server.storage.log.log import RecordLog
+from sheepfold_server.storage.log.reading import SUFFIX
 from sheepfold_server.storage.log.segment import create
 
 T = TypeVar("T")
@@ -168,7 +169,7 @@ def append_to_segments_named_first(directory: Path, tell: Tell) -> None:
 
     def create_named(path: Path, length: int) -> int:
         descriptor = create(path, length)
-        os.link(path, path.with_suffix(logs.SUFFIX))
+        os.link(path, path.with_suffix(SUFFIX))
         return descriptor
 
     logs.create = create_named  # type: ignore[attr-defined]

@@ -32,7 +32,10 @@ from sheepfold_wire.job import Job, LossScale, job_from_toml
 COMMANDS = [
     *(
         [name]
-        for name in ("demo", "up", "status", "doctor", "support-bundle", "coordinator", "shard", "dashboard")
+        for name in (
+            *("demo", "up", "status", "doctor", "support-bundle", "replay"),
+            *("coordinator", "shard", "dashboard"),
+        )
     ),
     *(
         ["job", name]

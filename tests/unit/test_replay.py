@@ -6,7 +6,7 @@ import pytest
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import ApplyUpdate, ComputeDirections, SkipStep
-from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, StateSaved
+from sheepfold_server.core.records import InitPart, PreparedSum, ShardNote, ShardRecord, StateSaved
 from sheepfold_server.core.replay import (
     LoadLogged,
     Replay,
@@ -15,6 +15,7 @@ from sheepfold_server.core.replay import (
     RestoreSum,
     VersionDone,
     may_save,
+    replayed,
 )
 from sheepfold_wire.ids import NO_ATTEMPT, AttemptId
 
@@ -151,3 +152,32 @@ def test_log_that_was_cut_still_leads_to_every_version_that_may_be_pulled(open_s
         assert replay.version == version
         assert replay.oldest_version(open_steps) == max(0, version - open_steps)
     assert len(saved) > 3, "nothing was cut"
+
+
+# --- with what was decided after the log's end -----------------------------------------------------------
+
+
+def rebuilt(log: list[ShardRecord], *decided: ShardNote, splits: bool = False) -> list[ReplayEffect]:
+    return list(replayed(Replay(splits, counts_skips=False), zip(log, range(99), strict=False), decided))
+
+
+def test_decision_that_is_not_in_the_log_is_applied_to_the_mean_that_is() -> None:
+    log = [*BEGUN, prepared(0), commit(0), prepared(1)]
+    assert rebuilt(log, commit(0), commit(1))[2:] == [*applied(0, 2), *applied(1, 4)]
+
+
+def test_mean_that_nobody_decided_on_is_left_out() -> None:
+    log = [*BEGUN, prepared(0), commit(0), prepared(1)]
+    assert rebuilt(log, commit(0))[2:] == applied(0, 2)
+    assert rebuilt([init()]) == []
+
+
+def test_replay_ends_where_the_mean_of_a_decision_is_lost() -> None:
+    log = [*BEGUN, prepared(0), commit(0), prepared(1, "another")]
+    assert rebuilt(log, commit(1), commit(2))[2:] == applied(0, 2)
+
+
+def test_split_slices_take_the_totals_that_were_noted_elsewhere() -> None:
+    log = [*BEGUN, prepared(0), commit(0)]
+    assert VersionDone(1) not in rebuilt(log, commit(0), splits=True)
+    assert VersionDone(1) in rebuilt(log, commit(0), m.Totals("j", 0, TOTALS), splits=True)

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from sheepfold_server.cli import checkpoints, credentials, doctor, export, jobs, kernels, roles, status, up
+from sheepfold_server.cli import (
+    checkpoints,
+    credentials,
+    doctor,
+    export,
+    jobs,
+    kernels,
+    replay,
+    roles,
+    status,
+    up,
+)
 from sheepfold_server.cli.demo import command as demo
 from sheepfold_server.cli.refusals import Group
 from sheepfold_server.cli.support import command as support
@@ -49,6 +60,7 @@ app.add_typer(jobs.app, name="job", rich_help_panel="Jobs")
 app.command("status", rich_help_panel="Jobs", epilog=status.EPILOG)(status.status)
 app.command("doctor", rich_help_panel="Jobs", epilog=doctor.EPILOG)(doctor.doctor)
 app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel="Jobs")
+app.command("replay", rich_help_panel="Jobs", epilog=replay.EPILOG)(replay.replay)
 app.command("support-bundle", rich_help_panel="Jobs", epilog=support.EPILOG)(support.support_bundle)
 app.command("export", rich_help_panel="Jobs", epilog=export.EPILOG)(export.export)
 app.command("kernels", rich_help_panel="Jobs", epilog=kernels.EPILOG)(kernels.kernels)

@@ -135,13 +135,13 @@ def export(
 ) -> None:
     """Write the weights of a checkpoint as one file, under the model's own names, in fp32."""
     from sheepfold_server.storage.checkpoints import CheckpointCorrupt
-    from sheepfold_server.storage.checkpoints.export import write_weights
+    from sheepfold_server.storage.checkpoints.export import write_checkpoint
 
     store = _store(name, url, address)
     (index,) = _chosen(store.listing().indices, name, version, store.url, all_if_none=False)
     try:
         store.verify(index)
-        count = write_weights(store, index, into)
+        count = write_checkpoint(store, index, into)
     except (CheckpointCorrupt, OSError) as error:
         raise CheckpointFailed(str(error)) from None
     typer.echo(f"{into}: {count} tensors of version {index.version}")

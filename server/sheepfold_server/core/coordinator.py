@@ -153,6 +153,11 @@ class Coordinator:
     def job(self) -> Job:
         return self._state.job
 
+    @property
+    def open_job(self) -> m.OpenJob | None:
+        """What its shards are told of the job; None before it has a model."""
+        return None if self._state.geometry is None else self._opening.command()
+
     def answer_to(self, call: str, request_id: str) -> WorkerReply | None:
         """What an administrative call was answered, if it was made before."""
         return self._answered.get(f"{call}/{request_id}")

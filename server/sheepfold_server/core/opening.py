@@ -137,6 +137,10 @@ class Opening:
 
     def _open_on(self, shard: int) -> None:
         """Sent before the shard is ready: its answer makes it so."""
+        self._s.outbox.append(ToShard(shard, self.command()))
+
+    def command(self) -> m.OpenJob:
+        """What each shard is told of the job; only once its model is known."""
         state = self._s
         assert state.geometry is not None
         manifest, config = state.geometry.manifest.to_json(), state.resolved_json
@@ -144,10 +148,9 @@ class Opening:
         # A shard that has nothing of this lineage can follow only from the version the lineage began with.
         begins = bool(found.ancestry) and state.version == found.ancestry[-1].version
         restore = found.ancestry[-1] if begins else None
-        command = m.OpenJob(
+        return m.OpenJob(
             state.name, state.lineage, state.term, len(state.shards), manifest, config, found.url, restore
         )
-        state.outbox.append(ToShard(shard, command))
 
     def on_opened(self, shard: int, report: m.JobOpened) -> None:
         state = self._s

@@ -42,7 +42,7 @@ class Remembering:
         """All records; JobCreated, the first, has been used to make the coordinator."""
         state = self._s
         state.history.count = state.term * EVENTS_PER_TERM
-        for record in _needed(list(records)):
+        for record in needed(list(records)):
             self._take(record)
         self._granting.recover(self._settled)
         if state.files is not None:
@@ -152,8 +152,8 @@ class Remembering:
         return attempt
 
 
-def _needed(records: list[r.CoordinatorRecord]) -> list[r.CoordinatorRecord]:
-    """From the newest books on."""
+def needed(records: list[r.CoordinatorRecord]) -> list[r.CoordinatorRecord]:
+    """From the newest books on: what is said of the present lineage, and no more than that."""
     books = [index for index, record in enumerate(records) if isinstance(record, r.Books)]
     return records[books[-1] :] if books else records
 
@@ -163,7 +163,7 @@ def identity(records: list[r.CoordinatorRecord]) -> tuple[str, str, int]:
 
     Raises LookupError for a log that does not begin with a job.
     """
-    first = _needed(records)[0]
+    first = needed(records)[0]
     match first:
         case r.JobCreated():
             return first.config_json, first.lineage, first.shard_count

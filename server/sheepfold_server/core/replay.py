@@ -5,15 +5,24 @@ Pure: where a payload stands in the log is an opaque number, and the kernel's ef
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import ApplyUpdate, ComputeDirections, SkipStep
-from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, StateSaved, VersionServed
+from sheepfold_server.core.records import (
+    InitPart,
+    PreparedSum,
+    ShardNote,
+    ShardRecord,
+    StateSaved,
+    VersionServed,
+)
 from sheepfold_wire.ids import NO_ATTEMPT, NOTHING_LOADED, AttemptId
 
 Place = int
 """Where a record stands in the log."""
+NOWHERE: Place = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +84,7 @@ class Recovered:
     """Of step `version`, restored: it may be decided."""
     init: AttemptId | None = None
     """Initial weights that are not loaded; the newest."""
-    init_place: Place = -1
+    init_place: Place = NOWHERE
     newest_attempt: AttemptId = NO_ATTEMPT
     """The newest the log names: whoever still pushes it need not wait."""
     slices: tuple[m.SliceReport, ...] = ()
@@ -177,8 +186,26 @@ class Replay:
             version=self.version,
             prepared=None if self._prepared is None else self._prepared[0],
             init=init,
-            init_place=-1 if init is None else self._inits[init],
+            init_place=NOWHERE if init is None else self._inits[init],
             newest_attempt=self._newest_attempt,
             slices=slices,
             oldest_version=oldest_version,
         )
+
+
+def replayed(
+    replay: Replay, log: Iterable[tuple[ShardRecord, Place]], decided: Iterable[ShardNote]
+) -> Iterator[ReplayEffect]:
+    """All that a log gives, then what its coordinator decided and the log does not know of.
+
+    It ends early where the mean gradient of such a step is lost. Raises LookupError for a log that is at odds
+    with itself.
+    """
+    for record, place in log:
+        yield from replay.take(record, place)
+    for decision in decided:
+        try:
+            effects = replay.take(decision, NOWHERE)
+        except LookupError:
+            return
+        yield from effects

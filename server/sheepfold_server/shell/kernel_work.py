@@ -18,6 +18,7 @@ from sheepfold_server.core.headers import ShardJob
 from sheepfold_server.core.records import InitPart, StateSaved, VersionServed
 from sheepfold_server.core.replay import (
     LoadLogged,
+    Place,
     Recovered,
     Replay,
     ReplayEffect,
@@ -174,7 +175,8 @@ class KernelWork:
         if ahead.version == NOTHING_LOADED and first is not None:
             return self._begin_with(first()), b""
         oldest = ahead.oldest_version(job.open_steps)
-        replay, redone = Replay(job.holds_split, job.counts_skips), _Redone(self, oldest)
+        replay = Replay(job.holds_split, job.counts_skips)
+        redone = Redone(self, self.log.payload, oldest)
         for record, place in records:
             for effect in replay.take(record, place):
                 redone.take(effect)
@@ -198,28 +200,28 @@ class KernelWork:
         return Recovered(version=version, oldest_version=version - len(first.older))
 
 
-class _Redone:
+class Redone:
     """The effects of a replay. Versions from `oldest` on may be pulled and are encoded, in fp32."""
 
-    def __init__(self, work: KernelWork, oldest: int) -> None:
-        self._work, self._oldest = work, oldest
+    def __init__(self, work: KernelWork, payload: Callable[[Place], Buffer], oldest: int) -> None:
+        self._work, self._payload, self._oldest = work, payload, oldest
         self.slices: tuple[m.SliceReport, ...] = ()
 
     def take(self, effect: ReplayEffect) -> None:
         work = self._work
         match effect:
             case LoadLogged(place):
-                work.tensors.load(work.log.payload(place))
+                work.tensors.load(self._payload(place))
             case RestoreState(saved, place):
-                work.tensors.restore(work.tensors.held().read(work.log.payload(place)))
+                work.tensors.restore(work.tensors.held().read(self._payload(place)))
                 self.slices = saved.slices
             case RestoreSum(step, place):
                 work.tensors.begin(step)
-                work.tensors.fold(step, [(work.log.payload(place), Codec.FP32, 1.0)])
+                work.tensors.fold(step, [(self._payload(place), Codec.FP32, 1.0)])
                 work.tensors.finish(step, 1.0)
             case ServeLogged(version, place):
                 if version >= self._oldest:
-                    work.keep(version, {Codec.FP32: work.log.payload(place)})
+                    work.keep(version, {Codec.FP32: self._payload(place)})
             case e.SkipStep():
                 work.skip(effect)
             case e.ComputeDirections(decision):

@@ -26,3 +26,19 @@ def lock_directory(path: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def holder_of(path: Path) -> str | None:
+    """What Held says of who has the lock, None if nobody has. Nothing is kept or written. Raises OSError."""
+    try:
+        fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+    else:
+        return None
+    finally:
+        os.close(fd)

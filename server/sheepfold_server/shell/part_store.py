@@ -96,7 +96,7 @@ class PartStore(JobParts):
         listing = store.listing(ref.lineage)
         for index in listing.indices + listing.superseded:
             if (index.version, index.term) == (ref.version, ref.term):
-                return _first_state(ref.version, store.read_part(index, self._job.shard, self._shard_count))
+                return state_of_part(ref.version, store.read_part(index, self._job.shard, self._shard_count))
         name = f"{self._job.job}/{ref.lineage}/INDEX-{ref.version}.{ref.term}.json"
         raise CheckpointCorrupt(f"{self.url}/{name}", "an index, as the coordinator sees it", "none")
 
@@ -117,7 +117,8 @@ class PartStore(JobParts):
         return found
 
 
-def _first_state(version: int, arrays: dict[str, npt.NDArray[Any]]) -> FirstState:
+def state_of_part(version: int, arrays: dict[str, npt.NDArray[Any]]) -> FirstState:
+    """`arrays` as the store reads them."""
     older: list[bytes] = []
     while all(name in arrays for name in older_names(len(older) + 1)):
         older.append(b"".join(arrays[name].tobytes() for name in older_names(len(older) + 1)))

@@ -17,11 +17,8 @@ import torch
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.headers import ShardJob
-from sheepfold_server.optim.groups import Groups
-from sheepfold_server.optim.kernel import Kernel
-from sheepfold_server.optim.layout import ShardLayout
-from sheepfold_server.optim.state import ShardTensors
-from sheepfold_server.shell.kernels import KernelError, KernelFolder, job_programs, numeric_fingerprint
+from sheepfold_server.shell.kernels import KernelError, KernelFolder, numeric_fingerprint
+from sheepfold_server.shell.opened_job import OpenedJob
 from sheepfold_server.shell.part_store import NO_PARTS, PartStore, StoreErrors
 from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.shard_actor import ShardActor
@@ -31,9 +28,6 @@ from sheepfold_wire.codecs import Codec
 from sheepfold_wire.connection import DEFAULT, Connection
 from sheepfold_wire.errors import JobUnknown, NotReady, StaleTerm
 from sheepfold_wire.ids import is_job_name
-from sheepfold_wire.job import Job, job_from_json
-from sheepfold_wire.manifest import Manifest
-from sheepfold_wire.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -174,37 +168,31 @@ class ShardProcess:
             known.command(command)
 
     def _open(self, command: m.OpenJob) -> ShardActor:
-        job, shard = job_from_json(command.config_json), self.config.shard
-        manifest = Manifest.from_json(command.manifest_json)
-        plan = Plan.of(manifest, command.shard_count, job.placement.split_above_bytes)
-        codec = Codec(job.wire.up)
-        part_bytes, init_bytes = (
-            plan.part_bytes(shard, codec.itemsize),
-            plan.part_bytes(shard, Codec.FP32.itemsize),
-        )
+        opened = OpenedJob.of(command, self.config.shard)
+        job, plan, shard = opened.job, opened.plan, opened.shard
+        part_bytes, init_bytes = opened.bytes_in(Codec(job.wire.up)), opened.bytes_in(Codec.FP32)
         fixed = ShardJob(
             job=job.name,
             shard=shard,
             incarnation=self.incarnation,
             term=command.term,
             lineage=command.lineage,
-            manifest_digest=manifest.digest,
+            manifest_digest=plan.manifest.digest,
             plan_digest=plan.digest,
-            codec=codec.value,
+            codec=job.wire.up,
             part_bytes=part_bytes,
             init_bytes=init_bytes,
-            presence_bytes=-(-len(manifest.tensors) // 8),
+            presence_bytes=-(-len(plan.manifest.tensors) // 8),
             part_slots=self.part_slots(part_bytes, init_bytes),
             open_steps=job.batch.open_steps,
             delay=job.batch.delay,
-            holds_split=any(f.slice in plan.split_slices for f in plan.shard_fragments(shard)),
-            counts_skips=job.optimizer.skipped_step == "count",
+            holds_split=opened.holds_split,
+            counts_skips=opened.counts_skips,
             cosines_every=job.report.cosines_every,
         )
-        kernel = self._kernel_of(job, ShardLayout(plan, shard))
-        tensors = ShardTensors(plan, shard, job.optimizer, kernel, job.batch.open_steps)
-        job_log = self._log_of(command, fixed, init_bytes)
+        tensors = opened.tensors(self._folder)
         parts = NO_PARTS if not command.checkpoint_url else PartStore(command, fixed, self._checkpoints)
+        job_log = self._log_of(opened)
         actor = ShardActor(fixed, tensors, self._kernel, self._send, self.halt, job_log, parts)
         with self._lock:
             self._actors[job.name] = actor
@@ -218,18 +206,14 @@ class ShardProcess:
         )
         return actor
 
-    def _log_of(self, command: m.OpenJob, fixed: ShardJob, part_bytes: int) -> ShardLog | NoLog:
+    def _log_of(self, opened: OpenedJob) -> ShardLog | NoLog:
         """Raises LogError for a log of another job, model, cut or fingerprint, or a damaged one."""
-        job = job_from_json(command.config_json)
-        if self.config.directory is None or job.durability.level == "checkpoint":
+        level = opened.job.durability.level
+        if self.config.directory is None or level == "checkpoint":
             return NoLog()
-        numerics = f"{job.numerics.kernel}/{numeric_fingerprint(self.config.device)}"
-        belongs_to = (
-            f"shard {fixed.shard} of {command.shard_count}, job {fixed.job}, lineage {command.lineage}, "
-            f"model {fixed.manifest_digest[:16]}, plan {fixed.plan_digest[:16]}, numerics {numerics}"
-        )
-        directory = self.config.directory / "jobs" / fixed.job / command.lineage
-        return ShardLog(directory, belongs_to, part_bytes, job.durability.level == "wal_fsync")
+        belongs_to = opened.belongs_to(numeric_fingerprint(self.config.device))
+        directory = opened.log_directory(self.config.directory)
+        return ShardLog(directory, belongs_to, opened.bytes_in(Codec.FP32), level == "wal_fsync")
 
     def _forget_earlier_lineages(self, command: m.OpenJob) -> None:
         """Their logs: this one began with a checkpoint, and has its state in a log of its own."""
@@ -239,11 +223,6 @@ class ShardProcess:
             if path.name != command.lineage:
                 log.info("job %s: the log of lineage %s is removed", command.job, path.name)
                 shutil.rmtree(path, ignore_errors=True)
-
-    def _kernel_of(self, job: Job, layout: ShardLayout) -> Kernel:
-        """Ready to run: compiling is over when this returns. Raises KernelError."""
-        programs = job_programs(job, Groups(layout, job.optimizer).rules)
-        return self._folder.kernel(job.numerics.kernel, programs)
 
     def part_slots(self, part_bytes: int, init_bytes: int) -> int:
         """Parts the staging budget holds; 0 if even the initial weights do not fit."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch, RecordNotAppended
+from sheepfold_server.storage.log.errors import RecordNotAppended
 from sheepfold_server.storage.log.payload import Payload, write
+from sheepfold_server.storage.log.reading import SUFFIX, read_heads, read_log
 from sheepfold_server.storage.log.records import encode_header, payload_at, record_end
 from sheepfold_server.storage.log.segment import (
     FORMAT,
@@ -20,15 +21,12 @@ from sheepfold_server.storage.log.segment import (
     encode_page,
     make_directory,
     new_generation,
-    read_page,
-    read_records,
     sync_directory,
 )
 from sheepfold_wire.frames import Buffer
 
 SPARES_MAX = 8
 """Files kept to be used again: writing into pages that are cached is ten times as fast as into fresh ones."""
-SUFFIX = ".log"
 
 
 @dataclass(slots=True)
@@ -70,34 +68,16 @@ class RecordLog:
         """Every record, once, before the first append. Raises LogCorrupt, LogMismatch."""
         for leftover in (*self.directory.glob("*.new"), *self.directory.glob("*.spare")):
             leftover.unlink()
-        heads = self._heads()
-        for index, (path, head) in enumerate(heads):
-            following = heads[index + 1][1] if index + 1 < len(heads) else None
-            if index and (head.first_sequence, head.previous) != (self._sequence, self._previous):
-                raise LogCorrupt(
-                    f"{path} continues after record {head.first_sequence - 1}, the segments before it end "
-                    f"with {self._sequence - 1}; restore the missing ones, or begin from a checkpoint in an "
-                    "empty directory"
-                )
+        heads = read_heads(self.directory, self._belongs_to)
+        self._segments = [
+            _Segment(path, head.number, head.first_sequence, path.stat().st_size) for path, head in heads
+        ]
+        for _, head in heads[:1]:
             self._sequence, self._previous = head.first_sequence, head.previous
-            self._segments.append(_Segment(path, head.number, head.first_sequence, path.stat().st_size))
-            for found in read_records(path, head, None if following is None else following.first_sequence):
-                yield found
-                self._sequence, self._previous = found.header.sequence + 1, found.header.checksum
+        for found in read_log(heads):
+            yield found
+            self._sequence, self._previous = found.header.sequence + 1, found.header.checksum
         self._is_read = True
-
-    def _heads(self) -> list[tuple[Path, SegmentHeader]]:
-        """Segments in their order. One that was being made when its process died has no page yet."""
-        heads = []
-        for path in sorted(self.directory.glob(f"*{SUFFIX}")):
-            head = read_page(path)
-            if head.belongs_to != self._belongs_to:
-                raise LogMismatch(
-                    f"{path} is of {head.belongs_to}, expected is {self._belongs_to}; give the directory of "
-                    "this one, or an empty one"
-                )
-            heads.append((path, head))
-        return heads
 
     # --- appending ------------------------------------------------------------------------------------
 
