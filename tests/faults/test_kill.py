@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from tests.faults.fleet import KilledFleet, killed_fleet
 from tests.integration.harness import digest_of, running_fold, small_job, train
+from typer.testing import CliRunner
 
+from sheepfold_server.cli.app import app
 from sheepfold_wire.job import Job
 
 STEPS = 12
@@ -109,3 +111,32 @@ def test_everything_stopped_and_started_again_goes_on_where_it_was(tmp_path: Pat
         fleet.until(lambda: fleet.version() >= 3, "version 3, from the disk")
         assert fleet.finish() == golden("wal")
         assert fleet.lineage() == lineage, "committed steps were lost: the job went back to a checkpoint"
+
+
+def replayed(directory: Path) -> dict[int, str]:
+    """Digests of all versions that the logs lead to."""
+    ran = CliRunner().invoke(app, ["replay", "killed", "--dir", str(directory), "--from", "0"])
+    assert ran.exit_code == 0, ran.output
+    lines = [line.split() for line in ran.stdout.splitlines()]
+    return {int(version): digest for _, version, digest, *_ in lines}
+
+
+def test_replay_of_what_kill_9_left_is_what_the_servers_come_back_with(tmp_path: Path) -> None:
+    """Every version up to there is that of the run that nothing disturbs."""
+    job, killed, whole = job_of("delay"), tmp_path / "killed", tmp_path / "whole"
+    with running_fold(2, directory=whole) as fold:
+        train(fold.address, job)
+    with killed_fleet(killed, job) as fleet:
+        fleet.until(lambda: fleet.version() >= 4, "version 4")
+        kill_all(fleet)
+        for worker in fleet.workers:
+            worker.kill()
+    left, expected = replayed(killed), replayed(whole)
+    newest = max(left)
+    assert newest >= 4
+    assert left == {version: expected[version] for version in range(newest + 1)}
+    assert expected[STEPS] == golden("delay")
+    with killed_fleet(killed, job, workers=0) as fleet:
+        fleet.until(lambda: fleet.version() >= newest, f"version {newest} again")
+        assert fleet.version() == newest
+        assert digest_of(fleet.address, job.name) == left[newest]
