@@ -77,8 +77,9 @@ def programs_of(
     part_dtype: torch.dtype,
     copies: Sequence[tuple[torch.dtype, ...]],  # every combination that pulls may ask for
 ) -> dict[Program, Rule | None]:
-    """All programs of a job, and the rule that each is of."""
-    found: dict[Program, Rule | None] = {Fold(part_dtype): None, FoldLast(part_dtype): None}
+    """All programs of a job, and the rule that each is of. A logged mean is one fp32 part, and the last."""
+    folds: list[Program] = [Fold(part_dtype), FoldLast(part_dtype), FoldLast(torch.float32)]
+    found: dict[Program, Rule | None] = dict.fromkeys(folds)
     for rule in rules:
         found[First(rule.kind)] = rule
         found.update({Second(rule.kind, dtypes): rule for dtypes in copies})

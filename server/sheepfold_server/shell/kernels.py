@@ -141,8 +141,11 @@ def _package(path: Path) -> Function:
 
 
 def job_programs(job: Job, rules: Sequence[Rule]) -> dict[Program, Rule | None]:
-    """What a job's shards run: parts in its codec, and encoded copies in fp32, alone or with bf16."""
-    return programs_of(rules, TORCH_DTYPES[Codec(job.wire.up)], [FUSED[:count] for count in (1, 2)])
+    """What a job's shards run: parts in its codec; encoded copies in fp32, alone or with bf16.
+
+    Without copies, too: from a log, and on a device, where they are made once all weights are new.
+    """
+    return programs_of(rules, TORCH_DTYPES[Codec(job.wire.up)], [FUSED[:count] for count in (0, 1, 2)])
 
 
 @contextmanager
