@@ -36,6 +36,7 @@ from sheepfold_server.storage.log.reading import read_heads, read_log
 from sheepfold_server.storage.log.records import HEADER_BYTES
 from sheepfold_server.storage.log.segment import Found
 from sheepfold_wire.control import Control
+from sheepfold_wire.job import Durability
 
 NAME = "kept"
 STEPS = 8
@@ -250,6 +251,16 @@ def test_job_that_went_back_is_replayed_from_where_its_lineage_began(tmp_path: P
     assert list(found) == [3, 4, 5, 6]
     assert found[6] == digest
     assert "versions that are: 3 to 6" in Replayed(tmp_path, "--version", "0").refusal
+
+
+def test_job_that_logs_no_gradients_gives_its_checkpoints_alone(tmp_path: Path) -> None:
+    job = JOB.model_copy(update={"durability": Durability(level="checkpoint")})
+    with running_fold(1, directory=tmp_path, checkpoints=tmp_path / "checkpoints") as fold:
+        train(fold.address, job)
+        until(lambda: fold.fleet.status(NAME).checkpoint_version == STEPS, "the last version is kept")
+        digest = digest_of(fold.address, NAME)
+    replayed = Replayed(tmp_path)
+    assert (replayed.digests, replayed.error) == ({STEPS: digest}, "")
 
 
 # --- what is committed, and what is not ------------------------------------------------------------------

@@ -195,6 +195,8 @@ class Logs:
     def _shortfall(self) -> str:
         """A log that leads to an older version than the newest that is decided; "" if none does."""
         version = self.past.version
+        if self._shards[0].opened.job.durability.level == "checkpoint":
+            return ""
         for number, shard in enumerate(self._shards):
             if not shard.versions:
                 return f"version {version} is decided, and shard {number} has no state in {shard.path}"
