@@ -52,9 +52,12 @@ SERVICES = (
     coordinator_pb2.DESCRIPTOR.services_by_name["CoordinatorService"],
     monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"],
     shard_pb2.DESCRIPTOR.services_by_name["ShardService"],
-    health_pb2.DESCRIPTOR.services_by_name["Health"],
 )
-METHODS = [f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods]
+CHECK, *NOT_SERVED = (
+    f"/grpc.health.v1.Health/{method.name}"
+    for method in health_pb2.DESCRIPTOR.services_by_name["Health"].methods
+)
+METHODS = [CHECK, *(f"/{each.full_name}/{method.name}" for each in SERVICES for method in each.methods)]
 GUARDED = [method for method in METHODS if method not in OPEN_CALLS]
 REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 

@@ -39,7 +39,6 @@ JOINING = frozenset({Role.WORKER, Role.READER, Role.ADMIN})
 _COORDINATOR = "/sheepfold.v1.CoordinatorService/"
 _MONITOR = "/sheepfold.v1.MonitorService/"
 _SHARD = "/sheepfold.v1.ShardService/"
-_HEALTH = "/grpc.health.v1.Health/"
 
 ADMIT = _COORDINATOR + "Admit"
 
@@ -67,7 +66,7 @@ ROLES_OF_CALL: dict[str, frozenset[Role]] = {
     _SHARD + "Digest": READERS,
 }
 
-OPEN_CALLS = frozenset({_HEALTH + "Check", _HEALTH + "Watch", _HEALTH + "List"})
+OPEN_CALLS = frozenset({"/grpc.health.v1.Health/Check"})
 """Whoever probes a role learns only that it runs."""
 
 

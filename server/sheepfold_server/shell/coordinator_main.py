@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from sheepfold_server.core.quotas import UNBOUND, Quotas
+from sheepfold_server.shell import health_port
 from sheepfold_server.shell.auditing import Auditor
 from sheepfold_server.shell.coordinator_service import CoordinatorService, MonitorService
 from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.fleet import Fleet
 from sheepfold_server.shell.gate import AioGate, Gate, check_table
-from sheepfold_server.shell.health_port import CALLS_MAX, add_health_port
+from sheepfold_server.shell.open_files import raise_open_files
 from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.security import Credentials, Security
 from sheepfold_server.shell.start import StartError
@@ -28,6 +29,8 @@ from sheepfold_wire.v1 import coordinator_pb2, coordinator_pb2_grpc, monitor_pb2
 
 log = logging.getLogger(__name__)
 
+CALLS_MAX = 16_384
+"""At a time: each worker has one or two. More are refused, and their callers try again."""
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 3.0
 
@@ -63,10 +66,10 @@ class CoordinatorServer:
         self.address = self.servers_address = self.health_address = ""
         """Where workers and everyone else call, where shards link, where health alone is served."""
         self._health = health.aio.HealthServicer()
-        self._probed = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=CALLS_MAX)
         self._credentials = Credentials(config.security)
         gate = AioGate(Gate(self._credentials), Auditor(self._audit_log))
-        self._server = grpc.aio.server(interceptors=[gate], options=server_options())
+        self._server = _grpc_server(gate, CALLS_MAX)
+        self._probed = _grpc_server(AioGate(health_port.gate(), Auditor(None)), health_port.CALLS_MAX)
 
     async def start(self) -> None:
         """Listen; raises StartError."""
@@ -80,12 +83,14 @@ class CoordinatorServer:
             CoordinatorService(self.fleet, self._credentials), self._server
         )
         monitor_pb2_grpc.add_MonitorServiceServicer_to_server(MonitorService(self.fleet), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_port.add_health(self._server, self._health)
         self.address = self.servers_address = self._listen(self.config.listen)
         if self.config.servers_listen:
             self.servers_address = self._listen(self.config.servers_listen, asks_certificate=True)
         if self.config.health_listen:
-            self.health_address = add_health_port(self._probed, self._health, self.config.health_listen)
+            self.health_address = health_port.add_health_port(
+                self._probed, self._health, self.config.health_listen
+            )
         await self._server.start()
         await self._probed.start()
         for name in ("", "liveness", "readiness", "sheepfold.v1.CoordinatorService"):
@@ -117,6 +122,10 @@ class CoordinatorServer:
             self._directory.release()
 
 
+def _grpc_server(gate: AioGate, calls_max: int) -> grpc.aio.Server:
+    return grpc.aio.server(interceptors=[gate], options=server_options(), maximum_concurrent_rpcs=calls_max)
+
+
 def _audit_log(directory: Path) -> AuditLog:
     """Raises StartError."""
     try:
@@ -134,6 +143,7 @@ def _fleet(config: CoordinatorConfig, directory: DataDir | None) -> Fleet:
 
 
 async def _run(config: CoordinatorConfig, on_ready: Callable[[str], None]) -> None:
+    raise_open_files()
     server = CoordinatorServer(config)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -6,7 +6,9 @@ A server without token keys is open. Health checks are open on every server.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -25,19 +27,21 @@ from sheepfold_server.core.permissions import (
     check_role,
     unlisted,
 )
+from sheepfold_server.shell import patience
 from sheepfold_server.shell.auditing import Auditor
+from sheepfold_server.shell.patience import Patience
 from sheepfold_server.shell.security import Credentials
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.tokens import Grant, Use, is_bound
 from sheepfold_wire.access import TOKEN_KEY, TOKEN_SCHEME
-from sheepfold_wire.errors import BadFrame, SheepfoldError, TokenRefused
+from sheepfold_wire.errors import BadFrame, Overloaded, SheepfoldError, TokenRefused
 from sheepfold_wire.status import DETAILS_KEY, to_details
 from sheepfold_wire.tls import fingerprint
 
+OPEN_CALLS_MAX = 16
+"""Of the calls that anybody may make, at a time: strangers must not take the places of everyone else."""
 SPIFFE = "spiffe://sheepfold/"
 """What stands before the role in a certificate's URI."""
-NON_BLOCKING = "experimental_non_blocking"
-"""How grpc tells a stream that needs no thread of its own, such as that of the health service."""
 _REMEDY = "take the whole line that `sheepfold up` prints, quotes included, as $SHEEPFOLD"
 
 
@@ -127,6 +131,24 @@ def certificate_digest(shown: Mapping[str, Iterable[bytes]]) -> str:
     return fingerprint(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))) if pem else ""
 
 
+class Places:
+    """Room for the open calls of a server, on any thread."""
+
+    def __init__(self) -> None:
+        self._free = threading.BoundedSemaphore(OPEN_CALLS_MAX)
+
+    def take(self, method: str, at_end: Callable[[Callable[..., None]], object]) -> None:
+        """A place until the call's end, which `at_end` has something called at; raises Overloaded."""
+        if method not in OPEN_CALLS:
+            return
+        if not self._free.acquire(blocking=False):
+            raise Overloaded(
+                f"{OPEN_CALLS_MAX} calls without a credential are open here; ask again in a second"
+            )
+        if at_end(lambda *context: self._free.release()) is False:  # it has ended meanwhile
+            self._free.release()
+
+
 def check_table(services: Iterable[Any]) -> None:
     """Every call of these service descriptors has its row; raises StartError."""
     missing = unlisted(f"/{each.full_name}/{call.name}" for each in services for call in each.methods)
@@ -139,10 +161,11 @@ def _status(error: SheepfoldError) -> grpc.StatusCode:
 
 
 class SyncGate(grpc.ServerInterceptor):
-    """For the sync server."""
+    """For the sync server. Messages are read here, since grpc would wait for one without an end."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, gate: Gate, patience: Patience) -> None:
+        self._gate, self._patience = gate, patience
+        self._places = Places()
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         details = handler_call_details
@@ -151,7 +174,21 @@ class SyncGate(grpc.ServerInterceptor):
         except SheepfoldError as error:
             return _refuser(error)
         handler = continuation(details)
-        return None if handler is None else _wrapped(handler, lambda behaviour: _guarded(entry, behaviour))
+        if handler is None:
+            return None
+        return _wrapped(handler, lambda behaviour: self._guarded(entry, behaviour, handler.request_streaming))
+
+    def _guarded(self, entry: Entry, behaviour: Callable[..., Any], is_streaming: bool) -> Callable[..., Any]:
+        def guarded(requests: Any, context: Any) -> Any:
+            try:
+                self._places.take(entry.method, context.add_callback)
+                admitted = entry.admit(context)
+                given = requests if is_streaming else _readable(self._patience.message(requests, context))
+            except SheepfoldError as error:
+                _abort(context, error)
+            return behaviour(given, admitted)
+
+        return guarded
 
 
 def _abort(context: Any, error: SheepfoldError) -> None:
@@ -166,24 +203,12 @@ def _refuser(error: SheepfoldError) -> Any:
     return grpc.stream_stream_rpc_method_handler(refuse)  # refuses calls of every shape, unread
 
 
-def _guarded(entry: Entry, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-    def guarded(request: Any, context: Any, *rest: Any) -> Any:
-        try:
-            admitted, readable = entry.admit(context), _readable(request)
-        except SheepfoldError as error:
-            _abort(context, error)
-        return behaviour(readable, admitted, *rest)
-
-    if getattr(behaviour, NON_BLOCKING, False):
-        setattr(guarded, NON_BLOCKING, True)
-    return guarded
-
-
 class AioGate(grpc.aio.ServerInterceptor):
     """For grpc.aio's server, which is the coordinator's: it also writes down who calls."""
 
     def __init__(self, gate: Gate, auditor: Auditor) -> None:
         self._gate, self._auditor = gate, auditor
+        self._places = Places()
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -202,19 +227,22 @@ class AioGate(grpc.aio.ServerInterceptor):
             return _wrapped(handler, lambda behaviour: self._streaming(entry, behaviour, is_stream))
         return _wrapped(handler, lambda behaviour: self._unary(entry, behaviour))
 
-    async def _admitted(self, entry: Entry, request: Any, context: Any) -> Admitted:
-        """Once the request could be read, too."""
+    async def _admitted(
+        self, entry: Entry, requests: Any, context: Any, is_streaming: bool
+    ) -> tuple[Admitted, Any]:
+        """And what the call brings: its messages as they come, or the one that it has."""
         try:
-            _readable(request)
-            return entry.admit(context)
+            self._places.take(entry.method, context.add_done_callback)
+            admitted = entry.admit(context)
+            return admitted, _each_readable(requests) if is_streaming else await _message(requests)
         except SheepfoldError as error:
             self._auditor.refused(entry.method, error.message)
             await _aio_abort(context, error)
             raise  # abort does not return
 
     def _unary(self, entry: Entry, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Any:
-        async def guarded(request: Any, context: Any) -> Any:
-            admitted = await self._admitted(entry, request, context)
+        async def guarded(requests: Any, context: Any) -> Any:
+            admitted, request = await self._admitted(entry, requests, context, False)
             result = "ok"
             try:
                 return await behaviour(request, admitted)
@@ -229,11 +257,10 @@ class AioGate(grpc.aio.ServerInterceptor):
     def _streaming(
         self, entry: Entry, behaviour: Callable[[Any, Any], AsyncGenerator[Any, None]], is_streaming: bool
     ) -> Any:
-        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-            admitted = await self._admitted(entry, request, context)
-            self._auditor.called(entry.method, admitted.caller, request, context.peer(), "begun")
-            readable = _each_readable(request) if is_streaming else request
-            async with aclosing(behaviour(readable, admitted)) as replies:
+        async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
+            admitted, given = await self._admitted(entry, requests, context, is_streaming)
+            self._auditor.called(entry.method, admitted.caller, given, context.peer(), "begun")
+            async with aclosing(behaviour(given, admitted)) as replies:
                 async for reply in replies:
                     yield reply
 
@@ -268,10 +295,23 @@ def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any
 
 
 def _readable(request: Any) -> Any:
-    """The message; raises the refusal that stands in its place."""
+    """The message; raises the refusal that stands in its place, or BadFrame if there is none."""
     if isinstance(request, SheepfoldError):
         raise request
+    if request is None:
+        raise BadFrame("the call ended before its message; send one")
     return request
+
+
+async def _message(requests: AsyncIterator[Any]) -> Any:
+    """The one message of a call; raises BadFrame if none comes."""
+    try:
+        async with asyncio.timeout(patience.MESSAGE_SECONDS_MAX):
+            return _readable(await anext(aiter(requests), None))
+    except TimeoutError:
+        raise BadFrame(
+            f"no message came within {patience.MESSAGE_SECONDS_MAX:g} s of the call's begin; send it with it"
+        ) from None
 
 
 async def _each_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -280,10 +320,10 @@ async def _each_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def _wrapped(handler: Any, guard: Callable[[Any], Any]) -> Any:
-    """The same handler with its behaviour guarded."""
+    """The same handler with its behaviour guarded, which is given a stream of messages in every case."""
     shapes = {
-        (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
-        (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+        (False, False): (grpc.stream_unary_rpc_method_handler, handler.unary_unary),
+        (False, True): (grpc.stream_stream_rpc_method_handler, handler.unary_stream),
         (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
         (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
     }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from sheepfold_server.shell.open_files import connections_max
 from sheepfold_wire.frames import MESSAGE_BYTES_MAX
 
+STREAMS_MAX = 256
+"""Calls of one connection at a time, with those that were reset and that the server has not let go of yet:
+gRPC refuses more. A dashboard has a call for each job, a process with many workers a few for each."""
 KEEPALIVE_MS = 10_000
 DEADLINE_SECONDS_MAX = 7 * 86_400.0
 
@@ -19,6 +23,8 @@ def server_options() -> list[tuple[str, int]]:
     return [
         *_BOUNDS,
         *_KEEPALIVE,
+        ("grpc.max_concurrent_streams", STREAMS_MAX),
+        ("grpc.max_allowed_incoming_connections", connections_max()),  # more are closed as they come
         ("grpc.so_reuseport", 0),  # else two processes share a port without a word
         ("grpc.server_handshake_timeout_ms", 5_000),
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),

@@ -1,4 +1,4 @@
-"""Ends pushes whose sender has gone silent: each holds one of the shard's threads, and memory."""
+"""Ends calls whose sender has gone silent: each holds one of the shard's threads, and memory."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ log = logging.getLogger(__name__)
 
 FRAME_SECONDS_MAX = 30.0
 """Between two frames of a push, and before its first one: 35 kB/s at frames of 1 MiB."""
+MESSAGE_SECONDS_MAX = 5.0
+"""Between the headers of any other call and its one message."""
 LOOK_SECONDS = 1.0
 
 
 class Patience:
-    """Watches over pushes, by one thread until closed."""
+    """Watches over calls, by one thread until closed."""
 
     def __init__(self) -> None:
         self._due: dict[object, tuple[float, Any]] = {}
-        """When the next frame of a push is due, and the context of its call."""
+        """When the next message of a call is due, and its context."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="patience", daemon=True)
         self.ended = 0
-        """Pushes that were ended."""
+        """Calls that were ended."""
 
     def start(self) -> None:
         self._thread.start()
@@ -36,15 +38,18 @@ class Patience:
 
     def frames(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """The frames of a push; raises grpc.RpcError once it was ended."""
+        while (frame := self._next(requests, context, FRAME_SECONDS_MAX)) is not None:
+            yield frame
+
+    def message(self, requests: Iterator[Any], context: Any) -> Any:
+        """The one message of a call, None if it ended without; raises grpc.RpcError once it was ended."""
+        return self._next(requests, context, MESSAGE_SECONDS_MAX)
+
+    def _next(self, requests: Iterator[Any], context: Any, seconds: float) -> Any:
         key = object()
+        self._due[key] = (time.monotonic() + seconds, context)
         try:
-            while True:
-                self._due[key] = (time.monotonic() + FRAME_SECONDS_MAX, context)
-                frame = next(requests, None)
-                self._due.pop(key, None)
-                if frame is None:
-                    return
-                yield frame
+            return next(requests, None)
         finally:
             self._due.pop(key, None)
 
@@ -54,5 +59,5 @@ class Patience:
             for key, (due, context) in list(self._due.items()):
                 if now > due and self._due.pop(key, None) is not None:
                     self.ended += 1
-                    log.warning("a push is ended: no frame of it came for %.0f s", FRAME_SECONDS_MAX)
+                    log.warning("a call is ended: its sender has gone silent")
                     context.cancel()

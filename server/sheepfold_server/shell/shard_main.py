@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 import sheepfold_wire.messages as m
 from sheepfold_server.shell import health_port
 from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.gate import Gate, SyncGate, check_table
 from sheepfold_server.shell.link import Link
+from sheepfold_server.shell.open_files import raise_open_files
 from sheepfold_server.shell.options import server_options
 from sheepfold_server.shell.patience import Patience
 from sheepfold_server.shell.security import Credentials
@@ -45,18 +46,18 @@ class ShardServer:
         self.stopped = threading.Event()
         torch.set_num_threads(config.threads)
         self.process = ShardProcess(config, self._send, self._on_halt)
-        self._health = health.HealthServicer(experimental_non_blocking=True)
+        self._health = health.HealthServicer()
         check_table([shard_pb2.DESCRIPTOR.services_by_name["ShardService"]])
         credentials = Credentials(config.security)
+        self._patience = Patience()
         self._server = grpc.server(
             ThreadPoolExecutor(CALLS_MAX, "call"),
-            interceptors=[SyncGate(Gate(credentials))],
+            interceptors=[SyncGate(Gate(credentials), self._patience)],
             options=server_options(),
             maximum_concurrent_rpcs=CALLS_MAX,
         )
-        self._patience = Patience()
         self._server.add_generic_rpc_handlers((ShardService(self.process, self._patience).handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_port.add_health(self._server, self._health)
         port = credentials.add_port(self._server, config.listen)
         if port == 0:
             raise StartError(
@@ -65,7 +66,8 @@ class ShardServer:
             )
         self.address = f"{config.listen.rsplit(':', 1)[0]}:{port}"
         self._probed = grpc.server(
-            ThreadPoolExecutor(1, "health"),
+            ThreadPoolExecutor(health_port.CALLS_MAX, "health"),
+            interceptors=[SyncGate(health_port.gate(), self._patience)],
             options=server_options(),
             maximum_concurrent_rpcs=health_port.CALLS_MAX,
         )
@@ -131,6 +133,7 @@ def run_shard(config: ShardConfig, on_ready: Callable[[str], None] = lambda addr
 
     `on_ready` is told the address whenever the coordinator has welcomed the shard.
     """
+    raise_open_files()
     server = ShardServer(config, on_ready)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stopped.set())
