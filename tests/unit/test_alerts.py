@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ import sheepfold_wire.messages as m
 from sheepfold_server.dashboard.alerts.book import AlertBook
 from sheepfold_server.dashboard.alerts.rules import RULES, Finding, Limits, View, findings
 from sheepfold_server.dashboard.app import create_app
+from sheepfold_server.dashboard.history.history import History
 from sheepfold_server.dashboard.history.ranges import SliceRange
 from sheepfold_server.dashboard.store import Store
 
 LIMITS = Limits()
+LINEAGE = STATUS.lineage
 
 
 def slice_in(ratio: float = 1.0, clamp: str = "", steps_clamped: int = 0) -> SliceRange:
@@ -171,26 +174,49 @@ def finding(subject: str, text: str = "text") -> Finding:
 
 def test_alert_begins_once_and_ends_once() -> None:
     book = AlertBook()
-    (begun,) = book.update([finding("a")], step=5, seconds=100.0)
+    (begun,) = book.update([finding("a")], LINEAGE, step=5, seconds=100.0)
     assert (begun.since_step, begun.since_seconds, begun.ended_seconds) == (5, 100.0, None)
-    assert book.update([finding("a", "newer")], step=9, seconds=104.0) == []
+    assert book.update([finding("a", "newer")], LINEAGE, step=9, seconds=104.0) == []
     (active,) = book.all()
     assert (active.text, active.since_step) == ("newer", 5)
-    (ended,) = book.update([], step=12, seconds=110.0)
+    (ended,) = book.update([], LINEAGE, step=12, seconds=110.0)
     assert (ended.since_step, ended.ended_seconds, ended.text) == (5, 110.0, "newer")
     assert book.all() == [ended]
 
 
 def test_active_alerts_stand_before_ended_ones_and_the_newest_first() -> None:
     book = AlertBook()
-    book.update([finding("a")], 1, 1.0)
-    book.update([finding("a"), finding("b")], 2, 2.0)
-    book.update([finding("b"), finding("c")], 3, 3.0)
+    book.update([finding("a")], LINEAGE, 1, 1.0)
+    book.update([finding("a"), finding("b")], LINEAGE, 2, 2.0)
+    book.update([finding("b"), finding("c")], LINEAGE, 3, 3.0)
     assert [(alert.subject, alert.ended_seconds) for alert in book.all()] == [
         ("c", None),
         ("b", None),
         ("a", 3.0),
     ]
+
+
+def test_alert_of_a_history_that_was_left_ends_and_begins_anew_in_the_next() -> None:
+    """A step of the one says nothing in the other."""
+    book = AlertBook()
+    book.update([finding("a")], LINEAGE, 200, 1.0)
+    ended, begun = book.update([finding("a")], "next", 3, 2.0)
+    assert (ended.lineage, ended.since_step, ended.ended_seconds) == (LINEAGE, 200, 2.0)
+    assert (begun.lineage, begun.since_step, begun.ended_seconds) == ("next", 3, None)
+
+
+def test_book_goes_on_with_what_an_earlier_one_held() -> None:
+    first = AlertBook()
+    changed = [
+        *first.update([finding("a"), finding("b")], LINEAGE, 1, 1.0),
+        *first.update([], LINEAGE, 2, 2.0),
+    ]
+    changed += first.update([finding("c"), finding("d")], LINEAGE, 3, 3.0)
+    second = AlertBook(changed[2:])
+    assert second.all() == first.all()
+    assert second.update([finding("c"), finding("d")], LINEAGE, 4, 4.0) == []
+    (ended,) = second.update([finding("d")], LINEAGE, 5, 5.0)
+    assert (ended.subject, ended.since_seconds, ended.ended_seconds) == ("c", 3.0, 5.0)
 
 
 # --- through the API ----------------------------------------------------------------------------------
@@ -216,3 +242,77 @@ def test_alert_is_shown_told_as_an_event_and_its_step_kept() -> None:
     (alert,) = client.get("/api/v1/jobs/lenet/alerts").json()["alerts"]
     assert alert["ended_seconds"] == 50.0
     assert client.get("/api/v1/jobs/bert/alerts").status_code == 404
+
+
+# --- over a restart -----------------------------------------------------------------------------------
+
+
+def followed(history: History, seconds: float) -> Store:
+    """A dashboard that has just been started and reads a job of which it follows the newest steps."""
+    store = Store(history, clock=lambda: seconds, limits=Limits(pinned_steps=3))
+    store.set_jobs(("lenet",))
+    return store
+
+
+def told_alerts(store: Store) -> list[str]:
+    events = store.history.events("lenet", LINEAGE, None, None, ("alert",), 100)
+    return [" ".join(event.text.split()[:4]).rstrip(":") for event in events]
+
+
+def test_alerts_are_the_same_after_a_restart_and_judging_again_changes_nothing(tmp_path: Path) -> None:
+    """`RepeatedSkip` is judged by reports, `SlicePinned` by slices, `NonFiniteContributor` by the status."""
+    history = History(tmp_path / "history.sqlite")
+    first = followed(history, 50.0)
+    first.set_status(replace(STATUS, version=0), at=0.0)
+    for step in range(8):
+        first.add(step_report(step, is_skip=step % 2 == 1))
+    first.set_status(replace(refusing(3, committed=20), version=8), at=10.0)
+    first.set_status(replace(STATUS, version=8), at=20.0)
+    before, told = first.alerts("lenet"), told_alerts(first)
+    assert [(a.name, a.since_step, a.ended_seconds) for a in before] == [
+        ("RepeatedSkip", 7, None),
+        ("SlicePinned", 7, None),
+        ("NonFiniteContributor", 7, 50.0),
+    ]
+    history.close()
+
+    history = History(tmp_path / "history.sqlite")
+    second = followed(history, 90.0)
+    for at in (0.0, 10.0, 20.0):
+        second.set_status(replace(STATUS, version=8), at=at)
+        assert second.alerts("lenet") == before
+    assert told_alerts(second) == told
+
+    free = step_report(8)
+    second.add(replace(free, slices=(free.slices[0], replace(free.slices[1], clamp=""))))
+    second.set_status(replace(STATUS, version=9), at=30.0)
+    history.close()
+    history = History(tmp_path / "history.sqlite")
+    third = followed(history, 99.0)
+    third.set_status(replace(STATUS, version=9), at=0.0)
+    assert [(a.name, a.since_seconds, a.ended_seconds) for a in third.alerts("lenet")] == [
+        ("RepeatedSkip", 50.0, None),
+        ("SlicePinned", 50.0, 90.0),
+        ("NonFiniteContributor", 50.0, 50.0),
+    ]
+    assert told_alerts(third) == [*told, "SlicePinned of conv1.bias ended"]
+    history.close()
+
+
+def test_noise_scale_is_known_at_once_after_a_restart(tmp_path: Path) -> None:
+    """Otherwise an alert about it would end with each restart."""
+    history = History(tmp_path / "history.sqlite")
+    first = followed(history, 50.0)
+    first.set_status(replace(STATUS, version=0), at=0.0)
+    for step in range(32):
+        sent = with_norms(step, a=4.0, b=4.1)
+        first.add(replace(sent, gradient_norm=3.5))
+    (known,) = first.moments()
+    assert known.noise_scale is not None
+    history.close()
+    history = History(tmp_path / "history.sqlite")
+    second = followed(history, 90.0)
+    second.set_status(STATUS, at=0.0)
+    (again,) = second.moments()
+    assert again.noise_scale == pytest.approx(known.noise_scale)
+    history.close()

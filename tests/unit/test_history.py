@@ -14,6 +14,7 @@ import pytest
 from tests.unit.monitored import step_report
 
 import sheepfold_wire.messages as m
+from sheepfold_server.dashboard.history.alerts import ENDED_KEPT, Alert
 from sheepfold_server.dashboard.history.charts import Kept, Window
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.history.file import HistoryRefused
@@ -254,6 +255,34 @@ def test_events_are_told_once_and_read_by_range_and_kind() -> None:
     assert [e.step for e in history.events(JOB, LINEAGE, None, None, (), 1)] == [7]
 
 
+def alert(number: int, ended_seconds: float | None = None, lineage: str = LINEAGE) -> Alert:
+    since = float(number)
+    return Alert(
+        lineage, "SlicePinned", "warning", number, since, ended_seconds, "a.weight", "text", "remedy"
+    )
+
+
+def test_ended_alerts_are_bounded_and_active_ones_stay() -> None:
+    history = History()
+    history.keep_alert(JOB, alert(0))
+    for number in range(1, ENDED_KEPT + 10):
+        history.keep_alert(JOB, alert(number))
+        history.keep_alert(JOB, alert(number, ended_seconds=number + 0.5))
+    kept = history.alerts(JOB)
+    assert kept[0] == alert(0)
+    assert [found.since_step for found in kept[1:]] == list(range(10, ENDED_KEPT + 10))
+
+
+def test_alerts_go_with_their_lineage() -> None:
+    history = History(kept=SMALL)
+    for number, name in enumerate("abcd"):
+        history.begin(JOB, name)
+        history.keep_alert(JOB, alert(number, lineage=name))
+    assert [found.lineage for found in history.alerts(JOB)] == ["b", "c", "d"]
+    (kept,) = history._connection.execute("SELECT count(*) FROM alerts").fetchone()
+    assert kept == 3
+
+
 # --- the file -----------------------------------------------------------------------------------------
 
 
@@ -321,7 +350,7 @@ def test_history_of_an_earlier_version_is_set_aside_and_a_new_one_begun(
     fill(history, range(3))
     history.close()
     with sqlite3.connect(tmp_path / "history.sqlite") as old:
-        old.execute("PRAGMA user_version=1")
+        old.execute("PRAGMA user_version=2")
     old.close()
     assert opened().lineages(JOB) == []
     assert len(list(tmp_path.glob("history.sqlite.corrupt-*Z"))) == 1

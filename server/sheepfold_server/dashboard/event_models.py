@@ -82,6 +82,7 @@ class Stall(Answer):
 class Alert(Answer):
     """Something that somebody should look at."""
 
+    lineage: str = Field(description="history of the job it is of")
     name: str = Field(description="name of the rule, such as SlicePinned")
     severity: str = Field(description="warning or critical")
     since_step: int = Field(description="step at which it began")

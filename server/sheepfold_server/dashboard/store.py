@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import sheepfold_wire.messages as m
 from sheepfold_server.dashboard import event_models
-from sheepfold_server.dashboard.alerts.book import Alert, AlertBook
+from sheepfold_server.dashboard.alerts.book import AlertBook
 from sheepfold_server.dashboard.alerts.rules import Limits, View, findings
 from sheepfold_server.dashboard.happenings import happenings, told_events
+from sheepfold_server.dashboard.history.alerts import Alert
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.history.history import History, NotKept
 from sheepfold_server.dashboard.history.ranges import SliceRange
@@ -25,6 +26,8 @@ from sheepfold_server.dashboard.noise_scale import NoiseScale, SliceNoise
 from sheepfold_server.dashboard.rates import Rates, Throughput
 
 REPORTS_JUDGED = 64
+REPORTS_RESUMED = 256
+"""Kept steps that are looked at after a restart: what came before them is less than 1 % of a noise scale."""
 JUDGE_SECONDS = 2.0
 
 
@@ -62,6 +65,20 @@ class JobNow:
             self.newest.clear()
         self.rates.look(status, at)
         self.status = status
+
+    def resume(self, history: History, job: str, lineage: str) -> None:
+        """Go on where an earlier process stood: with its alerts and the steps they are judged by."""
+        self.alerts = AlertBook(history.alerts(job))
+        if history.newest_version(job, lineage):
+            for report in history.reports(job, lineage, None, None, REPORTS_RESUMED):
+                self.step(report)
+
+    def step(self, report: m.StepReport) -> float | None:
+        """Take in a step's report; returns the noise scale up to it."""
+        self.slice_noise.step(report)
+        self.rates.step(report)
+        self.newest.append(replace(report, slices=()))
+        return self.noise.step(report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +132,11 @@ class Store:
             if job is None:
                 return
             before, told = job.status, job.told
+            is_new = self.history.begin(status.job, status.lineage)
+            if before is None:
+                job.resume(self.history, status.job, status.lineage)
             job.look(status, at, seconds)
             job.told = max((event.number for event in status.events), default=0)
-        is_new = self.history.begin(status.job, status.lineage)
         if before is None:
             newest = self.history.newest_version(status.job, status.lineage) - 1
             self.feed.begin(status.job, newest)
@@ -142,11 +161,8 @@ class Store:
         if job is None or report.version <= self.history.newest_version(report.job, report.lineage):
             return
         with self._lock:
-            noise_scale = job.noise.step(report)
-            job.slice_noise.step(report)
-            job.rates.step(report)
+            noise_scale = job.step(report)
             job.totals.step(report)
-            job.newest.append(replace(report, slices=()))
         self.history.add(report, seconds, noise_scale)
         self.feed.step(report)
 
@@ -158,8 +174,9 @@ class Store:
         found = [] if status.state == "ended" else findings(view, self._limits)
         step = max(0, status.version - 1)
         with self._lock:
-            changed = job.alerts.update(found, step, seconds)
+            changed = job.alerts.update(found, status.lineage, step, seconds)
         for alert in changed:
+            self.history.keep_alert(status.job, alert)
             begun = alert.ended_seconds is None
             text = f"{alert.name} of {alert.subject} {f'began: {alert.text}' if begun else 'ended'}"
             self._tell(status.job, status.lineage, Event(0, step, seconds, "alert", text))

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from sheepfold_server.dashboard.alerts.rules import Finding
-
-ENDED_KEPT = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """A finding with its time; `*_seconds` are unix times, `ended_seconds` None while it is active."""
-
-    name: str
-    severity: str
-    since_step: int
-    since_seconds: float
-    ended_seconds: float | None
-    subject: str
-    text: str
-    remedy: str
+from sheepfold_server.dashboard.history.alerts import ENDED_KEPT, Alert
 
 
 class AlertBook:
-    """An alert begins when a rule first speaks about a subject, and ends when it no longer does."""
+    """An alert begins when a rule first speaks about a subject of a lineage, and ends when it no longer does.
 
-    def __init__(self) -> None:
-        self._active: dict[tuple[str, str], Alert] = {}
+    `kept`: what an earlier book held, in the order in which it changed.
+    """
+
+    def __init__(self, kept: Iterable[Alert] = ()) -> None:
+        self._active: dict[tuple[str, str, str], Alert] = {}
         self._ended: deque[Alert] = deque(maxlen=ENDED_KEPT)
+        for alert in kept:
+            if alert.ended_seconds is None:
+                self._active[alert.lineage, alert.name, alert.subject] = alert
+            else:
+                self._ended.appendleft(alert)
 
-    def update(self, found: Sequence[Finding], step: int, seconds: float) -> list[Alert]:
+    def update(self, found: Sequence[Finding], lineage: str, step: int, seconds: float) -> list[Alert]:
         """Take in what the rules say now; returns the alerts that have begun or ended with it."""
-        spoken = {(finding.name, finding.subject): finding for finding in found}
+        spoken = {(lineage, finding.name, finding.subject): finding for finding in found}
         changed = []
         for key in self._active.keys() - spoken.keys():
             ended = replace(self._active.pop(key), ended_seconds=seconds)
@@ -46,6 +39,7 @@ class AlertBook:
                 self._active[key] = replace(active, text=finding.text)
                 continue
             begun = Alert(
+                lineage,
                 finding.name,
                 finding.severity,
                 step,

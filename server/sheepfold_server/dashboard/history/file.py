@@ -12,7 +12,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x53484550  # "SHEP"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PAGE_BYTES = 16_384
 MMAP_BYTES = 4 << 30
 CACHE_KIB = 32_768
@@ -38,6 +38,11 @@ CREATE TABLE events(
     id INTEGER PRIMARY KEY AUTOINCREMENT, lineage INTEGER NOT NULL, step INTEGER NOT NULL,
     seconds REAL NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, author TEXT NOT NULL);
 CREATE INDEX events_by_step ON events(lineage, step);
+CREATE TABLE alerts(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, lineage INTEGER NOT NULL, name TEXT NOT NULL,
+    severity TEXT NOT NULL, since_step INTEGER NOT NULL, since_seconds REAL NOT NULL, ended_seconds REAL,
+    subject TEXT NOT NULL, text TEXT NOT NULL, remedy TEXT NOT NULL,
+    UNIQUE(lineage, name, subject, since_seconds));
 """
 
 

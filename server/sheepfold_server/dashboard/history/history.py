@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import sheepfold_wire.messages as m
+from sheepfold_server.dashboard.history.alerts import Alert, Alerts
 from sheepfold_server.dashboard.history.charts import ROWS_AT_ONCE, Chart, Kept, Window, chart
 from sheepfold_server.dashboard.history.events import Event, Events
 from sheepfold_server.dashboard.history.file import HistoryFile
@@ -33,18 +34,15 @@ class NotKept(LookupError):
 
 
 class History:
-    """Steps and events by job and lineage. Call `commit` often: what is not committed a crash takes."""
+    """Steps, events and alerts by job and lineage. Call `commit` often: a crash takes the rest."""
 
     def __init__(self, path: Path | None = None, kept: Kept | None = None) -> None:
         self._kept = kept or Kept()
         self._file = HistoryFile(path)
         connection = self._file.connection
         self._connection = connection
-        self._lineages, self._tables, self._events = (
-            Lineages(connection),
-            Tables(connection),
-            Events(connection),
-        )
+        self._lineages, self._tables = Lineages(connection), Tables(connection)
+        self._events, self._alerts = Events(connection), Alerts(connection)
         self._lock = threading.RLock()
         self._pending = 0
         self._is_closed = False
@@ -110,6 +108,11 @@ class History:
             return self._events.add(found, event, self._kept.events)
         return None
 
+    def keep_alert(self, job: str, alert: Alert) -> None:
+        """Keep an alert that began, or one that is kept already as it is now."""
+        with self._writing():
+            self._alerts.keep(self._lineage(job, alert.lineage), alert)
+
     def commit(self) -> None:
         """Make what was written last through a crash of this process."""
         with self._lock:
@@ -157,6 +160,7 @@ class History:
     def _forget(self, lineage: Lineage) -> None:
         self._tables.forget(lineage)
         self._events.forget(lineage)
+        self._alerts.forget(lineage)
         self._lineages.forget(lineage)
         self._slices.pop(lineage.id, None)
 
@@ -308,6 +312,11 @@ class History:
             return self._events.newest(
                 found, -1 if first is None else first, STEP_LAST if last is None else last, kinds, limit
             )
+
+    def alerts(self, job: str) -> list[Alert]:
+        """Of all lineages of a job that are kept, in the order in which they changed."""
+        with self._lock:
+            return [alert for lineage in self._lineages.of(job) for alert in self._alerts.of(lineage)]
 
     def _known(self, job: str, lineage: str) -> Lineage:
         found = self._lineages.find(job, lineage)

@@ -46,7 +46,7 @@ export interface Heatmap {
 }
 export interface JobEvent { id: number; step: number; seconds: number; kind: string; text: string; author: string }
 export interface Alert {
-  name: string; severity: string; since_step: number; since_seconds: number; ended_seconds: number | null;
+  lineage: string; name: string; severity: string; since_step: number; since_seconds: number; ended_seconds: number | null;
   subject: string; text: string; remedy: string;
 }
 export interface Lineage { lineage: string; first_step: number; last_step: number; is_current: boolean }

@@ -1,6 +1,7 @@
 /** What happens, as it happens: one stream per tab; the browser connects again and names what it had last. */
 
 import { effect, signal } from "@preact/signals";
+import { withAlert } from "./alerts";
 import { type Alert, type Job, type JobEvent, type JobSummary, read, ROOT, jobUrl, type Shard, type Step, type Worker } from "./api";
 import { count } from "./format";
 import { slid } from "./permalink";
@@ -94,10 +95,7 @@ function listen(name: string): void {
   on<JobEvent>("event", (told) => {
     if (!events.peek().some((known) => known.id === told.id)) events.value = [...events.peek(), told].slice(-EVENTS_KEPT);
   });
-  on<Alert>("alert", (told) => {
-    const others = alerts.peek().filter((known) => known.name !== told.name || known.subject !== told.subject);
-    alerts.value = [told, ...others];
-  });
+  on<Alert>("alert", (told) => { alerts.value = withAlert(alerts.peek(), told); });
   on<unknown>("gap", () => { stale.value++; });
 }
 

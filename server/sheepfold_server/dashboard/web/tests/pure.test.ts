@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import type { Series, Step } from "../src/api";
+import { withAlert } from "../src/alerts";
+import type { Alert, Series, Step } from "../src/api";
 import { grown, indexOf, since, valueAt, valueOf } from "../src/charts/series";
 import { decodeBytes, decodeFloats, DARK, diverging, LIGHT, scaleOf, sequential, Shades, span } from "../src/colour";
 import { bytes, clocks, duration, number, percent } from "../src/format";
@@ -172,5 +173,23 @@ describe("numbers for people", () => {
     expect([bytes(999), bytes(2_000_000), duration(0.95), duration(75), duration(90_000), percent(0.123)]).toEqual([
       "999 B", "2.0 MB", "950 ms", "1 min 15 s", "1 d 1 h", "12.3 %",
     ]);
+  });
+});
+
+describe("alerts", () => {
+  const alert = (subject: string, since: number, ended: number | null = null): Alert => ({
+    lineage: "abc", name: "SlicePinned", severity: "warning", since_step: since, since_seconds: since, ended_seconds: ended, subject, text: "", remedy: "",
+  });
+  const told = (list: Alert[]): [string, number, number | null][] => list.map((each) => [each.subject, each.since_seconds, each.ended_seconds]);
+
+  it("that end go behind the active ones, and take the place of what was told before", () => {
+    expect(told(withAlert([alert("b", 2), alert("a", 1)], alert("b", 2, 9)))).toEqual([["a", 1, null], ["b", 2, 9]]);
+  });
+  it("that come back leave those of the same subject that ended in the list", () => {
+    expect(told(withAlert([alert("a", 1, 5)], alert("a", 7)))).toEqual([["a", 7, null], ["a", 1, 5]]);
+  });
+  it("that ended are bounded", () => {
+    const many = Array.from({ length: 64 }, (_, i) => alert(`s${i}`, i, 100 - i));
+    expect(withAlert(many, alert("newest", 200, 201)).map((each) => each.subject)).toEqual(["newest", ...many.slice(0, 63).map((each) => each.subject)]);
   });
 });

@@ -2,6 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
+import { isActive } from "../alerts";
 import { type Forecast, jobUrl, read, type Throughput } from "../api";
 import { Chart } from "../charts/chart";
 import { useSeries } from "../charts/data";
@@ -63,6 +64,7 @@ export function Overview() {
       {metrics.map((name, i) => (
         <Chart key={name} title={name.replace("metric:", "")} unit="logged by scripts" loaded={loaded} lines={[{ name, label: name.replace("metric:", ""), colour: colour(i) }]} />
       ))}
+      <EndedAlerts />
       <Events />
     </>
   );
@@ -102,7 +104,7 @@ function Facts() {
 }
 
 function Alerts() {
-  const active = alerts.value.filter((alert) => alert.ended_seconds === null);
+  const active = alerts.value.filter(isActive);
   if (!active.length) return null;
   return (
     <section class="card wide alerts" role="alert" aria-label="Alerts">
@@ -111,6 +113,25 @@ function Alerts() {
           <b>{alert.name}</b> {alert.subject !== job.value && <>{alert.subject}: </>}{alert.text} <span class="quiet">since step {count(alert.since_step)}, {ago(alert.since_seconds, now.value)}. {alert.remedy}</span>
         </p>
       ))}
+    </section>
+  );
+}
+
+function EndedAlerts() {
+  const ended = alerts.value.filter((alert) => !isActive(alert));
+  if (!ended.length) return null;
+  return (
+    <section class="card wide" aria-label="Ended alerts"><h2>Ended alerts <span class="quiet">the newest {ended.length}</span></h2>
+      <div class="scroll short"><table>
+        <thead><tr><th class="n">since step</th><th>ended</th><th class="n">after</th><th>rule</th><th>about</th><th>what</th></tr></thead>
+        <tbody>{ended.map((alert) => (
+          <tr key={alert.name + alert.subject + alert.since_seconds} title={alert.remedy}>
+            <td class="n"><button type="button" class="link" onClick={() => go("step", { step: alert.since_step })}>{count(alert.since_step)}</button></td>
+            <td title={utc(alert.ended_seconds ?? 0)}>{ago(alert.ended_seconds ?? 0, now.value)}</td><td class="n">{duration((alert.ended_seconds ?? 0) - alert.since_seconds)}</td>
+            <td>{alert.name}</td><td>{alert.subject}</td><td class="wraps">{alert.text}</td>
+          </tr>
+        ))}</tbody>
+      </table></div>
     </section>
   );
 }
