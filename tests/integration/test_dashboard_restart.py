@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,22 @@ def without_text(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in alert.items() if key != "text"} for alert in found]
 
 
+def leave_history_alone(directory: Path) -> None:
+    """Train a few steps in a state directory, and take everything from it but the dashboard's history."""
+    up = Up(directory)
+    try:
+        training = Training(up.address, "tiny", tiny_weights(), 6)
+        training.advance(3)
+        eventually(lambda: len(answer(up, "/steps") or ()) == 3, "its steps on the dashboard")
+        training.close()
+        up.process.send_signal(signal.SIGTERM)
+        up.end()
+    finally:
+        up.close()
+    for part in ("coordinator", "shard-0", "shard-1", "checkpoints"):
+        shutil.rmtree(directory / part, ignore_errors=True)
+
+
 def kill_dashboard(up: Up) -> None:
     old = up.facts()["dashboard"]["pid"]
     os.kill(old, signal.SIGKILL)
@@ -75,3 +92,25 @@ def test_alerts_outlive_the_dashboard_and_are_told_once(up: Up) -> None:
         "RatioOutside of weight began",
         "RatioOutside of weight ended",
     ]
+
+
+def test_job_of_another_coordinator_is_told_of_as_far_as_it_was_kept(tmp_path: Path) -> None:
+    leave_history_alone(tmp_path / "state")
+    up = Up(tmp_path / "state")
+    try:
+
+        def not_listed() -> list[dict[str, Any]]:
+            response = up.get("/api/v1/jobs")
+            found = [] if response is None else response.json()
+            return [job for job in found if job["state"] == "not listed"]
+
+        (job,) = eventually(not_listed, "the job that only the history tells of")
+        assert (job["job"], job["version"], job["stop_steps"]) == ("tiny", 3, None)
+        assert [step["step"] for step in answer(up, "/steps")] == [0, 1, 2]
+        assert len(answer(up, "/slices/weight/series")["step"]) == 3
+        refused = up.get("/api/v1/jobs/tiny/workers")
+        assert refused is not None
+        assert refused.status_code == 404
+        assert "the coordinator does not list this job (any more)" in refused.json()["detail"]
+    finally:
+        up.close()

@@ -61,6 +61,20 @@ def app(access: Access) -> FastAPI:
     return create_app(filled(), access)
 
 
+@pytest.fixture(scope="module")
+def kept_app(access: Access) -> FastAPI:
+    """The coordinator does not list the two jobs any more: only the history tells of them."""
+    store = filled()
+    store.set_jobs(())
+    return create_app(store, access)
+
+
+@pytest.fixture(scope="module", params=["app", "kept_app"])
+def either_app(request: pytest.FixtureRequest) -> FastAPI:
+    found: FastAPI = request.getfixturevalue(request.param)
+    return found
+
+
 APP = create_app(filled())
 KEYS = sorted(keys_of(APP.routes))
 GUARDED = [key for key in KEYS if not ROUTES[key].is_open]
@@ -186,12 +200,12 @@ def test_bad_token_is_not_made_good_by_a_session(app: FastAPI, key: str) -> None
 
 
 @pytest.mark.parametrize("key", [*OF_A_JOB, "GET /api/v1/events"])
-def test_job_of_others_looks_as_if_it_were_not_there(app: FastAPI, key: str) -> None:
+def test_job_of_others_looks_as_if_it_were_not_there(either_app: FastAPI, key: str) -> None:
     """`lenet` exists, `tenet` does not."""
     told = []
     for job in ("lenet", "tenet"):
         at = f"{key}?job={job}" if key.endswith("v1/events") else key
-        response = ask(app, at, token(Role.ADMIN, job="mine"), job)
+        response = ask(either_app, at, token(Role.ADMIN, job="mine"), job)
         assert response.status_code == 404
         told.append(f"{response.headers} {response.text}".replace(job, "JOB"))
     assert told[0] == told[1]
@@ -207,9 +221,21 @@ def test_job_of_ones_own_is_seen_and_does_not_name_others_while_it_is_missing(ap
     assert "no job named 'mine'" in missing.text
 
 
-def test_list_of_jobs_has_ones_own_alone(app: FastAPI) -> None:
+@pytest.mark.parametrize("key", OF_A_JOB)
+def test_kept_job_of_ones_own_is_seen_and_what_is_not_kept_of_it_names_no_other(
+    kept_app: FastAPI, key: str
+) -> None:
+    whole, own = (ask(kept_app, key, token(job=job)) for job in (ALL_JOBS, "lenet"))
+    assert (own.status_code, own.text) == (whole.status_code, whole.text)
+    assert own.status_code == 200 or "job 'lenet' is not listed" in own.text
+    assert "tenor" not in own.text
+    missing = ask(kept_app, key, token(job="mine"), "mine")
+    assert (missing.status_code, "lenet" in missing.text) == (404, False)
+
+
+def test_list_of_jobs_has_ones_own_alone(either_app: FastAPI) -> None:
     def names(job: str) -> list[str]:
-        return [each["job"] for each in ask(app, "GET /api/v1/jobs", token(job=job)).json()]
+        return [each["job"] for each in ask(either_app, "GET /api/v1/jobs", token(job=job)).json()]
 
     assert (names("lenet"), names("mine"), names(ALL_JOBS)) == (["lenet"], [], ["lenet", "tenor"])
 

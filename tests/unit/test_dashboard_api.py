@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,7 +14,9 @@ from tests.unit.browser import Browser
 from tests.unit.monitored import STATUS, step_report
 
 from sheepfold_server.dashboard.access.headers import HEADERS
+from sheepfold_server.dashboard.access.table import ROUTES
 from sheepfold_server.dashboard.app import create_app
+from sheepfold_server.dashboard.history.history import History
 from sheepfold_server.dashboard.store import Store
 
 API = "/api/v1/jobs/lenet"
@@ -49,7 +52,14 @@ def answer(response: httpx.Response) -> object:
 
 def test_jobs_are_listed(client: Browser) -> None:
     assert answer(client.get("/api/v1/jobs")) == [
-        {"job": "lenet", "state": "running", "version": 4, "stop_steps": 300}
+        {
+            "job": "lenet",
+            "state": "running",
+            "why": "",
+            "version": 4,
+            "stop_steps": 300,
+            "kept_until_seconds": None,
+        }
     ]
 
 
@@ -185,9 +195,93 @@ def test_another_lineage_begins_anew_and_the_old_one_stays_readable(client: Brow
     ]
 
 
-def test_job_that_is_gone_is_forgotten(client: Browser, store: Store) -> None:
+# --- jobs that only the history tells of --------------------------------------------------------------
+
+KEPT = ["steps", "steps.csv", "steps/1", "slices", "slices.csv", "series", "series.csv", "slices/0/series"]
+KEPT += ["slices/0/series.csv", "heatmap", "events", "events.csv", "alerts", "lineages"]
+ONLY_LIVE = ["config", "workers", "shards", "throughput", "schedule", "forecast", "stall"]
+
+
+def test_routes_of_a_job_are_known_to_be_kept_or_not() -> None:
+    """Whoever adds a route says here what becomes of it without a coordinator."""
+    ours = {path.replace("{step}", "1").replace("{slice:path}", "0") for path in ROUTES if "{job}/" in path}
+    assert {path.partition("{job}/")[2] for path in ours} == {*KEPT, *ONLY_LIVE}
+
+
+@pytest.mark.parametrize("path", KEPT)
+def test_what_was_kept_of_a_job_that_is_gone_is_answered_as_before(
+    client: Browser, store: Store, path: str
+) -> None:
+    before = client.get(f"{API}/{path}")
+    store.set_jobs(("bert",))
+    after = client.get(f"{API}/{path}")
+    assert (before.status_code, after.status_code) == (200, 200)
+    assert after.text == before.text
+
+
+@pytest.mark.parametrize("path", ONLY_LIVE)
+def test_what_only_a_coordinator_can_tell_of_a_job_that_is_gone_is_404_and_says_so(
+    client: Browser, store: Store, path: str
+) -> None:
     store.set_jobs(())
-    assert client.get(API).status_code == 404
+    response = client.get(f"{API}/{path}")
+    assert response.status_code == 404
+    assert response.json()["detail"].startswith(
+        "job 'lenet' is not listed, and this is what only the coordinator can tell: the coordinator does not "
+        "list this job (any more); what was kept of it until 20"
+    )
+
+
+def test_job_that_is_gone_is_listed_as_what_was_kept_of_it() -> None:
+    store = Store(clock=lambda: 1_764_000_000.0)
+    store.set_jobs(("lenet",))
+    store.set_status(STATUS, at=0.0)
+    store.add(replace(step_report(3), committed_at=1_764_000_060.0))
+    store.set_jobs(())
+    client = Browser(create_app(store))
+    kept = {
+        "job": "lenet",
+        "state": "not listed",
+        "why": "the coordinator does not list this job (any more); what was kept of it until "
+        "2025-11-24 16:01:00 UTC is shown",
+        "version": 4,
+        "stop_steps": None,
+        "kept_until_seconds": 1_764_000_060.0,
+    }
+    assert answer(client.get("/api/v1/jobs")) == [kept]
+    assert answer(client.get(API)) == {**kept, "lineage": "abc"}
+    store.set_jobs(("lenet",))
+    store.set_status(STATUS, at=1.0)
+    assert [job["state"] for job in client.get("/api/v1/jobs").json()] == ["running"]
+
+
+def test_before_the_coordinator_is_heard_a_job_is_unknown_and_not_gone(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.sqlite")
+    store = Store(history)
+    store.set_jobs(("lenet",))
+    store.set_status(STATUS, at=0.0)
+    store.add(step_report(3))
+    history.close()
+    history = History(tmp_path / "history.sqlite")
+    store = Store(history)
+    client = Browser(create_app(store))
+    for _ in ("the coordinator does not answer", "it does, and the status is yet to be read"):
+        (job,) = client.get("/api/v1/jobs").json()
+        assert job["state"] == "unknown"
+        assert job["why"].startswith("the coordinator was not heard since this dashboard was started")
+        assert [step["step"] for step in client.get(f"{API}/steps").json()] == [3]
+        store.set_jobs(("lenet",))
+    history.close()
+
+
+def test_stream_of_a_job_that_is_gone_tells_no_status_of_it(store: Store) -> None:
+    """A page would take it for the present one."""
+    client = Browser(create_app(store))
+    store.set_jobs(())
+    store.feed.flush(1_000.0)
+    store.feed.close()
+    response = client.get("/api/v1/events?job=lenet")
+    assert (response.status_code, "event: status" in response.text) == (200, False)
 
 
 # --- refusals -----------------------------------------------------------------------------------------

@@ -195,9 +195,22 @@ class JobSummary(Answer):
     """One line of the list of jobs."""
 
     job: str = Field(description="name of the job")
-    state: str = Field(description="declared, opening, initialising, running, paused or ended")
-    version: int = Field(description="newest version of the weights; -1 before the initial weights")
-    stop_steps: int = Field(description="version at which the job ends")
+    state: str = Field(
+        description="declared, opening, initialising, running, paused or ended; where only the history tells "
+        "of the job: not listed (the coordinator has none of that name) or unknown (it was not heard yet)"
+    )
+    why: str = Field(description="why the job is in that state; empty if there is nothing to say")
+    version: int = Field(
+        description="newest version of the weights, or that was kept; -1 before the initial weights"
+    )
+    stop_steps: int | None = Field(
+        description="version at which the job ends; null if only the history tells of it"
+    )
+    kept_until_seconds: float | None = Field(
+        default=None,
+        description="unix time, in seconds, of the newest that was kept of a job that only the history tells "
+        "of; null for all others",
+    )
 
 
 class Change(Answer):
@@ -211,7 +224,7 @@ class Change(Answer):
 class Job(JobSummary):
     """Everything about a job at this moment."""
 
-    why: str = Field(description="why the job is in that state; empty if there is nothing to say")
+    stop_steps: int = Field(description="version at which the job ends")
     lineage: str = Field(description="identity of this history of the job; changes with a rollback")
     open_step: int = Field(description="lowest step not committed yet; -1 if none is open")
     slots_total: int = Field(description="slots of the open step")
@@ -230,6 +243,12 @@ class Job(JobSummary):
         description="what was changed while the job ran, the newest 64, oldest first"
     )
     counts: SlotCounts
+
+
+class KeptJob(JobSummary):
+    """A job that only the history tells of; what only the coordinator can tell is 404."""
+
+    lineage: str = Field(description="the newest history of the job that is kept")
 
 
 class Throughput(Answer):

@@ -20,6 +20,7 @@ from sheepfold_server.dashboard.history.alerts import Alert
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.history.history import History, NotKept
 from sheepfold_server.dashboard.history.ranges import SliceRange
+from sheepfold_server.dashboard.kept import KeptJob, OnlyKept, not_listed, unknown
 from sheepfold_server.dashboard.live.feed import Feed
 from sheepfold_server.dashboard.metrics.totals import Totals
 from sheepfold_server.dashboard.noise_scale import NoiseScale, SliceNoise
@@ -111,6 +112,8 @@ class Store:
         self._lock = threading.Lock()
         self._jobs: dict[str, JobNow] = {}
         self._trouble = "not connected yet"
+        self._has_heard = False
+        """Whether the coordinator has said which jobs there are."""
 
     # --- written by the follower ------------------------------------------------------------------
 
@@ -120,9 +123,13 @@ class Store:
             self._trouble = why
 
     def set_jobs(self, names: tuple[str, ...]) -> None:
-        """The jobs that exist now; the others are not shown any more."""
+        """The jobs that exist now; of the others only the history tells."""
         with self._lock:
+            gone = self._jobs.keys() - set(names)
             self._jobs = {name: self._jobs.get(name) or JobNow() for name in names}
+            self._has_heard = True
+        for name in gone:
+            self.feed.forget(name)
 
     def set_status(self, status: m.JobStatus, at: float) -> None:
         """A job's status, read at monotonic time `at`."""
@@ -207,26 +214,45 @@ class Store:
         with self._lock:
             return [job.status for _, job in sorted(self._jobs.items()) if job.status is not None]
 
+    def kept_jobs(self) -> list[KeptJob]:
+        """All jobs that only the history tells of, by name."""
+        told = {status.job for status in self.jobs()}
+        return [self._kept(job) for job in self.history.jobs() if job not in told]
+
+    def find(self, job: str) -> m.JobStatus | KeptJob:
+        """The job's status, or what is known without one; raises NotKept for a job not known."""
+        now = self._now(job)
+        return self._kept(job) if now is None or now.status is None else now.status
+
     def status(self, job: str) -> m.JobStatus:
-        with self._lock:
-            status = self._job(job).status
-        if status is None:
-            raise NotKept(f"the status of job {job!r} has not been read yet; ask again in a second")
-        return status
+        """Raises OnlyKept for a job that only the history tells of."""
+        found = self.find(job)
+        if isinstance(found, KeptJob):
+            raise OnlyKept(found)
+        return found
 
     def throughput(self, job: str) -> Throughput:
+        now = self._now(job)
+        if now is None:
+            raise OnlyKept(self._kept(job))
         with self._lock:
-            return self._job(job).rates.now()
+            return now.rates.now()
 
     def waited_seconds(self, job: str) -> float:
         """Seconds since the job's open step last had a slot more."""
+        now = self._now(job)
+        if now is None:
+            raise OnlyKept(self._kept(job))
         with self._lock:
-            return max(0.0, self._clock() - self._job(job).waits_since)
+            return max(0.0, self._clock() - now.waits_since)
 
     def alerts(self, job: str) -> list[Alert]:
         """Active ones and those that ended recently."""
+        now = self._now(job)
+        if now is None or now.status is None:
+            return AlertBook(self.history.alerts(self._kept(job).job)).all()
         with self._lock:
-            return self._job(job).alerts.all()
+            return now.alerts.all()
 
     def moments(self) -> list[Moment]:
         """Of every job whose status is known, by name."""
@@ -249,18 +275,31 @@ class Store:
 
     def slice_noise_scale(self, job: str, number: int) -> float | None:
         """Samples; None while it is not known."""
+        now = self._now(job)
+        if now is None:
+            return None
         with self._lock:
-            return self._job(job).slice_noise.samples(number)
+            return now.slice_noise.samples(number)
 
     def lineage(self, job: str, wanted: str | None = None) -> str:
         """The lineage asked for, or the job's present one; raises NotKept for a job or lineage not known."""
-        present = self.status(job).lineage
+        present = self.find(job).lineage
         if wanted is None or wanted == present:
             return present
         return self.history.known(job, wanted)
 
-    def _job(self, job: str) -> JobNow:
-        found = self._jobs.get(job)
-        if found is None:
-            raise JobNotKept(job, sorted(self._jobs))
-        return found
+    def _now(self, job: str) -> JobNow | None:
+        with self._lock:
+            return self._jobs.get(job)
+
+    def _kept(self, job: str) -> KeptJob:
+        """What the history tells of a job; raises NotKept if that is nothing."""
+        with self._lock:
+            listed, is_away = sorted(self._jobs), self._has_heard and job not in self._jobs
+        lineages = self.history.lineages(job)
+        if lineages:
+            make, newest = not_listed if is_away else unknown, lineages[-1]
+            return make(job, newest.name, newest.newest + 1 or -1, self.history.kept_until(job))
+        if job in listed:
+            raise NotKept(f"the status of job {job!r} has not been read yet; ask again in a second")
+        raise JobNotKept(job, sorted({*listed, *self.history.jobs()}))

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from sheepfold_server.dashboard import models
 from sheepfold_server.dashboard.api.parameters import API, NOT_FOUND, JobName, Looking
+from sheepfold_server.dashboard.kept import KeptJob
 from sheepfold_server.dashboard.store import Store
 from sheepfold_server.dashboard.workers import worker_answer
 
@@ -16,13 +17,15 @@ from sheepfold_server.dashboard.workers import worker_answer
 def job_routes(store: Store) -> APIRouter:
     routes = APIRouter(prefix=API, tags=["jobs"], responses=NOT_FOUND)
 
-    @routes.get("/jobs", summary="All jobs, by name.")
+    @routes.get("/jobs", summary="All jobs, by name, with those that only the history tells of.")
     def jobs(caller: Looking) -> list[models.JobSummary]:
-        return [models.JobSummary.model_validate(each) for each in store.jobs() if caller.sees(each.job)]
+        known = [models.JobSummary.model_validate(each) for each in (*store.jobs(), *store.kept_jobs())]
+        return [each for each in sorted(known, key=lambda each: each.job) if caller.sees(each.job)]
 
     @routes.get("/jobs/{job}", summary="Everything about a job at this moment.")
-    def job_status(job: JobName) -> models.Job:
-        return models.Job.model_validate(store.status(job))
+    def job_status(job: JobName) -> models.Job | models.KeptJob:
+        found = store.find(job)
+        return (models.KeptJob if isinstance(found, KeptJob) else models.Job).model_validate(found)
 
     @routes.get("/jobs/{job}/config", summary="The newest configuration, every value resolved.")
     def config(job: JobName) -> dict[str, Any]:

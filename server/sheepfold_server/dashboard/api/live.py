@@ -32,7 +32,7 @@ def live_routes(store: Store) -> APIRouter:
             raise JobNotKept(job, ())
         found = caller.job if caller.is_scoped else job
         if found is not None:
-            store.status(found)
+            store.find(found)
         return found
 
     @routes.get(

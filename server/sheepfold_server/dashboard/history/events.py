@@ -66,5 +66,12 @@ class Events:
         ).fetchall()
         return [Event(*row) for row in reversed(found)]
 
+    def newest_seconds(self, lineage: Lineage) -> float | None:
+        """Unix time of the last event of its newest step; None before one."""
+        found = self._connection.execute(
+            "SELECT seconds FROM events WHERE lineage = ? ORDER BY step DESC, id DESC LIMIT 1", (lineage.id,)
+        ).fetchone()
+        return None if found is None else float(found[0])
+
     def forget(self, lineage: Lineage) -> None:
         self._connection.execute("DELETE FROM events WHERE lineage = ?", (lineage.id,))

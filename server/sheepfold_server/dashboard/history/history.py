@@ -216,6 +216,18 @@ class History:
             found = self._lineages.find(job, lineage)
             return 0 if found is None else found.newest + 1
 
+    def jobs(self) -> list[str]:
+        """All of which anything is kept, by name."""
+        with self._lock:
+            return self._lineages.jobs()
+
+    def kept_until(self, job: str) -> float | None:
+        """Unix time of the newest step or event of a job's newest lineage; None without any."""
+        with self._lock:
+            newest = self._lineages.of(job)[-1:]
+            found = [t.newest_seconds(of) for of in newest for t in (self._tables, self._events)]
+        return max((seconds for seconds in found if seconds is not None), default=None)
+
     def known(self, job: str, lineage: str) -> str:
         """The lineage's name; raises NotKept if it is not here."""
         with self._lock:

@@ -100,6 +100,13 @@ class Tables:
         ).fetchall()
         return [row[0] for row in (reversed(found) if newest else found)]
 
+    def newest_seconds(self, lineage: Lineage) -> float | None:
+        """Unix time of its newest step; None before one."""
+        found = self._connection.execute(
+            "SELECT seconds FROM steps WHERE key = ?", (lineage.key(lineage.newest),)
+        ).fetchone()
+        return None if found is None else float(found[0])
+
     def newest_slices(self, lineage: Lineage, count: int, first: int = 0) -> list[Floats]:
         """Of the newest applied steps from `first` on, oldest first: (slices, 5) each, as stored."""
         found = self._connection.execute(

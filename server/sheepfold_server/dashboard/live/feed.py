@@ -59,6 +59,11 @@ class Feed:
         with self._lock:
             self._statuses.setdefault(status.job, _Status()).newest = data
 
+    def forget(self, job: str) -> None:
+        """Its status is nobody's any more."""
+        with self._lock:
+            self._statuses.pop(job, None)
+
     def event(self, job: str, event: Event) -> None:
         self._put("event", job, event_models.Event.model_validate(event).model_dump_json())
 

@@ -1,10 +1,12 @@
 /** The dashboard's own API, under /api/v1: types as its OpenAPI document has them, and one way to read it. */
 
 export interface Counts { leased: number; committed: number; leased_again: number; dropped: number; skipped: number; outstanding: number }
-export interface JobSummary { job: string; state: string; version: number; stop_steps: number }
+export interface JobSummary {
+  job: string; state: string; why: string; version: number; stop_steps: number | null; kept_until_seconds: number | null;
+}
 export interface Change { from_step: number; author: string; text: string }
 export interface Job extends JobSummary {
-  why: string; lineage: string; open_step: number; slots_total: number; slots_admitted: number; waiting_for: string;
+  stop_steps: number; lineage: string; open_step: number; slots_total: number; slots_admitted: number; waiting_for: string;
   samples_committed: number; samples_skipped: number; steps_skipped: number; best_version: number; best_value: number;
   changes: Change[]; counts: Counts;
 }
@@ -63,6 +65,16 @@ export function jobUrl(job: string, route: string, query: Query = {}): string {
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const text = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
   return `${ROOT}/jobs/${encodeURIComponent(job)}${route}${text ? `?${text}` : ""}`;
+}
+
+/** Whether only the history tells of the job, and not the coordinator. */
+export function isKept(found: JobSummary): boolean {
+  return found.state === "not listed" || found.state === "unknown";
+}
+
+/** The job that a page shows first: one that moves, else one that the coordinator has. */
+export function firstOf(found: readonly JobSummary[]): JobSummary | undefined {
+  return found.find((each) => each.state !== "ended" && !isKept(each)) ?? found.find((each) => !isKept(each)) ?? found[0];
 }
 
 /** What a request was refused with: the API's own sentence. */

@@ -1,9 +1,11 @@
 /** The frame: which job, which view, how it is drawn; and the list of keys. */
 
 import type { Axis } from "./permalink";
+import { isKept } from "./api";
+import { sentence } from "./format";
 import { VIEWS } from "./permalink";
 import { KEYS } from "./keyboard";
-import { jobs, status, trouble } from "./live";
+import { jobs, kept, status, trouble } from "./live";
 import { change, go, isDark, isHelpShown, job, view } from "./state";
 import { Shards, Workers } from "./views/fleet";
 import { JobView } from "./views/job";
@@ -22,9 +24,10 @@ export function App() {
         <h1>sheepfold</h1>
         <label>job <select value={job.value} onChange={(event) => change({ job: event.currentTarget.value, range: null, slice: "", step: null, lineage: "" })}>
           {!jobs.value.some((each) => each.job === job.value) && <option value={job.value}>{job.value || "none yet"}</option>}
-          {jobs.value.map((each) => <option key={each.job} value={each.job}>{each.job}</option>)}
+          {jobs.value.map((each) => <option key={each.job} value={each.job}>{isKept(each) ? `${each.job} (${each.state})` : each.job}</option>)}
         </select></label>
         {status.value && <span class={`badge ${status.value.state}`} role="status">{status.value.state}</span>}
+        {kept.value && <span class="badge kept" role="status">{kept.value.state}</span>}
         <nav aria-label="views">{VIEWS.map((each) => (
           <button key={each} type="button" aria-current={each === name ? "page" : undefined} onClick={() => go(each)}>{each}</button>
         ))}</nav>
@@ -33,6 +36,7 @@ export function App() {
       </header>
       <Controls />
       {trouble.value && <p class="trouble" role="alert">{trouble.value}</p>}
+      {kept.value && <p class="trouble" role="status">{sentence(kept.value.why)}</p>}
       {lineage && <p class="trouble">These charts show the discarded history {lineage.slice(0, 12)}. <button type="button" onClick={() => change({ lineage: "" })}>show the present one</button></p>}
       {job.value ? <main class={lineage ? "discarded" : ""}><Shown key={job.value + name} /></main>
         : <p class="empty">No jobs yet. Create one: <code>sheepfold job example &gt; job.toml; sheepfold job create -f job.toml</code></p>}

@@ -17,6 +17,11 @@ export function number(value: number | null | undefined): string {
   return FOUR_DIGITS.format(Number(value.toPrecision(4)));
 }
 
+/** A clause of the API's as a sentence of its own. */
+export function sentence(clause: string): string {
+  return clause && `${clause[0]?.toUpperCase()}${clause.slice(1)}.`;
+}
+
 export function bytes(value: number): string {
   for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]] as const) {
     if (value >= size) return `${(value / size).toFixed(1)} ${unit}`;

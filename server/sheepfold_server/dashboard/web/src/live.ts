@@ -1,14 +1,16 @@
 /** What happens, as it happens: one stream per tab; the browser connects again and names what it had last. */
 
-import { effect, signal } from "@preact/signals";
+import { computed, effect, signal } from "@preact/signals";
 import { withAlert } from "./alerts";
-import { type Alert, type Job, type JobEvent, type JobSummary, read, ROOT, jobUrl, type Shard, type Step, type Worker } from "./api";
+import { type Alert, firstOf, isKept, type Job, type JobEvent, type JobSummary, read, ROOT, jobUrl, type Shard, type Step, type Worker } from "./api";
 import { count } from "./format";
 import { slid } from "./permalink";
 import { change, job, view } from "./state";
 
 export const jobs = signal<JobSummary[]>([]);
 export const status = signal<Job | null>(null);
+/** The job where only the history tells of it; null while the coordinator does. */
+export const kept = computed(() => (status.value ? null : jobs.value.find((each) => each.job === job.value && isKept(each)) ?? null));
 export const workers = signal<Worker[]>([]);
 export const shards = signal<Shard[]>([]);
 export const events = signal<JobEvent[]>([]);
@@ -35,7 +37,7 @@ export function start(): void {
   effect(() => { slide(newestStep.value); });
   effect(() => {
     const told = status.value;
-    document.title = told ? `${told.job} ${count(Math.max(0, told.version))}/${count(told.stop_steps)} – sheepfold` : "sheepfold";
+    document.title = told ? `${told.job} ${count(Math.max(0, told.version))}/${count(told.stop_steps)} – sheepfold` : kept.value ? `${kept.value.job} ${kept.value.state} – sheepfold` : "sheepfold";
   });
 }
 
@@ -50,20 +52,28 @@ async function readJobs(): Promise<void> {
     jobs.value = await read<JobSummary[]>(`${ROOT}/jobs`);
     const ready = await fetch("/readyz");
     trouble.value = ready.ok ? "" : ((await ready.json()) as { status: string }).status;
-    const first = jobs.value.find((each) => each.state !== "ended") ?? jobs.value[0];
+    const first = firstOf(jobs.value);
     if (!job.peek() && first) change({ job: first.job });
+    const shown = jobs.value.find((each) => each.job === job.peek());
+    if (shown && isKept(shown) && status.peek()) leave();
+    else if (shown && !isKept(shown) && !status.peek()) void readOnce(shown.job);
   } catch (error) {
     trouble.value = (error as Error).message;
   }
+}
+
+/** The coordinator does not have the job any more: what it alone can tell is gone. */
+function leave(): void {
+  status.value = null;
+  workers.value = [];
+  shards.value = [];
 }
 
 function connect(name: string): void {
   stream?.close();
   clearTimeout(again);
   isLive.value = false;
-  status.value = null;
-  workers.value = [];
-  shards.value = [];
+  leave();
   events.value = [];
   alerts.value = [];
   newestStep.value = null;
@@ -111,10 +121,16 @@ async function readOnce(name: string): Promise<void> {
       if (job.peek() === name) take(found);
     } catch { /* the view that needs it says so */ }
   };
+  const ofCoordinator = async (): Promise<void> => {
+    await quietly<Job | JobSummary>(jobUrl(name, ""), (found) => { if (!isKept(found)) status.value = found as Job; });
+    if (!status.peek()) return;
+    await Promise.all([
+      quietly<Worker[]>(jobUrl(name, "/workers"), (found) => { workers.value = found; }),
+      quietly<Shard[]>(jobUrl(name, "/shards"), (found) => { shards.value = found; }),
+    ]);
+  };
   await Promise.all([
-    quietly<Job>(jobUrl(name, ""), (found) => { status.value = found; }),
-    quietly<Worker[]>(jobUrl(name, "/workers"), (found) => { workers.value = found; }),
-    quietly<Shard[]>(jobUrl(name, "/shards"), (found) => { shards.value = found; }),
+    ofCoordinator(),
     quietly<{ events: JobEvent[] }>(jobUrl(name, "/events", { limit: EVENTS_KEPT }), (found) => { events.value = found.events; }),
     quietly<{ alerts: Alert[] }>(jobUrl(name, "/alerts"), (found) => { alerts.value = found.alerts; }),
     quietly<Step[]>(jobUrl(name, "/steps", { limit: 1 }), (found) => { newestStep.value = found[0] ?? null; }),

@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { withAlert } from "../src/alerts";
-import type { Alert, Series, Step } from "../src/api";
+import { type Alert, firstOf, type JobSummary, type Series, type Step } from "../src/api";
 import { grown, indexOf, since, valueAt, valueOf } from "../src/charts/series";
 import { decodeBytes, decodeFloats, DARK, diverging, LIGHT, scaleOf, sequential, Shades, span } from "../src/colour";
-import { bytes, clocks, duration, number, percent } from "../src/format";
+import { bytes, clocks, duration, number, percent, sentence } from "../src/format";
 import { fromHash, isOtherPlace, slid, START, toHash } from "../src/permalink";
 import { columns, type Look } from "../src/charts/plot";
 import { smoothed } from "../src/smooth";
@@ -191,5 +191,24 @@ describe("alerts", () => {
   it("that ended are bounded", () => {
     const many = Array.from({ length: 64 }, (_, i) => alert(`s${i}`, i, 100 - i));
     expect(withAlert(many, alert("newest", 200, 201)).map((each) => each.subject)).toEqual(["newest", ...many.slice(0, 63).map((each) => each.subject)]);
+  });
+});
+
+describe("the job that is shown first", () => {
+  const jobs = (...states: string[]): JobSummary[] =>
+    states.map((state, i) => ({ job: `job${i}`, state, why: "", version: 1, stop_steps: 9, kept_until_seconds: null }));
+
+  it("is one that goes on, before one that ended, before one that only the history tells of", () => {
+    expect(firstOf(jobs("not listed", "ended", "paused"))?.job).toBe("job2");
+    expect(firstOf(jobs("unknown", "ended", "not listed"))?.job).toBe("job1");
+    expect(firstOf(jobs("not listed", "unknown"))?.job).toBe("job0");
+    expect(firstOf([])).toBeUndefined();
+  });
+});
+
+describe("a clause of the API", () => {
+  it("becomes a sentence", () => {
+    expect(sentence("the coordinator does not list this job")).toBe("The coordinator does not list this job.");
+    expect(sentence("")).toBe("");
   });
 });

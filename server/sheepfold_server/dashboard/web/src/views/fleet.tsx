@@ -1,15 +1,15 @@
 /** Who takes part: workers and shards, as they stand now. */
 
 import { bytes, count, duration, percent } from "../format";
-import { shards, status, workers } from "../live";
+import { kept, shards, status, workers } from "../live";
 
 const SILENT_SECONDS = 5;
 
 export function Workers() {
   const rows = workers.value;
   return (
-    <section class="card wide" aria-label="Workers"><h2>Workers <span class="quiet">{rows.length}</span></h2>
-      {rows.length === 0 ? <p class="empty">None is attached. Start a training script with this server's address in <code>SHEEPFOLD</code>.</p> : (
+    <section class="card wide" aria-label="Workers"><h2>Workers {!kept.value && <span class="quiet">{rows.length}</span>}</h2>
+      {kept.value ? <OnlyLive /> : rows.length === 0 ? <p class="empty">None is attached. Start a training script with this server's address in <code>SHEEPFOLD</code>.</p> : (
         <div class="scroll"><table>
           <thead><tr><th>worker</th><th>host</th><th class="n">pid</th><th>device</th><th>zone</th><th class="n">slots</th><th class="n">samples</th><th class="n">samples/s</th>
             <th class="n" title="waiting for data, of the time of its slots">data wait</th><th class="n">up</th><th class="n">down</th><th class="n" title="of a call to the coordinator">round trip</th>
@@ -37,8 +37,8 @@ export function Shards() {
   const rows = shards.value;
   const newest = status.value?.version ?? -1;
   return (
-    <section class="card wide" aria-label="Shards"><h2>Shards <span class="quiet">{rows.length}</span></h2>
-      <div class="scroll"><table>
+    <section class="card wide" aria-label="Shards"><h2>Shards {!kept.value && <span class="quiet">{rows.length}</span>}</h2>
+      {kept.value ? <OnlyLive /> : <div class="scroll"><table>
         <thead><tr><th class="n">shard</th><th>address</th><th>link</th><th class="n">version</th><th class="n">parameters</th><th class="n">memory</th><th class="n">queue</th>
           <th class="n" title="contributions its staging memory has room for">room</th><th class="n" title="counts its processes">incarnation</th><th>numerics</th></tr></thead>
         <tbody>{rows.map((row) => (
@@ -49,7 +49,11 @@ export function Shards() {
             <td class="n">{row.incarnation}</td><td class="quiet">{row.numeric_fingerprint || "–"}</td>
           </tr>
         ))}</tbody>
-      </table></div>
+      </table></div>}
     </section>
   );
+}
+
+export function OnlyLive() {
+  return <p class="empty">Only a coordinator that has the job can tell.</p>;
 }

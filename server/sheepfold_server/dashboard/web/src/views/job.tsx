@@ -6,15 +6,16 @@ import { jobUrl, type Lineage, read, type Schedule, type Series } from "../api";
 import { Chart } from "../charts/chart";
 import type { Loaded } from "../charts/data";
 import { count } from "../format";
-import { status } from "../live";
+import { kept, status } from "../live";
 import { change, job, view } from "../state";
+import { OnlyLive } from "./fleet";
 import { colour } from "./overview";
 
-/** A route of the job, read when the job or its changes do. */
-function useRead<T>(route: string): { found: T | null; why: string } {
+/** A route of the job, read when the job or its changes do; with `isLive` only while the coordinator has the job. */
+function useRead<T>(route: string, isLive = false): { found: T | null; why: string } {
   const found = useMemo(() => signal<T | null>(null), []);
   const why = useMemo(() => signal(""), []);
-  const name = job.value;
+  const name = isLive ? status.value?.job : job.value;
   const changes = status.value?.changes.length ?? 0;
   useEffect(() => {
     if (!name) return;
@@ -29,12 +30,32 @@ function useRead<T>(route: string): { found: T | null; why: string } {
 }
 
 export function JobView() {
-  const schedule = useRead<Schedule>("/schedule?points=400");
-  const config = useRead<unknown>("/config");
+  const schedule = useRead<Schedule>("/schedule?points=400", true);
+  const config = useRead<unknown>("/config", true);
   const lineages = useRead<{ lineages: Lineage[] }>("/lineages");
   const loaded: Loaded = {
     series: { value: asSeries(schedule.found) } as Loaded["series"], why: { value: schedule.why } as Loaded["why"], route: "/schedule", query: { points: 400 },
   };
+  return (
+    <>
+      {kept.value ? <section class="card wide" aria-label="Plan"><h2>Plan, changes and configuration</h2><OnlyLive /></section> : <Plan loaded={loaded} />}
+      <section class="card" aria-label="Histories"><h2>Histories <span class="quiet">a rollback begins a new one</span></h2>
+        <div class="scroll"><table><thead><tr><th>lineage</th><th class="n">first step</th><th class="n">last step</th><th /></tr></thead>
+          <tbody>{(lineages.found?.lineages ?? []).map((each) => (
+            <tr key={each.lineage} class={each.is_current ? "" : "discarded"}>
+              <td><code>{each.lineage.slice(0, 12)}</code> {each.is_current ? "present" : "discarded"}</td><td class="n">{count(each.first_step)}</td><td class="n">{count(each.last_step)}</td>
+              <td><button type="button" aria-pressed={(view.value.lineage || "") === (each.is_current ? "" : each.lineage)} onClick={() => change({ lineage: each.is_current ? "" : each.lineage, range: null })}>show</button></td>
+            </tr>
+          ))}</tbody></table></div>
+      </section>
+      {!kept.value && <section class="card" aria-label="Configuration"><h2>Configuration <span class="quiet">as in force, every value</span></h2>
+        {config.found ? <pre class="scroll tall">{JSON.stringify(config.found, null, 2)}</pre> : <p class="empty">{config.why || "reading …"}</p>}
+      </section>}
+    </>
+  );
+}
+
+function Plan({ loaded }: { loaded: Loaded }) {
   const found = status.value;
   return (
     <>
@@ -47,18 +68,6 @@ export function JobView() {
           <div class="scroll"><table><thead><tr><th class="n">from step</th><th>by</th><th>what</th></tr></thead>
             <tbody>{[...found.changes].reverse().map((each, i) => <tr key={i}><td class="n">{count(each.from_step)}</td><td>{each.author}</td><td class="wraps">{each.text}</td></tr>)}</tbody></table></div>
         )}
-      </section>
-      <section class="card" aria-label="Histories"><h2>Histories <span class="quiet">a rollback begins a new one</span></h2>
-        <div class="scroll"><table><thead><tr><th>lineage</th><th class="n">first step</th><th class="n">last step</th><th /></tr></thead>
-          <tbody>{(lineages.found?.lineages ?? []).map((each) => (
-            <tr key={each.lineage} class={each.is_current ? "" : "discarded"}>
-              <td><code>{each.lineage.slice(0, 12)}</code> {each.is_current ? "present" : "discarded"}</td><td class="n">{count(each.first_step)}</td><td class="n">{count(each.last_step)}</td>
-              <td><button type="button" aria-pressed={(view.value.lineage || "") === (each.is_current ? "" : each.lineage)} onClick={() => change({ lineage: each.is_current ? "" : each.lineage, range: null })}>show</button></td>
-            </tr>
-          ))}</tbody></table></div>
-      </section>
-      <section class="card" aria-label="Configuration"><h2>Configuration <span class="quiet">as in force, every value</span></h2>
-        {config.found ? <pre class="scroll tall">{JSON.stringify(config.found, null, 2)}</pre> : <p class="empty">{config.why || "reading …"}</p>}
       </section>
     </>
   );

@@ -3,11 +3,11 @@
 import { signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { isActive } from "../alerts";
-import { type Forecast, jobUrl, read, type Throughput } from "../api";
+import { type Forecast, type JobSummary, jobUrl, read, type Step, type Throughput } from "../api";
 import { Chart } from "../charts/chart";
 import { useSeries } from "../charts/data";
 import { ago, bytes, count, duration, number, percent, utc } from "../format";
-import { alerts, events, newestStep, status } from "../live";
+import { alerts, events, kept, newestStep, status } from "../live";
 import { go, isDark, job, now } from "../state";
 
 export const COLOURS = {
@@ -25,9 +25,10 @@ const READ_EVERY_MS = 2000;
 
 function useOften<T>(route: string): T | null {
   const found = useMemo(() => signal<T | null>(null), []);
-  const name = job.value;
+  const name = status.value?.job ?? "";
   useEffect(() => {
     let isCurrent = true;
+    found.value = null;
     const load = (): void => {
       if (name) void read<T>(jobUrl(name, route)).then((told) => { if (isCurrent) found.value = told; }, () => undefined);
     };
@@ -75,6 +76,7 @@ function Facts() {
   const rates = useOften<Throughput>("/throughput");
   const forecast = useOften<Forecast>("/forecast");
   const newest = newestStep.value;
+  if (kept.value) return <KeptFacts found={kept.value} newest={newest} />;
   if (!found) return <section class="card wide"><p class="empty">reading …</p></section>;
   const done = found.stop_steps > 0 ? Math.max(0, found.version) / found.stop_steps : 0;
   const eta = forecast?.eta_seconds;
@@ -99,6 +101,19 @@ function Facts() {
         + {count(found.counts.dropped)} dropped + {count(found.counts.outstanding)} outstanding; {count(found.counts.leased_again)} leased again
         {found.steps_skipped > 0 && <b class="bad">; {count(found.steps_skipped)} steps skipped</b>}
       </p>
+    </section>
+  );
+}
+
+function KeptFacts({ found, newest }: { found: JobSummary; newest: Step | null }) {
+  const facts: [string, string][] = [
+    ["version", count(Math.max(0, found.version))],
+    ["loss", number(newest?.loss)],
+    ["kept until", found.kept_until_seconds === null ? "–" : utc(found.kept_until_seconds)],
+  ];
+  return (
+    <section class="card wide" aria-label="Progress">
+      <dl class="facts">{facts.map(([name, value]) => <div key={name}><dt>{name}</dt><dd data-fact={name}>{value}</dd></div>)}</dl>
     </section>
   );
 }
