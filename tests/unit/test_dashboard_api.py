@@ -134,6 +134,14 @@ def test_page_of_steps_is_capped_and_says_so(client: Browser) -> None:
     assert "x-limit-capped" not in client.get(f"{API}/steps?limit=2000").headers
 
 
+@pytest.mark.parametrize("page", ["steps.csv", "events.csv"])
+def test_page_of_a_table_is_capped_and_says_so(client: Browser, page: str) -> None:
+    """A table has no place for it but a header."""
+    response = client.get(f"{API}/{page}?limit=2001")
+    assert (response.status_code, response.headers["x-limit-capped"]) == (200, "2000")
+    assert "x-limit-capped" not in client.get(f"{API}/{page}?limit=2000").headers
+
+
 def test_one_step_has_slices_and_slots(client: Browser) -> None:
     step = client.get(f"{API}/steps/1").json()
     assert [(s["name"], s["trust_ratio"]) for s in step["slices"]] == [
@@ -293,6 +301,12 @@ def test_unknown_job_is_404_and_says_what_exists(client: Browser, path: str) -> 
     assert response.status_code == 404
     assert "'bert'" in response.json()["detail"]
     assert "known: lenet" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/nothing", "/api/v1/jobs/", f"{API}/nothing", "/nowhere"])
+def test_unknown_address_is_404_and_leads_to_the_reference(client: Browser, path: str) -> None:
+    response = client.get(path)
+    assert (response.status_code, "/docs" in response.json()["detail"]) == (404, True)
 
 
 @pytest.mark.parametrize("step", [4, -1, 10**30])

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from sheepfold_server.dashboard.access.callers import Access, caller_of
 from sheepfold_server.dashboard.access.front import Incidents, KnownHosts
-from sheepfold_server.dashboard.access.gate import Gate, Keeper
+from sheepfold_server.dashboard.access.gate import NOTHING_HERE, Gate, Keeper
 from sheepfold_server.dashboard.access.headers import WithHeaders
 from sheepfold_server.dashboard.access.login import login_routes
 from sheepfold_server.dashboard.access.sessions import Sessions
@@ -64,6 +64,7 @@ def create_app(store: Store, access: Access | None = None, limits: Limits = LIMI
     app.add_middleware(Incidents)
     app.add_middleware(WithHeaders)  # the outermost one is added last
     app.add_exception_handler(NotKept, _not_found)
+    app.add_exception_handler(404, _nothing_here)
     _describe_refusals(app)
     return app
 
@@ -81,6 +82,11 @@ async def _not_found(request: Request, error: Exception) -> Response:
     caller = caller_of(request)
     told = caller.absent(error.job) if isinstance(error, JobNotKept) and caller.is_scoped else error
     return JSONResponse({"detail": str(told)}, status_code=404)
+
+
+async def _nothing_here(request: Request, error: Exception) -> Response:
+    """No route has the address: whatever a route does not find is a `NotKept`."""
+    return JSONResponse({"detail": NOTHING_HERE}, status_code=404)
 
 
 def _add_pages(app: FastAPI, has_login: bool) -> None:

@@ -14,6 +14,7 @@ from sheepfold_wire.errors import TokenRefused
 
 BEARER = "Bearer "
 LOGIN = "/login"
+NOTHING_HERE = "there is nothing at this address; /docs says what there is"
 _REMEDY = "send `Authorization: Bearer TOKEN`, or log in at /login"
 
 
@@ -77,7 +78,7 @@ def _unknown(error: TokenRefused, row: Row | None) -> Response:
 
 def _refusal(caller: Caller, row: Row | None, job: str | None) -> Response | None:
     if row is None:
-        return JSONResponse({"detail": "there is nothing at this address; /docs says what there is"}, 404)
+        return JSONResponse({"detail": NOTHING_HERE}, 404)
     if caller.role not in row.roles:
         known = ", ".join(sorted(row.roles))
         return JSONResponse({"detail": f"this is for {known}, and the token is that of a {caller.role}"}, 403)

@@ -8,7 +8,15 @@ from fastapi import APIRouter, Query, Response
 
 from sheepfold_server.dashboard import event_models
 from sheepfold_server.dashboard.api import table
-from sheepfold_server.dashboard.api.parameters import API, EVENTS_MAX, NOT_FOUND, JobName, Range, StepRange
+from sheepfold_server.dashboard.api.parameters import (
+    API,
+    EVENTS_MAX,
+    NOT_FOUND,
+    JobName,
+    Range,
+    StepRange,
+    capped,
+)
 from sheepfold_server.dashboard.history.events import Event
 from sheepfold_server.dashboard.store import Store
 
@@ -46,7 +54,9 @@ def event_routes(store: Store) -> APIRouter:
     def events_csv(job: JobName, steps: Range, limit: Limit = 200, kind: Kinds = []) -> Response:  # noqa: B006
         fields = list(event_models.Event.model_fields)
         found = read(job, steps, kind, min(limit, EVENTS_MAX))
-        return table.csv_of(fields, ([getattr(event, name) for name in fields] for event in found))
+        answer = table.csv_of(fields, ([getattr(event, name) for name in fields] for event in found))
+        capped(limit, EVENTS_MAX, answer)
+        return answer
 
     @routes.get("/jobs/{job}/alerts", summary="What somebody should look at, active and recently ended.")
     def alerts(job: JobName) -> event_models.Alerts:

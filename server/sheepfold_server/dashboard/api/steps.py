@@ -45,7 +45,9 @@ def step_routes(store: Store) -> APIRouter:
     def steps_csv(job: JobName, steps: Range, limit: Limit = 200) -> Response:
         rows = read(job, steps, min(limit, STEPS_MAX))
         fields = [name for name in models.Step.model_fields if name != "metrics"]
-        return table.csv_of(fields, ([getattr(row, name) for name in fields] for row in rows))
+        answer = table.csv_of(fields, ([getattr(row, name) for name in fields] for row in rows))
+        capped(limit, STEPS_MAX, answer)
+        return answer
 
     @routes.get("/jobs/{job}/steps/{step}", summary="One step with its slices and slots.")
     def step_detail(job: JobName, step: StepNumber, lineage: Lineage = None) -> models.StepDetail:
