@@ -28,8 +28,10 @@ from tests.faults.crowd import COLUMNS
 from tests.faults.footprint import MEBIBYTE, Footprint, cpu_seconds, sample
 from tests.faults.results import record
 
+from sheepfold_server.shell.options import READ_AHEAD_BYTES
 from sheepfold_server.shell.supervisor import Supervisor, UpConfig
 from sheepfold_wire.control import Control
+from sheepfold_wire.frames import CHUNK_BYTES
 from sheepfold_wire.job import Job, parse_job
 
 CROWD = Path(__file__).with_name("crowd.py")
@@ -37,8 +39,12 @@ ROWS, TINY_ROWS = 4096, 1
 HONEST, TIMES = 2, 10
 STAGED_PARTS = 4
 SLOTS = 8
-MB_PER_CONNECTION, CONSTANT_MB = 1.0, 64.0
-"""Of the bound: what a connection may hold beside its staged part, and what an allocator may."""
+BYTES_PER_PARAMETER = 40
+"""As the chart reckons: w, m, v, the sum, copies encoded in fp32 and bf16, a state that is being saved."""
+MB_PER_CONNECTION = (READ_AHEAD_BYTES + 2 * CHUNK_BYTES) / MEBIBYTE
+"""Beside its staged part: what gRPC has read ahead, and a message as gRPC and as Python hold it."""
+FRAGMENTS = 0.2
+"""What the C library may hold of memory that is free, as a share of the rest."""
 GOODPUT_MIN = 0.7
 WARM_UP_SECONDS = 4.0
 JOIN_SECONDS = 180.0
@@ -61,10 +67,11 @@ def job_of(name: str, slots: int) -> Job:
 
 
 def rss_bound_mb(idle_mb: float, connections: int) -> float:
-    """w, m, v, the sum, two versions encoded in fp32: 24 bytes a parameter; and the staging budget."""
+    """Of a shard that took `idle_mb` before it had a job."""
     parameters = ROWS * COLUMNS
-    staging = STAGED_PARTS * parameters * 4 / MEBIBYTE
-    return idle_mb + 24 * parameters / MEBIBYTE + staging + MB_PER_CONNECTION * connections + CONSTANT_MB
+    state, staging = BYTES_PER_PARAMETER * parameters, STAGED_PARTS * parameters * 4
+    held = (state + staging) / MEBIBYTE + MB_PER_CONNECTION * connections
+    return (idle_mb + held) * (1.0 + FRAGMENTS)
 
 
 @dataclass(frozen=True)

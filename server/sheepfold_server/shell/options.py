@@ -8,6 +8,9 @@ from sheepfold_wire.frames import MESSAGE_BYTES_MAX
 STREAMS_MAX = 256
 """Calls of one connection at a time, with those that were reset and that the server has not let go of yet:
 gRPC refuses more. A dashboard has a call for each job, a process with many workers a few for each."""
+READ_AHEAD_BYTES = 1 << 20
+"""What a server takes of one call before it is read. gRPC's own guess grows with the speed of the link, to
+megabytes per call that waits. A call brings this much per round trip at most: 1 GB/s at 1 ms."""
 KEEPALIVE_MS = 10_000
 DEADLINE_SECONDS_MAX = 7 * 86_400.0
 
@@ -25,6 +28,8 @@ def server_options() -> list[tuple[str, int]]:
         *_KEEPALIVE,
         ("grpc.max_concurrent_streams", STREAMS_MAX),
         ("grpc.max_allowed_incoming_connections", connections_max()),  # more are closed as they come
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", READ_AHEAD_BYTES),
         ("grpc.so_reuseport", 0),  # else two processes share a port without a word
         ("grpc.server_handshake_timeout_ms", 5_000),
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),

@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2
 
 import sheepfold_wire.messages as m
 from sheepfold_server.shell import health_port
+from sheepfold_server.shell.arenas import limit_arenas
 from sheepfold_server.shell.data_dir import DataDir
 from sheepfold_server.shell.gate import Gate, SyncGate, check_table
 from sheepfold_server.shell.link import Link
@@ -134,6 +135,7 @@ def run_shard(config: ShardConfig, on_ready: Callable[[str], None] = lambda addr
     `on_ready` is told the address whenever the coordinator has welcomed the shard.
     """
     raise_open_files()
+    limit_arenas()
     server = ShardServer(config, on_ready)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stopped.set())
