@@ -5,7 +5,8 @@
 Real servers under `up`'s supervisor, level `wal`, one shard, one NumPy worker. In each round the worker makes
 some steps, then the shard is killed by SIGKILL. Measured from the moment at which its successor is linked to
 the coordinator, process and imports started, to the moment at which it says that it has its state: the log is
-read and replayed by then. One line of JSON comes last. 109 million parameters need 17 GB of disk.
+read and its steps are made again by then, which the shard tells apart. One line of JSON comes last. 109
+million parameters need 17 GB of disk.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import tempfile
@@ -29,14 +31,16 @@ from sheepfold_server.shell.supervisor import Supervisor, UpConfig
 
 RECOVERED = "is recovered"
 """In the log of a shard, once for each time."""
+REPLAYED = re.compile(r"(\d+) steps of it were made again in ([0-9.]+) s")
 LOOK_SECONDS = 0.02
 DEADLINE_SECONDS = 300.0
 STEPS_MAX = 4
 """Of a round."""
 
 
-def kill_and_wait(supervisor: Supervisor, said: list[str]) -> tuple[float, float]:
-    """(seconds from the kill to the successor's link, from there to its word that it has its state).
+def kill_and_wait(supervisor: Supervisor, said: list[str]) -> tuple[float, float, int, float]:
+    """(seconds from the kill to the successor's link, from there to its word that it has its state, steps
+    that were made again, seconds of these).
 
     `said`: what the supervisor says.
     """
@@ -48,7 +52,8 @@ def kill_and_wait(supervisor: Supervisor, said: list[str]) -> tuple[float, float
         if not linked and shard.pid != pid and f"{shard.name} restarted, pid {shard.pid}" in said:
             linked = time.monotonic()
         if linked and shard.log.read_text().count(RECOVERED) > recovered:
-            return linked - began, time.monotonic() - linked
+            steps, seconds = REPLAYED.findall(shard.log.read_text())[-1]
+            return linked - began, time.monotonic() - linked, int(steps), float(seconds)
         time.sleep(LOOK_SECONDS)
     raise SystemExit(f"the shard was not back in {DEADLINE_SECONDS:.0f} s: {shard.last_words()}")
 
@@ -64,16 +69,20 @@ def measure(directory: Path, given: argparse.Namespace) -> dict[str, Any]:
     config = UpConfig(directory, shard_count=1, port=0, dashboard_port=0)
     supervisor = Supervisor(config, threading.Event(), said.append)
     supervisor.start()
-    starts, beyond, steps = list[float](), list[float](), list[float]()
+    starts, beyond, replay = list[float](), list[float](), list[float]()
+    steps, redone = list[float](), 0
     try:
         weights, gradients = arrays(given.parameters, 0.05), arrays(given.parameters, 0.01)
         worker = Worker(supervisor.connection.secret, "wal", weights, gradients)
         for number in range(given.rounds):
             steps += [worker.step() for _ in range(chance.randint(1, STEPS_MAX))]
-            began, rest = kill_and_wait(supervisor, said)
-            print(f"round {number}: linked after {began:.2f} s, back {rest:.2f} s later", flush=True)
+            began, rest, again, seconds = kill_and_wait(supervisor, said)
+            told = f"linked after {began:.2f} s, back {rest:.2f} s later"
+            print(f"round {number}: {told}, {seconds:.2f} s of it for {again} steps", flush=True)
             starts.append(began)
-            beyond.append(rest)
+            beyond.append(rest - seconds)
+            replay.append(seconds)
+            redone += again
         worker.step()
         worker.client.close()
     finally:
@@ -85,7 +94,9 @@ def measure(directory: Path, given: argparse.Namespace) -> dict[str, Any]:
         "steps": len(steps),
         "step_s": round(statistics.median(steps), 2),
         "start_s": {"p50": quantile(starts, 0.5), "p95": quantile(starts, 0.95)},
-        "beyond_start_s": {"p50": quantile(beyond, 0.5), "p95": quantile(beyond, 0.95)},
+        "beyond_start_and_replay_s": {"p50": quantile(beyond, 0.5), "p95": quantile(beyond, 0.95)},
+        "replay_s": {"p50": quantile(replay, 0.5), "p95": quantile(replay, 0.95)},
+        "steps_replayed": redone,
         "seed": given.seed,
     }
 

@@ -6,8 +6,10 @@ Live and after a restart the same code runs: replay hands in the effects that th
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +54,20 @@ class FirstState:
     """Fp32 parts of the versions before it, the newest first."""
 
 
+def copied_beside(version: int, held: Snapshot, older: tuple[Buffer, ...]) -> Future[FirstState]:
+    """`held` as it is now, copied by a thread of its own: it must not change until that is done."""
+    copying: Future[FirstState] = Future()
+
+    def copy() -> None:
+        try:
+            copying.set_result(FirstState(version, held.copy(), older))
+        except BaseException as error:
+            copying.set_exception(error)
+
+    threading.Thread(target=copy, name=f"copy-{version}", daemon=True).start()
+    return copying
+
+
 class KernelWork:
     """Every method runs in the kernel thread, and returns the event the core is told."""
 
@@ -63,6 +79,8 @@ class KernelWork:
         """Inner products of slots with their mean, by step; until its Applied."""
         self._means: dict[int, PayloadAhead | None] = {}
         """Of open sums that are finished: on their way into the log."""
+        self._copying: Future[FirstState] | None = None
+        """Of the state as it is; gradients may be folded meanwhile."""
 
     # --- version 0 --------------------------------------------------------------------------------------
 
@@ -114,12 +132,14 @@ class KernelWork:
     # --- what is decided --------------------------------------------------------------------------------
 
     def skip(self, effect: e.SkipStep) -> e.Skipped:
+        self._await_copy()
         self.discard(effect.step)
         if effect.counts:
             self.tensors.count_skip()
         return e.Skipped(effect.step)
 
     def directions(self, decision: m.Commit) -> e.DirectionsReady:
+        self._await_copy()
         tensors = len(self.tensors.layout.plan.manifest.tensors)
         bits = np.unpackbits(np.frombuffer(decision.present, np.uint8), bitorder="little")[:tensors]
         report = self.tensors.directions(
@@ -147,6 +167,17 @@ class KernelWork:
         # Encoded copies are written by the pass that makes the weights: there is no time to tell apart.
         return e.WeightsReady(decision.step, slices, time.perf_counter() - began, 0.0)
 
+    def copy_state(self, version: int, older: tuple[Buffer, ...]) -> Future[FirstState]:
+        """The state between two steps, for a checkpoint. The next step is folded while it is copied."""
+        self._copying = copied_beside(version, self.tensors.held(), older)
+        return self._copying
+
+    def _await_copy(self) -> None:
+        """Before the state changes. A copy that failed is told by whoever stores it."""
+        if self._copying is not None:
+            self._copying.exception()
+            self._copying = None
+
     def save_if_long(
         self, version: int, slices: tuple[m.SliceReport, ...], newest: AttemptId, open_steps: int
     ) -> None:
@@ -168,7 +199,9 @@ class KernelWork:
         `first`: what a log that is empty begins with. Raises LogError, OSError; LookupError for a log that
         contradicts itself.
         """
+        began = time.perf_counter()
         records = list(self.log.read())
+        read = time.perf_counter()
         ahead = Replay(job.holds_split, job.counts_skips)
         for record, place in records:
             ahead.take(record, place)
@@ -185,6 +218,14 @@ class KernelWork:
         found = replay.recovered(redone.slices, oldest)
         init: Buffer = b"" if found.init is None else self.log.payload(found.init_place)
         self.log.end_of_reading()
+        log.info(
+            "the log was read and checked in %.2f s; %d steps of it were made again in %.2f s, the rest of "
+            "%.2f s went into state and weights",
+            read - began,
+            redone.steps,
+            redone.step_seconds,
+            time.perf_counter() - read,
+        )
         return found, init
 
     def _begin_with(self, first: FirstState) -> Recovered:
@@ -206,8 +247,17 @@ class Redone:
     def __init__(self, work: KernelWork, payload: Callable[[Place], Buffer], oldest: int) -> None:
         self._work, self._payload, self._oldest = work, payload, oldest
         self.slices: tuple[m.SliceReport, ...] = ()
+        self.steps = 0
+        self.step_seconds = 0.0
 
     def take(self, effect: ReplayEffect) -> None:
+        began = time.perf_counter()
+        self._take(effect)
+        if isinstance(effect, RestoreSum | e.ComputeDirections | e.ApplyUpdate):
+            self.step_seconds += time.perf_counter() - began
+            self.steps += isinstance(effect, e.ApplyUpdate)
+
+    def _take(self, effect: ReplayEffect) -> None:
         work = self._work
         match effect:
             case LoadLogged(place):

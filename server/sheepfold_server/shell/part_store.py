@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,8 @@ class JobParts:
     is_busy: bool = False
     """Whether a part is being stored: a copy of the state is in memory for it, and there is room for one."""
 
-    def store(self, state: FirstState, done: Callable[[m.PartSaved], None]) -> None:
-        raise LookupError(f"version {state.version} cannot be stored: no checkpoints are kept")
+    def store(self, version: int, state: Future[FirstState], done: Callable[[m.PartSaved], None]) -> None:
+        raise LookupError(f"version {version} cannot be stored: no checkpoints are kept")
 
     def first_state(self) -> FirstState:
         raise LookupError("this lineage began with no checkpoint")
@@ -63,22 +63,22 @@ class PartStore(JobParts):
         self._job, self._shard_count = job, command.shard_count
         self._executor = executor
 
-    def store(self, state: FirstState, done: Callable[[m.PartSaved], None]) -> None:
+    def store(self, version: int, state: Future[FirstState], done: Callable[[m.PartSaved], None]) -> None:
         """Returns at once; `done` is told from another thread. The state must not change any more."""
         self.is_busy = True
 
         def work() -> None:
-            saved = self._stored(state)
+            saved = self._stored(version, state)
             self.is_busy = False
             done(saved)
 
         self._executor.submit(work)
 
-    def _stored(self, state: FirstState) -> m.PartSaved:
-        job, version, began = self._job, state.version, time.perf_counter()
+    def _stored(self, version: int, state: Future[FirstState]) -> m.PartSaved:
+        job, began = self._job, time.perf_counter()
         part = PartId(job.lineage, version, job.shard, self._shard_count, job.incarnation)
         try:
-            saved = CheckpointStore(self.url, job.job).save_part(part, self._arrays(state), {})
+            saved = CheckpointStore(self.url, job.job).save_part(part, self._arrays(state.result()), {})
         except StoreErrors as error:
             log.error("the part of version %d is not stored: %s", version, error)
             return m.PartSaved(job.job, version, "", 0, "", str(error))

@@ -24,7 +24,7 @@ from sheepfold_server.optim.export import reencoded
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.about import resident_bytes
 from sheepfold_server.shell.actor import Actor
-from sheepfold_server.shell.kernel_work import FirstState, KernelWork
+from sheepfold_server.shell.kernel_work import KernelWork
 from sheepfold_server.shell.part_store import NO_PARTS, JobParts
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_wire.codecs import Codec
@@ -302,13 +302,13 @@ class ShardActor:
                 raise TypeError(f"no way to perform {effect!r}")
 
     def _store(self, version: int, older: tuple[Buffer, ...]) -> None:
-        """One copy of the state between two steps; it is written while training goes on."""
+        """One copy of the state between two steps; it is made and written while training goes on."""
         if self._checkpoints.is_busy:
             why = "an earlier version is still being stored here"
             self._actor.submit(e.PartStored(m.PartSaved(self.job.job, version, "", 0, "", why)))
             return
-        state = FirstState(version, self.tensors.held().copy(), older)
-        self._checkpoints.store(state, lambda saved: self._actor.submit(e.PartStored(saved)))
+        state = self._work.copy_state(version, older)
+        self._checkpoints.store(version, state, lambda saved: self._actor.submit(e.PartStored(saved)))
 
     def _answered_by(self, work: Callable[[], e.ShardEvent]) -> None:
         """Kernel work whose result is an event."""
