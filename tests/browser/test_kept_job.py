@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
+import torch
 from playwright.sync_api import expect
+from tests.browser.training import Training
 from tests.browser.watched import Watched, watched
 from tests.integration.test_cli_up import eventually
 from tests.integration.test_dashboard_restart import leave_history_alone
@@ -50,3 +55,17 @@ def test_what_was_kept_is_shown(site: Watched) -> None:
     page.keyboard.press("3")
     expect(page.get_by_role("heading", name="Step 2")).to_be_visible()
     site.close_pages()
+
+
+def test_an_open_page_says_so_when_the_coordinator_begins_again_without_the_job(site: Watched) -> None:
+    training = Training(site.up.address, "lost", torch.nn.Linear(6, 6), 6)
+    training.advance(2)
+    training.close()
+    eventually(lambda: len(site.api_or_nothing("/jobs/lost/steps")) == 2, "its steps")
+    page = site.open("job=lost")
+    expect(page.locator(".badge")).to_have_text("running")
+    shutil.rmtree(site.up.directory / "coordinator")
+    os.kill(site.up.facts()["coordinator"]["pid"], signal.SIGKILL)
+    eventually(lambda: site.api("/jobs/lost")["state"] == "not listed", "the list of the next one")
+    expect(page.locator(".badge")).to_have_text("not listed")
+    expect(page.locator('[data-fact="version"]')).to_have_text("2")

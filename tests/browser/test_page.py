@@ -195,6 +195,20 @@ def test_at_360_pixels_nothing_sticks_out(site: Watched, view: str, tmp_path: Pa
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_a_job_that_is_not_there_is_said_once_and_the_others_are_offered(site: Watched) -> None:
+    page = site.open("job=nobody&view=job")
+    expect(page.locator("main")).to_contain_text("No job named nobody here.")
+    assert page.locator("main section").count() == 1
+    page.locator("main").get_by_role("button", name="small").click()
+    expect(page.get_by_role("region", name="Configuration")).to_be_visible()
+
+
+def test_a_job_that_stands_still_says_for_how_long_and_names_no_end(site: Watched) -> None:
+    page = site.open("job=small")
+    expect(page.locator(".waiting")).to_contain_text(re.compile(r"no progress for \d"))
+    expect(page.locator('[data-fact="left"]')).to_have_text("–")
+
+
 def test_an_unknown_slice_is_said_and_breaks_nothing(site: Watched) -> None:
     page = site.open("job=small&view=layers&slice=nowhere")
     expect(page.get_by_text("no slice 'nowhere' here").first).to_be_visible()

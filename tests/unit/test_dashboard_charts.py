@@ -15,6 +15,7 @@ from tests.unit.monitored import STATUS, step_report
 
 import sheepfold_wire.messages as m
 from sheepfold_server.dashboard.app import create_app
+from sheepfold_server.dashboard.forecast import forecast
 from sheepfold_server.dashboard.store import Store
 from sheepfold_wire.job import parse_job
 
@@ -273,6 +274,18 @@ def test_forecast_of_a_job_that_does_not_move_has_no_end(client: Browser, store:
     assert answer(client, "/forecast")["eta_seconds"] is None
 
 
+@pytest.mark.parametrize(
+    ("waited_seconds", "eta_seconds"), [(0.0, 2600.0), (29.0, 2600.0), (31.0, None), (3600.0, None)]
+)
+def test_rate_of_before_holds_for_slow_steps_and_not_for_a_job_that_stands_still(
+    waited_seconds: float, eta_seconds: float | None
+) -> None:
+    """The coordinator's rate falls slowly while nothing moves: the end would only move away."""
+    slow = replace(STATUS, version=40, steps_per_second=0.1)
+    found = forecast(slow, steps_per_second=0.0, waited_seconds=waited_seconds)
+    assert found.eta_seconds == (None if eta_seconds is None else pytest.approx(eta_seconds))
+
+
 def test_stall_says_what_is_waited_for_since_when_and_what_is_next(client: Browser, store: Store) -> None:
     waits = (
         "slot 3 of step 40, leased to worker-a 2.4 s ago; its lease ends in 4.2 s unless it shows progress"
@@ -280,7 +293,7 @@ def test_stall_says_what_is_waited_for_since_when_and_what_is_next(client: Brows
     for at in (30.0, 31.0, 32.0):
         store.set_status(replace(STATUS, open_step=40, waiting_for=waits), at=at)
     found = answer(client, "/stall")
-    assert found["text"] == f"step 40 waits for {waits}, no progress since {found['since_seconds']:.1f} s"
+    assert found["text"] == f"step 40 waits for {waits}, no progress for {found['since_seconds']:.1f} s"
     assert (found["since_seconds"], found["next_seconds"]) == (3.0, 4.2)
 
 

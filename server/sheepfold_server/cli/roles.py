@@ -209,7 +209,7 @@ def dashboard(
         typer.Option(
             metavar="FILE",
             dir_okay=False,
-            help="Keep steps and events in this file, for one dashboard at a time; left out: in memory.",
+            help="Keep steps, events, alerts in this file, for one dashboard at a time; left out: in memory.",
         ),
     ] = None,
     tracker: Trackers = [],  # noqa: B006

@@ -11,6 +11,8 @@ from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.job import job_from_json
 from sheepfold_wire.schedule import batch_at, learning_rate
 
+STILL_STEPS = 3.0
+"""Times the usual step's duration, as the coordinator's rate of the newest steps has it."""
 LEASE_ENDS = re.compile(r"lease ends in (\d+(?:\.\d+)?) s")
 
 
@@ -54,9 +56,11 @@ class Forecast:
     waste: dict[str, int]
 
 
-def forecast(status: m.JobStatus, steps_per_second: float) -> Forecast:
+def forecast(status: m.JobStatus, steps_per_second: float, waited_seconds: float) -> Forecast:
+    """`waited_seconds` without progress of the open step: when it stands still, no rate of before holds."""
     left = 0 if status.state == "ended" else max(0, status.stop_steps - max(0, status.version))
-    rate = steps_per_second or status.steps_per_second
+    is_still = waited_seconds * status.steps_per_second > STILL_STEPS
+    rate = steps_per_second or (0.0 if is_still else status.steps_per_second)
     counts = status.counts
     decided = counts.committed + counts.skipped + counts.dropped
     return Forecast(
@@ -89,7 +93,7 @@ def stall(status: m.JobStatus, waited_seconds: float) -> Stall:
     ends = LEASE_ENDS.search(status.waiting_for)
     subject = "the job" if status.open_step < 0 else f"step {status.open_step}"
     return Stall(
-        f"{subject} waits for {status.waiting_for or 'nothing'}, no progress since {waited_seconds:.1f} s",
+        f"{subject} waits for {status.waiting_for or 'nothing'}, no progress for {waited_seconds:.1f} s",
         waited_seconds,
         None if ends is None else float(ends[1]),
     )

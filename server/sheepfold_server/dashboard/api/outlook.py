@@ -25,7 +25,7 @@ def outlook_routes(store: Store) -> APIRouter:
 
     @routes.get("/jobs/{job}/forecast", summary="When the job ends at its present rate, and slots in vain.")
     def job_forecast(job: JobName) -> event_models.Forecast:
-        found = forecast(store.status(job), store.throughput(job).steps_per_second)
+        found = forecast(store.status(job), store.throughput(job).steps_per_second, store.waited_seconds(job))
         return event_models.Forecast.model_validate(found)
 
     @routes.get("/jobs/{job}/stall", summary="What the open step waits for, and what happens next.")

@@ -5,7 +5,7 @@ import { isKept } from "./api";
 import { sentence } from "./format";
 import { VIEWS } from "./permalink";
 import { KEYS } from "./keyboard";
-import { jobs, kept, status, trouble } from "./live";
+import { isMissing, jobs, kept, status, trouble } from "./live";
 import { change, go, isDark, isHelpShown, job, view } from "./state";
 import { Shards, Workers } from "./views/fleet";
 import { JobView } from "./views/job";
@@ -22,9 +22,9 @@ export function App() {
     <>
       <header class="top">
         <h1>sheepfold</h1>
-        <label>job <select value={job.value} onChange={(event) => change({ job: event.currentTarget.value, range: null, slice: "", step: null, lineage: "" })}>
+        <label>job <select value={job.value} onChange={(event) => look(event.currentTarget.value)}>
           {!jobs.value.some((each) => each.job === job.value) && <option value={job.value}>{job.value || "none yet"}</option>}
-          {jobs.value.map((each) => <option key={each.job} value={each.job}>{isKept(each) ? `${each.job} (${each.state})` : each.job}</option>)}
+          {jobs.value.map((each) => <option key={each.job} value={each.job}>{isKept(each) && each.job !== job.value ? `${each.job} (${each.state})` : each.job}</option>)}
         </select></label>
         {status.value && <span class={`badge ${status.value.state}`} role="status">{status.value.state}</span>}
         {kept.value && <span class="badge kept" role="status">{kept.value.state}</span>}
@@ -38,15 +38,29 @@ export function App() {
       {trouble.value && <p class="trouble" role="alert">{trouble.value}</p>}
       {kept.value && <p class="trouble" role="status">{sentence(kept.value.why)}</p>}
       {lineage && <p class="trouble">These charts show the discarded history {lineage.slice(0, 12)}. <button type="button" onClick={() => change({ lineage: "" })}>show the present one</button></p>}
-      {job.value ? <main class={lineage ? "discarded" : ""}><Shown key={job.value + name} /></main>
+      {isMissing.value ? <Missing /> : job.value ? <main class={lineage ? "discarded" : ""}><Shown key={job.value + name} /></main>
         : <p class="empty">No jobs yet. Create one: <code>sheepfold job example &gt; job.toml; sheepfold job create -f job.toml</code></p>}
       {isHelpShown.value && <Help />}
     </>
   );
 }
 
+function look(name: string): void {
+  change({ job: name, range: null, slice: "", step: null, lineage: "" });
+}
+
+function Missing() {
+  return (
+    <main><section class="card wide" role="status">
+      <p>No job named <strong>{job.value}</strong> here. It is shown as soon as there is one.</p>
+      {jobs.value.length > 0 && <p>There {jobs.value.length === 1 ? "is" : "are"}: {jobs.value.map((each) => <button key={each.job} type="button" onClick={() => look(each.job)}>{each.job}</button>)}</p>}
+    </section></main>
+  );
+}
+
 function Controls() {
   const { range, follow, smooth, log, axis, view: name } = view.value;
+  if (isMissing.value) return null;
   if (name !== "overview" && name !== "layers") return null;
   return (
     <div class="controls">

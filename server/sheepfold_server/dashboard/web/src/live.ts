@@ -8,9 +8,12 @@ import { slid } from "./permalink";
 import { change, job, view } from "./state";
 
 export const jobs = signal<JobSummary[]>([]);
+const areJobsRead = signal(false);
 export const status = signal<Job | null>(null);
 /** The job where only the history tells of it; null while the coordinator does. */
 export const kept = computed(() => (status.value ? null : jobs.value.find((each) => each.job === job.value && isKept(each)) ?? null));
+/** Whether there is no job of the name that the address gives. */
+export const isMissing = computed(() => areJobsRead.value && job.value !== "" && !status.value && !jobs.value.some((each) => each.job === job.value));
 export const workers = signal<Worker[]>([]);
 export const shards = signal<Shard[]>([]);
 export const events = signal<JobEvent[]>([]);
@@ -50,6 +53,7 @@ function slide(newest: Step | null): void {
 async function readJobs(): Promise<void> {
   try {
     jobs.value = await read<JobSummary[]>(`${ROOT}/jobs`);
+    areJobsRead.value = true;
     const ready = await fetch("/readyz");
     trouble.value = ready.ok ? "" : ((await ready.json()) as { status: string }).status;
     const first = firstOf(jobs.value);

@@ -12,6 +12,8 @@ export type Format = (value: number | null | undefined) => string;
 export interface Look { lines: readonly Line[]; stacked: boolean; log: boolean; axis: Axis; smooth: number; format: Format }
 
 const DOUBLE_CLICK_MS = 280;
+/** A line of one point would not be seen. */
+const LONE: uPlot.Series.Points = { show: (plot) => plot.data[0].length === 1, size: 7 };
 
 export function xOf(series: Series, axis: Axis): number[] {
   if (axis === "time") return series.seconds;
@@ -50,7 +52,7 @@ function seriesOf(look: Look): { series: uPlot.Series[]; bands: uPlot.Band[] } {
   for (const line of look.lines) {
     if (look.stacked) {
       const at = shown.length;
-      shown.push({ label: line.label, stroke: line.colour, width: 1, fill: withAlpha(line.colour, "90"), points: { show: false } });
+      shown.push({ label: line.label, stroke: line.colour, width: 1, fill: withAlpha(line.colour, "90"), points: LONE });
       if (at > 1) bands.push({ series: [at, at - 1], fill: withAlpha(line.colour, "90") });
       continue;
     }
@@ -58,8 +60,8 @@ function seriesOf(look: Look): { series: uPlot.Series[]; bands: uPlot.Band[] } {
     const edge: uPlot.Series = { label: `${line.label} range`, stroke: "#0000", width: 0, points: { show: false } };
     const isSmooth = look.smooth > 0;
     shown.push(edge, { ...edge },
-      { label: `${line.label} raw`, stroke: withAlpha(line.colour, isSmooth ? "60" : "ff"), width: isSmooth ? 1 : 1.6, points: { show: false } },
-      { label: line.label, stroke: line.colour, width: 1.8, points: { show: false }, show: isSmooth });
+      { label: `${line.label} raw`, stroke: withAlpha(line.colour, isSmooth ? "60" : "ff"), width: isSmooth ? 1 : 1.6, points: LONE },
+      { label: line.label, stroke: line.colour, width: 1.8, points: LONE, show: isSmooth });
     bands.push({ series: [at, at + 1], fill: withAlpha(line.colour, "28") });
   }
   if (look.stacked && bands.length) for (const band of bands) shown[band.series[0]]!.fill = undefined;

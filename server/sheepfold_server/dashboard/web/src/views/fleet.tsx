@@ -9,7 +9,7 @@ export function Workers() {
   const rows = workers.value;
   return (
     <section class="card wide" aria-label="Workers"><h2>Workers {!kept.value && <span class="quiet">{rows.length}</span>}</h2>
-      {kept.value ? <OnlyLive /> : rows.length === 0 ? <p class="empty">None is attached. Start a training script with this server's address in <code>SHEEPFOLD</code>.</p> : (
+      {kept.value ? <OnlyLive /> : rows.length === 0 && status.value?.state === "ended" ? <p class="empty">None is attached: the job has ended.</p> : rows.length === 0 ? <p class="empty">None is attached. Start a training script with this server's address in <code>SHEEPFOLD</code>.</p> : (
         <div class="scroll"><table>
           <thead><tr><th>worker</th><th>host</th><th class="n">pid</th><th>device</th><th>zone</th><th class="n">slots</th><th class="n">samples</th><th class="n">samples/s</th>
             <th class="n" title="waiting for data, of the time of its slots">data wait</th><th class="n">up</th><th class="n">down</th><th class="n" title="of a call to the coordinator">round trip</th>

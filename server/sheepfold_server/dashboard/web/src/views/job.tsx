@@ -43,7 +43,7 @@ export function JobView() {
         <div class="scroll"><table><thead><tr><th>lineage</th><th class="n">first step</th><th class="n">last step</th><th /></tr></thead>
           <tbody>{(lineages.found?.lineages ?? []).map((each) => (
             <tr key={each.lineage} class={each.is_current ? "" : "discarded"}>
-              <td><code>{each.lineage.slice(0, 12)}</code> {each.is_current ? "present" : "discarded"}</td><td class="n">{count(each.first_step)}</td><td class="n">{count(each.last_step)}</td>
+              <td><code>{each.lineage.slice(0, 12)}</code> {each.is_current ? "present" : "discarded"}</td><td class="n">{count(each.first_step)}</td><td class="n">{each.last_step < 0 ? "–" : count(each.last_step)}</td>
               <td><button type="button" aria-pressed={(view.value.lineage || "") === (each.is_current ? "" : each.lineage)} onClick={() => change({ lineage: each.is_current ? "" : each.lineage, range: null })}>show</button></td>
             </tr>
           ))}</tbody></table></div>

@@ -101,7 +101,7 @@ function Table() {
     <section class="card wide" aria-label="Slices">
       <header><h2>Slices <span class="quiet">{count(shown.length)} of {count(rows.value.length)}, newest step</span></h2>
         <div class="tools"><a href={name ? jobUrl(name, "/slices.csv") : ""} download={`${name}-slices.csv`}>CSV</a></div></header>
-      <div class="scroll tall"><table>
+      {shown.length === 0 ? <p class="empty">{rows.value.length ? "No slice has that in its name." : "None yet. They are known with the first applied step."}</p> : <div class="scroll tall"><table>
         <thead><tr>{COLUMNS.map(([key, label, hint]) => (
           <th key={key} class={key === "name" ? "" : "n"} title={hint} aria-sort={order.value?.key === key ? (order.value.isDown ? "descending" : "ascending") : "none"}>
             <button type="button" class="link" onClick={() => toggle(key)}>{label}{order.value?.key === key ? (order.value.isDown ? " ↓" : " ↑") : ""}</button>
@@ -116,7 +116,7 @@ function Table() {
             <td class="n">{row.noise_scale === null ? "–" : count(row.noise_scale)}</td>
           </tr>
         ))}</tbody>
-      </table></div>
+      </table></div>}
     </section>
   );
 }

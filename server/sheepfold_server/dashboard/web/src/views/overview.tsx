@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { isActive } from "../alerts";
-import { type Forecast, type JobSummary, jobUrl, read, type Step, type Throughput } from "../api";
+import { type Forecast, type JobSummary, jobUrl, read, type Stall, type Step, type Throughput } from "../api";
 import { Chart } from "../charts/chart";
 import { useSeries } from "../charts/data";
 import { ago, bytes, count, duration, number, percent, utc } from "../format";
@@ -22,6 +22,8 @@ export function colour(index: number): string {
 
 const NAMES = ["loss", "samples_per_second", "wait_seconds", "prepare_seconds", "commit_seconds", "update_seconds", "samples", "noise_scale", "gradient_norm", "learning_rate", "staleness_steps"];
 const READ_EVERY_MS = 2000;
+/** Without progress, from which on it is worth a word. */
+const STILL_SECONDS = 10;
 
 function useOften<T>(route: string): T | null {
   const found = useMemo(() => signal<T | null>(null), []);
@@ -75,6 +77,7 @@ function Facts() {
   const found = status.value;
   const rates = useOften<Throughput>("/throughput");
   const forecast = useOften<Forecast>("/forecast");
+  const stall = useOften<Stall>("/stall");
   const newest = newestStep.value;
   if (kept.value) return <KeptFacts found={kept.value} newest={newest} />;
   if (!found) return <section class="card wide"><p class="empty">reading …</p></section>;
@@ -83,7 +86,7 @@ function Facts() {
   const isAtRest = found.state === "ended" || found.state === "paused";
   const facts: [string, string, string?][] = [
     ["version", `${count(Math.max(0, found.version))} of ${count(found.stop_steps)}`],
-    ["left", eta === null || eta === undefined ? "–" : duration(eta), eta ? `about ${utc(now.value + eta)}` : ""],
+    ["left", eta === null || eta === undefined ? "–" : eta === 0 ? "0 s" : duration(eta), eta ? `about ${utc(now.value + eta)}` : ""],
     ["steps/s", rates ? number(rates.steps_per_second) : "–"],
     ["samples/s", rates ? number(rates.samples_per_second) : "–"],
     ["gradients in", rates ? `${bytes(rates.bytes_in_per_second)}/s` : "–"],
@@ -95,7 +98,8 @@ function Facts() {
     <section class="card wide" aria-label="Progress">
       <progress max={1} value={done} aria-label="steps done" />
       <dl class="facts">{facts.map(([name, value, more]) => <div key={name} title={more ?? ""}><dt>{name}</dt><dd data-fact={name}>{value}</dd></div>)}</dl>
-      <p class="waiting"><span class="quiet">{isAtRest ? found.state : "waiting for"}</span> <strong>{isAtRest ? found.why || found.state : found.waiting_for}</strong></p>
+      <p class="waiting"><span class="quiet">{isAtRest ? found.state : "waiting for"}</span> <strong>{isAtRest ? found.why || found.state : found.waiting_for}</strong>
+        {!isAtRest && stall !== null && stall.since_seconds >= STILL_SECONDS && <span class="bad">, no progress for {duration(stall.since_seconds)}</span>}</p>
       <p class="quiet">
         slots: {count(found.counts.leased)} leased = {count(found.counts.committed)} committed + {count(found.counts.skipped)} skipped
         + {count(found.counts.dropped)} dropped + {count(found.counts.outstanding)} outstanding; {count(found.counts.leased_again)} leased again
@@ -138,12 +142,12 @@ function EndedAlerts() {
   return (
     <section class="card wide" aria-label="Ended alerts"><h2>Ended alerts <span class="quiet">the newest {ended.length}</span></h2>
       <div class="scroll short"><table>
-        <thead><tr><th class="n">since step</th><th>ended</th><th class="n">after</th><th>rule</th><th>about</th><th>what</th></tr></thead>
+        <thead><tr><th class="n">since step</th><th>ended</th><th class="n">lasted</th><th>what</th></tr></thead>
         <tbody>{ended.map((alert) => (
           <tr key={alert.name + alert.subject + alert.since_seconds} title={alert.remedy}>
             <td class="n"><button type="button" class="link" onClick={() => go("step", { step: alert.since_step })}>{count(alert.since_step)}</button></td>
             <td title={utc(alert.ended_seconds ?? 0)}>{ago(alert.ended_seconds ?? 0, now.value)}</td><td class="n">{duration((alert.ended_seconds ?? 0) - alert.since_seconds)}</td>
-            <td>{alert.name}</td><td>{alert.subject}</td><td class="wraps">{alert.text}</td>
+            <td class="wraps"><b>{alert.name}</b> {alert.subject !== job.value && <>{alert.subject}: </>}{alert.text}</td>
           </tr>
         ))}</tbody>
       </table></div>

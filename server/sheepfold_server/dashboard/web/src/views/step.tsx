@@ -23,15 +23,17 @@ export function StepView() {
     return () => { isCurrent = false; };
   }, [asked, name]);
   const step = found.value;
+  // While the newest is followed, the one that is shown lags a moment behind: its own number stands above it.
+  const shown = view.value.step === null && step ? step.step : asked;
   const move = (by: number): void => { if (asked !== null) change({ step: Math.max(0, asked + by) }); };
   return (
     <>
       <section class="card wide" aria-label="Step">
         <header>
-          <h2>Step {asked === null ? "–" : count(asked)} <span class="quiet">{view.value.step === null ? "the newest" : ""}</span></h2>
+          <h2>Step {shown === null ? "–" : count(shown)} <span class="quiet">{view.value.step === null ? "the newest" : ""}</span></h2>
           <div class="tools">
             <button type="button" onClick={() => move(-1)} aria-label="step before">←</button>
-            <input type="number" min={0} aria-label="number of the step" value={asked ?? ""} onChange={(event) => change({ step: Number(event.currentTarget.value) })} />
+            <input type="number" min={0} aria-label="number of the step" value={shown ?? ""} onChange={(event) => change({ step: Number(event.currentTarget.value) })} />
             <button type="button" onClick={() => move(1)} aria-label="step after">→</button>
             <button type="button" aria-pressed={view.value.step === null} onClick={() => change({ step: null })}>newest</button>
           </div>
