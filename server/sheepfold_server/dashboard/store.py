@@ -40,6 +40,14 @@ class JobNotKept(NotKept):
         self.job = job
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """Of an earlier process: its alerts, and the steps that they are judged by."""
+
+    alerts: AlertBook
+    reports: Sequence[m.StepReport]
+
+
 class JobNow:
     """One job at this moment."""
 
@@ -67,12 +75,11 @@ class JobNow:
         self.rates.look(status, at)
         self.status = status
 
-    def resume(self, history: History, job: str, lineage: str) -> None:
-        """Go on where an earlier process stood: with its alerts and the steps they are judged by."""
-        self.alerts = AlertBook(history.alerts(job))
-        if history.newest_version(job, lineage):
-            for report in history.reports(job, lineage, None, None, REPORTS_RESUMED):
-                self.step(report)
+    def resume(self, earlier: Earlier) -> None:
+        """Go on where an earlier process stood."""
+        self.alerts = earlier.alerts
+        for report in earlier.reports:
+            self.step(report)
 
     def step(self, report: m.StepReport) -> float | None:
         """Take in a step's report; returns the noise scale up to it."""
@@ -138,10 +145,13 @@ class Store:
             job = self._jobs.get(status.job)
             if job is None:
                 return
+            is_first = job.status is None
+        is_new = self.history.begin(status.job, status.lineage)
+        earlier = self._read_earlier(status.job, status.lineage) if is_first else None  # slow: not locked
+        with self._lock:
             before, told = job.status, job.told
-            is_new = self.history.begin(status.job, status.lineage)
-            if before is None:
-                job.resume(self.history, status.job, status.lineage)
+            if before is None and earlier is not None:
+                job.resume(earlier)
             job.look(status, at, seconds)
             job.told = max((event.number for event in status.events), default=0)
         if before is None:
@@ -172,6 +182,12 @@ class Store:
             job.totals.step(report)
         self.history.add(report, seconds, noise_scale)
         self.feed.step(report)
+
+    def _read_earlier(self, job: str, lineage: str) -> Earlier:
+        reports: list[m.StepReport] = []
+        if self.history.newest_version(job, lineage):
+            reports = self.history.reports(job, lineage, None, None, REPORTS_RESUMED)
+        return Earlier(AlertBook(self.history.alerts(job)), reports)
 
     def _judge(self, job: JobNow, status: m.JobStatus, seconds: float) -> None:
         """Let the rules of the alerts look; what begins or ends is an event, and its step is kept whole."""
