@@ -38,7 +38,9 @@ def answer(up: Up, path: str) -> Any:
 
 
 def alerts(up: Up) -> list[dict[str, Any]]:
-    return (answer(up, "/alerts") or {}).get("alerts", [])
+    """Of trust ratios: a busy machine may have others, such as a straggler's."""
+    found = (answer(up, "/alerts") or {}).get("alerts", [])
+    return [alert for alert in found if alert["name"] == "RatioOutside"]
 
 
 def without_text(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,6 +90,7 @@ def test_alerts_outlive_the_dashboard_and_are_told_once(up: Up) -> None:
     kill_dashboard(up)
     assert alerts(up) == [ended]
     told = [event["text"] for event in answer(up, "/events?kind=alert")["events"]]
+    told = [text for text in told if text.startswith("RatioOutside")]
     assert [" ".join(text.split()[:4]).rstrip(":") for text in told] == [
         "RatioOutside of weight began",
         "RatioOutside of weight ended",
