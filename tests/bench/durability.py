@@ -5,7 +5,7 @@
 Real servers under `up`'s supervisor, one NumPy worker for two jobs of the same model, of level `wal` and of
 level `checkpoint`, whose steps take turns. Then steps of the first take turns with and without a checkpoint
 that begins with them. Medians of paired ratios; prints one line of JSON. Time grows with the parameters: 27
-million take about two minutes on two cores.
+million take about three minutes on two cores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sheepfold_wire.control import Control
 from sheepfold_wire.job import Job, parse_job
 
 ROWS = 1024
-WARM_UP = 6
+WARM_UP = 24
 """Steps of each job before anything is measured: files of the log are then used again, not new."""
 SAVE_SECONDS = 600.0
 

@@ -66,9 +66,9 @@ def test_the_state_does_not_change_until_it_is_copied(
 ) -> None:
     work, may_copy, copy = begun(), threading.Event(), Snapshot.copy
 
-    def late(snapshot: Snapshot) -> Snapshot:
+    def late(snapshot: Snapshot, room: Snapshot | None) -> Snapshot:
         may_copy.wait(20)
-        return copy(snapshot)
+        return copy(snapshot, room)
 
     monkeypatch.setattr(Snapshot, "copy", late)
     before = bytes_of(work.tensors.held())
@@ -86,7 +86,7 @@ def test_the_state_does_not_change_until_it_is_copied(
 def test_gradients_are_folded_while_the_state_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     work, may_copy = begun(), threading.Event()
     update(work)
-    monkeypatch.setattr(Snapshot, "copy", lambda snapshot: may_copy.wait(20) and snapshot)
+    monkeypatch.setattr(Snapshot, "copy", lambda snapshot, room: may_copy.wait(20) and snapshot)
     copying = work.copy_state(1, ())
     fold(work, 1)
     assert not copying.done()
@@ -95,7 +95,7 @@ def test_gradients_are_folded_while_the_state_is_copied(monkeypatch: pytest.Monk
 
 
 def test_a_copy_that_fails_stops_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(snapshot: Snapshot) -> Snapshot:
+    def fail(snapshot: Snapshot, room: Snapshot | None) -> Snapshot:
         raise MemoryError
 
     work = begun()

@@ -63,20 +63,33 @@ class Snapshot(NamedTuple):
     floats: Float32
     integers: Int64
 
-    def copy(self) -> Snapshot:
-        state = tuple(buffer.copy() for buffer in self.state)
-        counts, floats, integers = self.applied_steps.copy(), self.floats.copy(), self.integers.copy()
-        return Snapshot(self.weights.copy(), state, counts, floats, integers)
+    def copy(self, room: Snapshot | None = None) -> Snapshot:
+        """`room`: one of the same shapes that is written over, so that no new pages of memory are needed."""
+        if room is None:
+            state = tuple(np.empty_like(buffer) for buffer in self.state)
+            small = (
+                np.empty_like(self.applied_steps),
+                np.empty_like(self.floats),
+                np.empty_like(self.integers),
+            )
+            room = Snapshot(np.empty_like(self.weights), state, *small)
+        for to, of in zip(room.arrays(), self.arrays(), strict=True):
+            to[...] = of
+        return room
+
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """In the order of the fields."""
+        return (self.weights, *self.state, self.applied_steps, self.floats, self.integers)
 
     def pieces(self) -> tuple[Buffer, ...]:
         """Its bytes without a copy, in the order of the fields."""
-        return pieces(self.weights, *self.state, self.applied_steps, self.floats, self.integers)
+        return pieces(*self.arrays())
 
     def read(self, payload: Buffer) -> Snapshot:
         """One of the same shapes from such bytes; raises ValueError for another length."""
         rest = memoryview(payload).cast("B")
         arrays: list[npt.NDArray[Any]] = []
-        likes: tuple[npt.NDArray[Any], ...] = (self.weights, *self.state, *self[2:])
+        likes = self.arrays()
         for like in likes:
             if len(rest) < like.nbytes:
                 raise ValueError(f"{memoryview(payload).nbytes} bytes are fewer than this shard's state has")

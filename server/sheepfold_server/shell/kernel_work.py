@@ -54,13 +54,15 @@ class FirstState:
     """Fp32 parts of the versions before it, the newest first."""
 
 
-def copied_beside(version: int, held: Snapshot, older: tuple[Buffer, ...]) -> Future[FirstState]:
-    """`held` as it is now, copied by a thread of its own: it must not change until that is done."""
+def copied_beside(
+    version: int, held: Snapshot, older: tuple[Buffer, ...], room: Snapshot | None
+) -> Future[FirstState]:
+    """`held` as it is now, copied into `room` by a thread of its own; it must not change until then."""
     copying: Future[FirstState] = Future()
 
     def copy() -> None:
         try:
-            copying.set_result(FirstState(version, held.copy(), older))
+            copying.set_result(FirstState(version, held.copy(room), older))
         except BaseException as error:
             copying.set_exception(error)
 
@@ -81,6 +83,8 @@ class KernelWork:
         """Of open sums that are finished: on their way into the log."""
         self._copying: Future[FirstState] | None = None
         """Of the state as it is; gradients may be folded meanwhile."""
+        self._room: Snapshot | None = None
+        """Where the last copy was made, and the next will be."""
 
     # --- version 0 --------------------------------------------------------------------------------------
 
@@ -168,9 +172,16 @@ class KernelWork:
         return e.WeightsReady(decision.step, slices, time.perf_counter() - began, 0.0)
 
     def copy_state(self, version: int, older: tuple[Buffer, ...]) -> Future[FirstState]:
-        """The state between two steps, for a checkpoint. The next step is folded while it is copied."""
-        self._copying = copied_beside(version, self.tensors.held(), older)
+        """The state between two steps, for a checkpoint. The next step is folded while it is copied.
+
+        One at a time: what was copied before is written over.
+        """
+        self._copying = copied_beside(version, self.tensors.held(), older, self._room)
+        self._copying.add_done_callback(self._keep_room)
         return self._copying
+
+    def _keep_room(self, copying: Future[FirstState]) -> None:
+        self._room = None if copying.exception() else copying.result().snapshot
 
     def _await_copy(self) -> None:
         """Before the state changes. A copy that failed is told by whoever stores it."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -35,6 +38,16 @@ log = logging.getLogger(__name__)
 
 StoreErrors = (CheckpointError, OSError, ValueError, ImportError)
 """What a store may fail with: ours, the disk's or network's, and an url that fsspec does not know."""
+
+
+GIVES_WAY = 10
+"""Nice value: a tenth of the processor's time where steps want all of it."""
+
+
+def give_way() -> None:
+    """The calling thread computes when others do not: checks and writes of a checkpoint are in no hurry."""
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), GIVES_WAY)
 
 
 class JobParts:

@@ -19,7 +19,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core.headers import ShardJob
 from sheepfold_server.shell.kernels import KernelError, KernelFolder, numeric_fingerprint
 from sheepfold_server.shell.opened_job import OpenedJob
-from sheepfold_server.shell.part_store import NO_PARTS, PartStore, StoreErrors
+from sheepfold_server.shell.part_store import NO_PARTS, PartStore, StoreErrors, give_way
 from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.shard_actor import ShardActor
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
@@ -75,7 +75,7 @@ class ShardProcess:
         self._kernel = ThreadPoolExecutor(
             1, "kernel", initializer=torch.set_num_threads, initargs=(config.threads,)
         )
-        self._checkpoints = ThreadPoolExecutor(1, "checkpoint")
+        self._checkpoints = ThreadPoolExecutor(1, "checkpoint", initializer=give_way)
         self._folder = KernelFolder(config.device)
         self._actors: dict[str, ShardActor] = {}
         self._lock = threading.Lock()
