@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -22,14 +21,12 @@ from sheepfold_server.shell.security import Credentials
 from sheepfold_wire.convert import commands_to_proto, from_proto, report_from_proto, to_proto
 from sheepfold_wire.errors import (
     BadFrame,
-    InternalError,
     InvalidError,
     JobUnknown,
     Overloaded,
     SheepfoldError,
 )
 from sheepfold_wire.job import job_from_json
-from sheepfold_wire.status import DETAILS_KEY, to_details
 from sheepfold_wire.v1 import coordinator_pb2_grpc, monitor_pb2_grpc, shard_pb2
 
 log = logging.getLogger(__name__)
@@ -41,35 +38,20 @@ Context: TypeAlias = Any
 """A `gate.Admitted`: grpc.aio's context, and who calls."""
 
 
-async def abort(context: Context, error: SheepfoldError) -> None:
-    """End the call with the error's status, reason and text; does not return."""
-    code = next(code for code in grpc.StatusCode if code.value[0] == int(error.status))
-    await context.abort(code, error.message, ((DETAILS_KEY, to_details(error)),))
-
-
 async def guarded(context: Context, work: Callable[[], Awaitable[Any]], job: str = "") -> Any:
-    """The result of `work`, or the call's end: our errors as they are, any other with an incident number.
+    """The result of `work`; the gate tells the caller of errors.
 
     `job`: the one it is about, empty for none. Jobs of others look as if they were not there.
     """
+    if not has_deadline(context.time_remaining()):
+        raise InvalidError("the call has no deadline; set one (e.g. 10 s)")
+    context.caller.check_job(job or context.caller.job)
     try:
-        if not has_deadline(context.time_remaining()):
-            raise InvalidError("the call has no deadline; set one (e.g. 10 s)")
-        context.caller.check_job(job or context.caller.job)
         return await work()
-    except SheepfoldError as error:
-        if isinstance(error, JobUnknown) and context.caller.is_scoped:
-            error = context.caller.absent(job)
-        await abort(context, error)
-    except Exception:
-        await abort(context, _incident())
-
-
-def _incident() -> InternalError:
-    """What the caller is told of the exception being handled; all of it goes to the log, under one number."""
-    incident = uuid.uuid4().hex[:12]
-    log.exception("incident %s", incident)
-    return InternalError(f"incident {incident}: see the log of the coordinator")
+    except JobUnknown:
+        if not context.caller.is_scoped:
+            raise
+        raise context.caller.absent(job) from None
 
 
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
@@ -154,13 +136,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
             self._fleet.link_up(hello, send)
         except SheepfoldError as error:
             log.error("a shard's link is refused: %s", error)
-            await abort(context, error)
-            return
-        except grpc.RpcError:
             raise
-        except Exception:
-            await abort(context, _incident())
-            return
         reader = asyncio.create_task(self._read_reports(hello.shard, requests, commands, send))
         try:
             while (command := await commands.get()) is not None:
@@ -246,9 +222,8 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             while (report := await reports.get()) is not None:
                 yield to_proto(report)
                 if reports.qsize() >= WATCH_QUEUE_MAX:
-                    await abort(
-                        context,
-                        Overloaded(f"{WATCH_QUEUE_MAX} step reports are waiting; read faster or watch again"),
+                    raise Overloaded(
+                        f"{WATCH_QUEUE_MAX} step reports are waiting; read faster or watch again"
                     )
         finally:
             stop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
@@ -29,13 +29,19 @@ from sheepfold_server.core.permissions import (
 )
 from sheepfold_server.shell import patience
 from sheepfold_server.shell.auditing import Auditor
+from sheepfold_server.shell.call_errors import (
+    aio_answering,
+    aio_refuser,
+    answering,
+    incident,
+    refuser,
+)
 from sheepfold_server.shell.patience import Patience
 from sheepfold_server.shell.security import Credentials
 from sheepfold_server.shell.start import StartError
 from sheepfold_server.shell.tokens import Grant, Use, is_bound
 from sheepfold_wire.access import TOKEN_KEY, TOKEN_SCHEME
 from sheepfold_wire.errors import BadFrame, Overloaded, SheepfoldError, TokenRefused
-from sheepfold_wire.status import DETAILS_KEY, to_details
 from sheepfold_wire.tls import fingerprint
 
 OPEN_CALLS_MAX = 16
@@ -156,10 +162,6 @@ def check_table(services: Iterable[Any]) -> None:
         raise StartError(f"{', '.join(missing)}: nobody has decided who may call it; see core/permissions.py")
 
 
-def _status(error: SheepfoldError) -> grpc.StatusCode:
-    return next(code for code in grpc.StatusCode if code.value[0] == int(error.status))
-
-
 class SyncGate(grpc.ServerInterceptor):
     """For the sync server. Messages are read here, since grpc would wait for one without an end."""
 
@@ -172,35 +174,31 @@ class SyncGate(grpc.ServerInterceptor):
         try:
             entry = self._gate.entry(details.method, details.invocation_metadata)
         except SheepfoldError as error:
-            return _refuser(error)
+            return refuser(error)
+        except Exception:
+            return refuser(incident())
         handler = continuation(details)
         if handler is None:
             return None
-        return _wrapped(handler, lambda behaviour: self._guarded(entry, behaviour, handler.request_streaming))
+        return _wrapped(handler, lambda behaviour: self._guarded(entry, behaviour, handler))
 
-    def _guarded(self, entry: Entry, behaviour: Callable[..., Any], is_streaming: bool) -> Callable[..., Any]:
-        def guarded(requests: Any, context: Any) -> Any:
-            try:
-                self._places.take(entry.method, context.add_callback)
-                admitted = entry.admit(context)
-                given = requests if is_streaming else _readable(self._patience.message(requests, context))
-            except SheepfoldError as error:
-                _abort(context, error)
-            return behaviour(given, admitted)
+    def _guarded(self, entry: Entry, behaviour: Callable[[Any, Any], Any], handler: Any) -> Any:
+        def begin(requests: Any, context: Any) -> Any:
+            self._places.take(entry.method, context.add_callback)
+            admitted = entry.admit(context)
+            if handler.request_streaming:
+                return behaviour(requests, admitted)
+            return behaviour(_readable(self._patience.message(requests, context)), admitted)
 
-        return guarded
+        def unary(requests: Any, context: Any) -> Any:
+            with answering(context):
+                return begin(requests, context)
 
+        def streaming(requests: Any, context: Any) -> Iterator[Any]:
+            with answering(context):
+                yield from begin(requests, context)
 
-def _abort(context: Any, error: SheepfoldError) -> None:
-    context.set_trailing_metadata(((DETAILS_KEY, to_details(error)),))
-    context.abort(_status(error), error.message)
-
-
-def _refuser(error: SheepfoldError) -> Any:
-    def refuse(requests: object, context: Any) -> None:
-        _abort(context, error)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)  # refuses calls of every shape, unread
+        return streaming if handler.response_streaming else unary
 
 
 class AioGate(grpc.aio.ServerInterceptor):
@@ -218,7 +216,9 @@ class AioGate(grpc.aio.ServerInterceptor):
             entry = self._gate.entry(details.method, details.invocation_metadata)
         except SheepfoldError as error:
             self._auditor.refused(details.method, error.message)
-            return _aio_refuser(error)
+            return aio_refuser(error)
+        except Exception:
+            return aio_refuser(incident())
         handler = await continuation(details)
         if handler is None:
             return None
@@ -237,20 +237,20 @@ class AioGate(grpc.aio.ServerInterceptor):
             return admitted, _each_readable(requests) if is_streaming else await _message(requests)
         except SheepfoldError as error:
             self._auditor.refused(entry.method, error.message)
-            await _aio_abort(context, error)
-            raise  # abort does not return
+            raise
 
     def _unary(self, entry: Entry, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Any:
         async def guarded(requests: Any, context: Any) -> Any:
-            admitted, request = await self._admitted(entry, requests, context, False)
-            result = "ok"
-            try:
-                return await behaviour(request, admitted)
-            except BaseException as error:
-                result = context.details() or type(error).__name__
-                raise
-            finally:
-                self._auditor.called(entry.method, admitted.caller, request, context.peer(), result)
+            async with aio_answering(context):
+                admitted, request = await self._admitted(entry, requests, context, False)
+                result = "ok"
+                try:
+                    return await behaviour(request, admitted)
+                except BaseException as error:
+                    result = error.message if isinstance(error, SheepfoldError) else type(error).__name__
+                    raise
+                finally:
+                    self._auditor.called(entry.method, admitted.caller, request, context.peer(), result)
 
         return guarded
 
@@ -258,24 +258,14 @@ class AioGate(grpc.aio.ServerInterceptor):
         self, entry: Entry, behaviour: Callable[[Any, Any], AsyncGenerator[Any, None]], is_streaming: bool
     ) -> Any:
         async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
-            admitted, given = await self._admitted(entry, requests, context, is_streaming)
-            self._auditor.called(entry.method, admitted.caller, given, context.peer(), "begun")
-            async with aclosing(behaviour(given, admitted)) as replies:
-                async for reply in replies:
-                    yield reply
+            async with aio_answering(context):
+                admitted, given = await self._admitted(entry, requests, context, is_streaming)
+                self._auditor.called(entry.method, admitted.caller, given, context.peer(), "begun")
+                async with aclosing(behaviour(given, admitted)) as replies:
+                    async for reply in replies:
+                        yield reply
 
         return guarded
-
-
-async def _aio_abort(context: Any, error: SheepfoldError) -> None:
-    await context.abort(_status(error), error.message, ((DETAILS_KEY, to_details(error)),))
-
-
-def _aio_refuser(error: SheepfoldError) -> Any:
-    async def refuse(requests: object, context: Any) -> None:
-        await _aio_abort(context, error)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

@@ -6,8 +6,6 @@ server/DECISIONS.md. A call without a deadline is refused, so that no stream sta
 
 from __future__ import annotations
 
-import logging
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -31,17 +29,12 @@ from sheepfold_wire.errors import (
     AttemptNotAnnounced,
     BadFrame,
     ChunkChecksumMismatch,
-    InternalError,
     InvalidError,
     JobUnknown,
     NotReady,
     ShapeMismatch,
-    SheepfoldError,
 )
-from sheepfold_wire.status import DETAILS_KEY, to_details
 from sheepfold_wire.v1 import shard_pb2
-
-log = logging.getLogger(__name__)
 
 SERVICE = "sheepfold.v1.ShardService"
 CORE_ANSWERS_SECONDS = 30.0
@@ -49,32 +42,21 @@ ANNOUNCED_SECONDS = 2.0
 """How long a push waits for the coordinator's word of its lease."""
 
 
-def abort(context: grpc.ServicerContext, error: SheepfoldError) -> None:
-    """End the call with the error's status, reason and text; does not return."""
-    context.set_trailing_metadata(((DETAILS_KEY, to_details(error)),))
-    code = next(code for code in grpc.StatusCode if code.value[0] == int(error.status))
-    context.abort(code, error.message)
-
-
 def guarded(context: Any, work: Callable[[], Any]) -> Any:
-    """The result of `work`, or the call's end: our errors as they are, any other with an incident number.
+    """The result of `work`. Jobs of others look as if they were not there.
 
-    `context`: a `gate.Admitted`. Jobs of others look as if they were not there.
+    `context`: a `gate.Admitted`; the gate tells the caller of errors.
     """
+    if not has_deadline(context.time_remaining()):
+        raise InvalidError("the call has no deadline; set one (e.g. 60 s)")
     try:
-        if not has_deadline(context.time_remaining()):
-            raise InvalidError("the call has no deadline; set one (e.g. 60 s)")
         return work()
-    except SheepfoldError as error:
-        if isinstance(error, JobUnknown) and context.caller.is_scoped:
-            error = JobUnknown(f"no such job for this credential, which is for job {context.caller.job!r}")
-        abort(context, error)
-    except grpc.RpcError:
-        raise
-    except Exception:
-        incident = uuid.uuid4().hex[:12]
-        log.exception("incident %s", incident)
-        abort(context, InternalError(f"incident {incident}: see the log of the shard"))
+    except JobUnknown:
+        if not context.caller.is_scoped:
+            raise
+        raise JobUnknown(
+            f"no such job for this credential, which is for job {context.caller.job!r}"
+        ) from None
 
 
 class ShardService:
