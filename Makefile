@@ -22,7 +22,7 @@ PAGE := server/sheepfold_server/dashboard/web
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel bench-dashboard bench-goodput bench-recovery sim chaos soak overload chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
+.PHONY: help demo test lint bench-kernel bench-dashboard bench-goodput bench-recovery sim chaos soak overload security chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ soak: $(VENV)/installed-dev ## train under faults for an hour and see that nothi
 
 overload: $(VENV)/installed-dev ## ten times what a shard takes, then 200 workers over TLS, 4 minutes
 	@$(BIN)/python -m tests.faults.overload $(ARGS)
+
+security: $(VENV)/installed-dev ## attack decoders and calls by 120,000 odd inputs, 5 minutes (ARGS="--inputs 1000000")
+	@$(BIN)/python -m pytest -q tests/security
+	@$(BIN)/python -m tests.security.campaign $(ARGS)
 
 bench-goodput: $(VENV)/installed-dev ## steps per second while workers die every 10 steps, 4 minutes
 	@$(BIN)/python -m tests.bench.goodput $(ARGS)

@@ -318,7 +318,7 @@ def job_from_toml(path: Path) -> Job:
         values = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise BadConfig(f"{path}: no such file; `sheepfold job example` prints one to begin with") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError also for a number of 5,000 digits
         raise BadConfig(f"{path}: {error}") from None
     try:
         return parse_job(values)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from tests.faults.raw import RawWorker
 from tests.integration.harness import RunningFold, digest_of, running_fold, small_job, train
 from tests.integration.test_permissions import METHODS
+from tests.security.bodies import train_through
+from tests.security.calls import CALL_SECONDS, CallAttack, answer, is_ours
 from tests.security.decoders import attack, decoders, push_header
 from tests.security.mutate import mutated, streams
 
+from sheepfold_server.shell.certificates import make_security
+from sheepfold_server.shell.security import read_signer
 from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.frames import chunk_frame, push_header_frame
 from sheepfold_wire.job import job_from_json
-from sheepfold_wire.status import DETAILS_KEY, from_details
+from sheepfold_wire.status import from_details
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +32,8 @@ SEED = 20_261
 INPUTS_OF_A_DECODER = 250
 INPUTS_OF_A_CALL = 12
 PUSHES = 300
-CALL_SECONDS = 1.0
+CALLS = 1_500
+"""With credentials of every kind."""
 NEITHER = b"\xff\xff\xff"
 """Bytes that are no protobuf message of any type."""
 
@@ -38,29 +45,15 @@ def fold() -> Iterator[RunningFold]:
         yield running
 
 
-def answer(fold: RunningFold, method: str, messages: list[bytes]) -> Any:
+def asked(fold: RunningFold, method: str, messages: list[bytes]) -> Any:
     """None for a reply, the error of a call that ended with one."""
     target = fold.shards[1].address if "ShardService" in method else fold.address
     with grpc.insecure_channel(target) as channel:
-        call = channel.stream_stream(method, None, None)(iter(messages), timeout=CALL_SECONDS)
-        try:
-            next(call, None)
-            call.cancel()
-        except grpc.RpcError as error:
-            return error
-    return None
-
-
-def is_ours(error: Any) -> bool:
-    """Of one of our errors, or of the end of the time that the caller gave."""
-    found = dict(error.trailing_metadata() or ()).get(DETAILS_KEY)
-    if found is not None:
-        return from_details(found) is not None and error.code() is not grpc.StatusCode.INTERNAL
-    return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        return answer(channel, method, messages, "", CALL_SECONDS)
 
 
 def faults(fold: RunningFold, method: str, messages: list[bytes]) -> list[str]:
-    error = answer(fold, method, messages)
+    error = asked(fold, method, messages)
     return (
         [] if error is None or is_ours(error) else [f"{method} {error.code()} {error.details()} {messages}"]
     )
@@ -83,7 +76,7 @@ def test_decoders_refuse_what_they_cannot_read(tmp_path: Path, caplog: pytest.Lo
 def test_call_with_a_message_that_is_none_is_refused_in_our_words(
     fold: RunningFold, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    error = answer(fold, method, [NEITHER])
+    error = asked(fold, method, [NEITHER])
     assert error is not None
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert is_ours(error)
@@ -108,6 +101,41 @@ def test_odd_messages_and_pushes_get_answers_of_ours_and_change_no_bit(
     assert tracebacks(caplog) == []
     train(fold.address, small_job("after"))
     assert digest_of(fold.address, "after") == digest_of(fold.address, "small")
+
+
+def test_calls_with_any_credential_are_answered_in_our_words_and_go_on_with_the_right_one_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    print("seed", SEED)
+    make_security(tmp_path / "tls", ["127.0.0.1"])
+    with running_fold(1, tls=tmp_path / "tls") as fold:
+        address = fold.connection.secret
+        train(address, small_job())
+        train(address, small_job("between"), until_step=2)
+        signer = read_signer(tmp_path / "tls" / "token.key")
+        tally = CallAttack(fold.connection, fold.shards[0].address, signer).run(f"{SEED}", CALLS)
+        assert (tally.crashes, tally.told, tally.wrongly_allowed) == ([], [], [])
+        assert tally.outcomes["OK"] > 0
+        assert tally.outcomes["PERMISSION_DENIED"] > 0
+        assert tally.outcomes["UNAUTHENTICATED"] > 0
+        assert tracebacks(caplog) == []
+        train(address, small_job("between"))
+        assert digest_of(address, "between") == digest_of(address, "small")
+
+
+def test_bodies_that_do_not_fit_their_header_are_refused_and_change_no_bit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = small_job("bodies", batch={"samples": 4, "slot_samples": 4}, stop={"steps": 3})
+    digests = []
+    for rounds in (0, 1):
+        with running_fold(2) as fold, closing(RawWorker(fold.address, job)) as worker:
+            found = train_through(worker, f"{SEED}", rounds)
+            assert (found.taken, found.crashes) == ([], [])
+            digests.append(digest_of(fold.address, job.name))
+    assert found.inputs > 0
+    assert digests[0] == digests[1]
+    assert tracebacks(caplog) == []
 
 
 @pytest.mark.parametrize("text", ["[" * 20_000, '{"a":' * 20_000])

@@ -177,7 +177,13 @@ def test_the_first_difference_is_named_with_both_values() -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "no such file"), ("name = ", "job.toml: "), ("nmae = 1", "job.toml: "), (b"\xff", "job.toml: ")],
+    [
+        (None, "no such file"),
+        ("name = ", "job.toml: "),
+        ("nmae = 1", "job.toml: "),
+        (b"\xff", "job.toml: "),
+        (b"seed = " + b"9" * 5000, "job.toml: "),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: Any, said: str) -> None:
     path = tmp_path / "job.toml"
