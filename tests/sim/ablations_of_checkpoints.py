@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from tests.sim.store import SimStore
+
+import sheepfold_wire.messages as m
 from sheepfold.session import Session
 from sheepfold_server.core import events as e
 from sheepfold_server.core.checkpointing import Checkpointing
@@ -65,3 +70,21 @@ class KeepsLease(Session):
 
     def _went_back(self) -> None:
         pass
+
+
+class StoresIndexFirst(Checkpointing):
+    """The index is stored once the first part is, and names the others before they are there."""
+
+    def on_part(self, shard: int, report: m.PartSaved) -> None:
+        save = self._save
+        if save is not None and report.version == save.books.ledger.version and not save.parts:
+            due = replace(report, file="not yet", why="")
+            save.parts = {other: due for other in range(len(self._s.shards)) if other != shard}
+        super().on_part(shard, report)
+
+
+class TrustsParts(SimStore):
+    """A part is taken as it is read. The shell's part of it: `CheckpointStore.verify`."""
+
+    def verifies(self, ref: m.CheckpointRef) -> bool:
+        return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.sim import invariants
 from tests.sim.engine import Contribution, Engine, KernelEffect, Logged
+from tests.sim.links import Stream
 from tests.sim.scenario import MANIFEST, geometry_of
 from tests.sim.store import StoredPart
 
@@ -29,22 +30,13 @@ Answered = Callable[[object], None]
 """Called with a reply or a SheepfoldError, when the server answers."""
 
 ANNOUNCEMENT_SECONDS = 2.0
+OPEN_SECONDS = 0.01
 FOLD_SECONDS = 0.01
 APPEND_SECONDS = 0.02
 APPLY_SECONDS = 0.03
 STORE_SECONDS = 0.2
 SAVES = 0.15
 """Share of steps after which the state is saved."""
-
-
-@dataclass(slots=True)
-class Stream:
-    """An ordered, two-way stream; breaking it loses what is on the way."""
-
-    epoch: int = 0
-    is_up: bool = False
-    last_down: float = 0.0
-    last_up: float = 0.0
 
 
 @dataclass(slots=True)
@@ -62,6 +54,7 @@ class ShardHost:
     world: World
     index: int
     make: Callable[[ShardJob, Recovered | None], Shard]
+    stream: Stream
     disks: dict[str, list[Logged]] = field(default_factory=dict)
     """The log of each lineage."""
     incarnation: int = 0
@@ -69,7 +62,6 @@ class ShardHost:
     """Number of the process and of the lineage in it: what began in an earlier one is nobody's any more."""
     has_lost: bool = False
     """Its disk, and nobody has gone back yet."""
-    stream: Stream = field(default_factory=Stream)
     shard: Shard | None = None
     _queue: deque[tuple[KernelEffect, tuple[Contribution | None, ...]]] = field(default_factory=deque)
     _is_busy: bool = False
@@ -120,7 +112,7 @@ class ShardHost:
             self.world.marks.hit("disk of a shard lost")
             self.disks.clear()
             self.has_lost = True
-        self.world.shard_lost(self, chance)
+        self.world.links.process_lost(self, chance)
 
     def recover(self) -> None:
         """At the end: what the disk has, if the process is gone just now."""
@@ -154,20 +146,40 @@ class ShardHost:
         disk = self.engine.disk
         if ref is None or any(isinstance(record, StateSaved) for record, _ in disk):
             return
-        state, older = self.world.store.kept[ref].parts[self.index]
+        state, older = self.world.store.read(ref, self.index)
+        invariants.read_as_stored(self.world.store, ref, self.index, state)
         disk += [(VersionServed(version), weights) for version, weights in older]
         disk.append((StateSaved(ref.version, (), NO_ATTEMPT), state))
 
     # --- from the coordinator -----------------------------------------------------------------------
 
     def command(self, command: m.ShardCommand) -> None:
-        if isinstance(command, m.OpenJob):
-            if self.shard is not None and self.shard.job.lineage != command.lineage:
-                self._end_lineage()
-            if self.shard is None:
-                self._open(command)
-        elif self.shard is None:
+        if isinstance(command, m.OpenJob) and not self._is_open(command):
+            world, seconds = self.world, OPEN_SECONDS * self.world.workload.uniform(0.2, 3.0)
+            if world.happens("open_slowly"):
+                seconds += world.strikes.chance.uniform(0.5, 4.0)
+            world.at(seconds, self._open_new, self.incarnation, command)
+        elif self.shard is not None:
+            self.handle(e.Command(command))
+
+    def _is_open(self, command: m.OpenJob) -> bool:
+        """Whether the job is open, unless in an earlier lineage: that is closed."""
+        if self.shard is None:
+            return False
+        is_known = self.shard.job.lineage == command.lineage or self.shard.job.term > command.term
+        if not is_known:
+            self._end_lineage()
+        return is_known
+
+    def _open_new(self, incarnation: int, command: m.OpenJob) -> None:
+        """In threads beside the link: one that is quicker may have opened the job for a later term."""
+        if self.incarnation != incarnation:
             return
+        if not self._is_open(command):
+            self._open(command)
+        assert self.shard is not None
+        if command.term < self.shard.job.term:
+            self.world.marks.hit("opened for a term that is over")
         self.handle(e.Command(command))
 
     def _fixed(self, command: m.OpenJob) -> ShardJob:
@@ -265,7 +277,7 @@ class ShardHost:
         match effect:
             case e.Report(report):
                 world.marks.of_report(report)
-                world.report(self, report)
+                world.links.report(self, report)
             case e.ReceiveBody(token):
                 world.at(world.workload.uniform(0.01, 0.08), self._body_arrived, token)
             case e.AnswerPush(token, is_duplicate):

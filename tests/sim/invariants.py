@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from tests.sim.engine import Applied, Engine
+from tests.sim.store import SimStore
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import ledger
@@ -221,6 +222,22 @@ def _of_the_log(taken: Ledger) -> dict[str, object]:
     settled = frozenset(range(taken.sequences)).difference(taken.returned)
     same = replace(taken, attempts_dropped=0, leased_again=0, sequences=0, returned=())
     return {**{field.name: getattr(same, field.name) for field in fields(same)}, "settled": settled}
+
+
+def checkpoint_is_whole(world: World, ref: m.CheckpointRef) -> None:
+    """I7: all parts of a checkpoint that is said to be kept are in the store, and are of one version."""
+    store = world.store
+    files = store.kept[ref].files
+    found = {store.parts[file] for file in files if file in store.parts}
+    if len(found) != 1 or not all(file in store.parts for file in files):
+        raise Violation("checkpoint_is_whole", f"{ref} names {files}, and these hold {found}")
+
+
+def read_as_stored(store: SimStore, ref: m.CheckpointRef, shard: int, state: int) -> None:
+    """I14: what a shard begins with is what was stored."""
+    stored, _ = store.parts[store.kept[ref].files[shard]]
+    if state != stored:
+        raise Violation("read_as_stored", f"shard {shard} begins at {ref} with {state}, stored was {stored}")
 
 
 def lineage_is_durable(world: World, lineage: str) -> None:

@@ -81,14 +81,20 @@ class Faults:
     leave_rate: float = 0.0
     stop_rate: float = 0.0
     break_link_rate: float = 0.0
+    half_open_rate: float = 0.0
+    """Of a link that works one way only for a while, and breaks."""
     crash: float = 0.0
     """Of a shard or the coordinator, between two effects."""
+    open_slowly: float = 0.0
+    """Of a shard that opens a job, as if its kernel were compiled."""
     crash_shard_rate: float = 0.0
     crash_coordinator_rate: float = 0.0
     lose_disk: float = 0.0
     """Of a shard that crashes, once there is a checkpoint."""
     lose_checkpoint: float = 0.0
-    """Of a part or an index that is stored, or of a checkpoint that is looked at."""
+    """Of a part or an index that is stored."""
+    damage_part: float = 0.0
+    """Of a checkpoint that is looked at: in one of its parts a bit has flipped."""
     rewind_rate: float = 0.0
     """Of an operator who goes back to some version that is kept."""
     save_rate: float = 0.0
@@ -199,12 +205,15 @@ def _draw_faults(chance: random.Random) -> Faults:
         break_link_rate=drawn(0.5),
         crash=drawn(0.004),
         crash_shard_rate=drawn(0.3),
+        open_slowly=drawn(0.5),
         crash_coordinator_rate=drawn(0.2),
         lose_disk=drawn(1.0),
         lose_checkpoint=drawn(0.3),
+        damage_part=drawn(0.5),
         rewind_rate=drawn(0.3),
         save_rate=drawn(1.0),
         break_call_rate=drawn(0.5),
+        half_open_rate=drawn(0.4),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from tests.sim import invariants
 from tests.sim.engine import Applied, Contribution
 from tests.sim.hosts import Answered, ShardHost
+from tests.sim.links import Links, Stream
 from tests.sim.marks import Marks
 from tests.sim.scenario import CALM, Faults, Scenario, Setting, draw, job_of, undisturbed
 from tests.sim.store import SimStore
@@ -27,7 +28,7 @@ import sheepfold_wire.messages as m
 from sheepfold.session import Session
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
-from sheepfold_server.core.records import Books, CoordinatorRecord
+from sheepfold_server.core.records import Books, CheckpointKept, CoordinatorRecord
 from sheepfold_server.core.remembering import identity
 from sheepfold_server.core.reports import waiting_for
 from sheepfold_server.core.shard import Shard
@@ -58,6 +59,8 @@ class Cores:
     coordinator: type[Coordinator] = Coordinator
     shard: type[Shard] = Shard
     session: type[Session] = Session
+    stream: type[Stream] = Stream
+    store: type[SimStore] = SimStore
 
 
 class World:
@@ -99,16 +102,21 @@ class World:
         self._storing: list[e.StoreIndex] = []
         self.term = 1
         self.lineage = "lineage-0"
-        self.store = SimStore()
+        self.store = cores.store()
+        self.links = Links(self)
         self.log: list[CoordinatorRecord] = []
         """The coordinator's: what is durable."""
         self.is_coordinator_up = True
+        self.process = 0
+        """Of the coordinator: how many died before it."""
         self.is_first_publish = False
         """Whether nothing was published since the coordinator was started anew."""
         self._incarnations = 0
         self.coordinator = self._new_coordinator()
         self.state: JobState = self.coordinator._state
-        self.shards = [ShardHost(self, index, cores.shard) for index in range(scenario.shards)]
+        self.shards = [
+            ShardHost(self, index, cores.shard, cores.stream()) for index in range(scenario.shards)
+        ]
 
     def _new_coordinator(self) -> Coordinator:
         url = "sim:" if self.scenario.keeps_checkpoints else ""
@@ -166,7 +174,7 @@ class World:
             if isinstance(effect, e.Persist):
                 self.log.append(effect.record)
         for host in self.shards:
-            self._link_up(host, is_resumed=False)
+            self.links.up(host, is_resumed=False)
         for _ in range(self.scenario.workers):
             self._add_worker()
         self.at(TICK_SECONDS, self._tick)
@@ -227,7 +235,9 @@ class World:
                 worker.stopped_until = self.now + self.strikes.chance.uniform(0.5, 8.0)
         for host in self.shards:
             if host.stream.is_up and self.happens("break_link_rate"):
-                self._link_break(host)
+                self.links.break_off(host, self.strikes.chance)
+            elif host.stream.is_up and not host.stream.stuck and self.happens("half_open_rate"):
+                self.links.half_open(host)
             elif self.happens("crash_shard_rate"):
                 host.crash()
         if self.is_coordinator_up and self.happens("crash_coordinator_rate"):
@@ -262,6 +272,7 @@ class World:
     def _faults_end(self) -> None:
         self.faults = CALM
         self.strikes.end()
+        self.store.damaged.clear()  # brought back from a copy, as the error says
         if not any(worker.is_alive for worker in self.workers.values()):
             self._add_worker()
 
@@ -273,43 +284,7 @@ class World:
     def is_alive(self, number: int) -> bool:
         return self.workers[number].is_alive
 
-    # --- links between coordinator and shards -------------------------------------------------------
-
-    def _link_up(self, host: ShardHost, is_resumed: bool) -> None:
-        if not self.is_coordinator_up or host.stream.is_up:
-            return
-        host.stream.is_up = True
-        self.tell_coordinator(e.ShardUp(host.index, host.incarnation, self._hello(host), is_resumed))
-
-    def _hello(self, host: ShardHost) -> m.Hello:
-        name, number = f"shard-{host.index}", host.incarnation
-        return m.Hello(number, host.index, len(self.shards), name, "eager/cpu", 1 << 20, keeps_log=True)
-
-    def _link_break(self, host: ShardHost) -> None:
-        """What is on the way is lost; the coordinator notices a moment later."""
-        self._link_cut(host)
-        noticed, back = self.strikes.chance.uniform(0.0, 0.3), self.strikes.chance.uniform(0.05, 1.5)
-        self.at(noticed, self._link_noticed, host, host.stream.epoch)
-        self.at(noticed + back, self._link_back, host, host.stream.epoch, True)
-
-    def _link_cut(self, host: ShardHost) -> None:
-        host.stream.is_up = False
-        host.stream.epoch += 1
-
-    def _link_noticed(self, host: ShardHost, epoch: int) -> None:
-        if host.stream.epoch == epoch and not host.stream.is_up:
-            self.tell_coordinator(e.ShardDown(host.index))
-
-    def _link_back(self, host: ShardHost, epoch: int, is_resumed: bool) -> None:
-        if host.stream.epoch == epoch:
-            self._link_up(host, is_resumed)
-
-    def shard_lost(self, host: ShardHost, chance: random.Random) -> None:
-        """A shard's process is gone; another one is up a moment later."""
-        self._link_cut(host)
-        epoch, noticed = host.stream.epoch, chance.uniform(0.0, 0.3)
-        self.at(noticed, self._link_noticed, host, epoch)
-        self.at(noticed + chance.uniform(0.05, 1.5), self._link_back, host, epoch, False)
+    # --- death and rebirth of the coordinator -------------------------------------------------------
 
     def _coordinator_crash(self) -> None:
         """kill -9: what is not in its log is gone. Another one reads the log a moment later."""
@@ -317,13 +292,14 @@ class World:
         if any(step.phase in (Phase.DECIDED, Phase.APPLYING) for step in self.state.steps.values()):
             self.marks.hit("coordinator killed with a step decided")
         self.is_coordinator_up = False
+        self.process += 1
         self.term += 1
         for effect in self._storing:  # it may have stored them, and never tell
             if self.strikes.chance.random() < 0.5:
                 self._store_index(effect)
         self._storing.clear()
         for host in self.shards:
-            self._link_cut(host)
+            self.links.cut(host)
         chance = self.strikes.chance
         self.at(chance.uniform(0.05, 1.5), self._coordinator_begin, chance)
 
@@ -333,7 +309,7 @@ class World:
         self._callers.clear()
         self._beats.clear()
         for host in self.shards:
-            self.at(chance.uniform(0.0, 0.5), self._link_back, host, host.stream.epoch, True)
+            self.at(chance.uniform(0.0, 0.5), self.links.back, host, host.stream.epoch, True)
 
     def _begin_coordinator(self, records: list[CoordinatorRecord]) -> None:
         invariants.lineage_is_durable(self, identity(records)[1])
@@ -365,34 +341,10 @@ class World:
             self._take_caller(caller)(WorkerUnknown("attach again"))
         for host in self.shards:
             if host.stream.is_up:
-                self.at(0.0, self._linked_again, host, host.stream.epoch)
+                self.at(0.0, self.links.up_anew, host, host.stream.epoch)
 
-    def _linked_again(self, host: ShardHost, epoch: int) -> None:
-        if host.stream.epoch == epoch and self.is_coordinator_up:
-            self.tell_coordinator(e.ShardUp(host.index, host.incarnation, self._hello(host), False))
-
-    def _latency(self) -> float:
+    def latency(self) -> float:
         return self.schedule.uniform(0.001, 0.03)
-
-    def _to_shard(self, host: ShardHost, command: m.ShardCommand) -> None:
-        stream = host.stream
-        if stream.is_up:
-            stream.last_down = max(stream.last_down, self.now + self._latency())
-            self.at(stream.last_down - self.now, self._command_arrives, host, stream.epoch, command)
-
-    def _command_arrives(self, host: ShardHost, epoch: int, command: m.ShardCommand) -> None:
-        if host.stream.epoch == epoch:
-            host.command(command)
-
-    def report(self, host: ShardHost, report: m.ShardReport) -> None:
-        stream = host.stream
-        if stream.is_up:
-            stream.last_up = max(stream.last_up, self.now + self._latency())
-            self.at(stream.last_up - self.now, self._report_arrives, host, stream.epoch, report)
-
-    def _report_arrives(self, host: ShardHost, epoch: int, report: m.ShardReport) -> None:
-        if host.stream.epoch == epoch:
-            self.tell_coordinator(e.FromShard(host.index, report))
 
     # --- the coordinator ----------------------------------------------------------------------------
 
@@ -426,7 +378,7 @@ class World:
             case e.ToShard(shard, command):
                 self.trace("coord", effect)
                 self.marks.of_command(shard, command, self.coordinator)
-                self._to_shard(self.shards[shard], command)
+                self.links.command(self.shards[shard], command)
             case e.Persist(number, record):
                 self._last_persisted = max(
                     self._last_persisted, self.now + PERSIST_SECONDS * self.schedule.random()
@@ -466,14 +418,15 @@ class World:
         self.store.store_index(effect)
 
     def _looked(self, term: int, effect: e.FindCheckpoint) -> None:
-        def is_damaged() -> bool:
-            if not self.happens("lose_checkpoint"):
-                return False
+        for ref in self.store.looked_at(effect):
+            if self.happens("damage_part") and ref not in self.state.checkpoints.ancestry[-1:]:
+                # The one that this lineage began with may be read by shards until it has another: who damages
+                # that stops the job until a person brings the file back.
+                self.store.damaged.add(self.strikes.chance.choice(self.store.kept[ref].files))
+        found = self.store.find(effect, f"lineage-{self.number()}")
+        if found.passed_over:
             self.marks.hit("damaged checkpoint passed over")
-            return True
-
-        new_lineage = f"lineage-{self.number()}"
-        self._tell_of(term, self.store.find(effect, new_lineage, is_damaged))
+        self._tell_of(term, found)
 
     def _tell_of(self, term: int, event: e.CoordinatorEvent) -> None:
         if term == self.term:
@@ -483,6 +436,8 @@ class World:
         if term != self.term:  # its process died before the record was written
             return
         self.log.append(record)
+        if isinstance(record, CheckpointKept):
+            invariants.checkpoint_is_whole(self, record.kept)
         if isinstance(record, Decided):
             self.decided = record.commit.step
         if isinstance(record, Books) and record.why:
@@ -503,7 +458,7 @@ class World:
             self.at(self._call_latency() + later, act, *arguments)
 
     def _call_latency(self) -> float:
-        return self._latency() + (self.strikes.chance.uniform(0.1, 2.5) if self.happens("delay") else 0.0)
+        return self.latency() + (self.strikes.chance.uniform(0.1, 2.5) if self.happens("delay") else 0.0)
 
     def _reply(self, answered: Answered) -> Answered:
         def send(answer: object) -> None:
