@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.sim import ablations_of_checkpoints as of
 from tests.sim import ablations_of_fences as fences
@@ -174,6 +174,21 @@ class _BeginsNoTerm(Coordinator):
         super().__init__(job, shard_count, 1, lineage, checkpoint_url)
 
 
+class _KeepsTime(Coordinator):
+    """Readings of the clock of an earlier process are compared with its own."""
+
+    newest: ClassVar[float] = 0.0
+
+    def __init__(self, job: Job, shard_count: int, term: int, lineage: str, checkpoint_url: str) -> None:
+        super().__init__(job, shard_count, term, lineage, checkpoint_url)
+        if term == 1:
+            _KeepsTime.newest = 0.0
+
+    def handle(self, event: e.CoordinatorEvent, now: float) -> list[e.CoordinatorEffect]:
+        _KeepsTime.newest = max(_KeepsTime.newest, now)
+        return super().handle(event, _KeepsTime.newest)
+
+
 class _ForgetsPrepared(Recovery):
     """What shards prepared for an earlier term is left standing."""
 
@@ -226,6 +241,7 @@ ABLATIONS: dict[str, tuple[Cores, set[str]]] = {
         Cores(coordinator=_BeginsNoTerm),
         {"all_shards_or_none", "exactly_once", "liveness", "told_the_truth"},
     ),
+    "times of an earlier process kept": (Cores(coordinator=_KeepsTime), {"liveness"}),
     "prepared sums of earlier terms kept": (
         Cores(coordinator=_with(_recovery=_ForgetsPrepared)),
         {"all_shards_or_none"},

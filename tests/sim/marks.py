@@ -12,6 +12,7 @@ from sheepfold_wire.errors import SheepfoldError
 MARKS = (
     "attempt expired",
     "attempt superseded",
+    "clock of the coordinator went back",
     "command stuck in a half-open link",
     "commit sent again",
     "checkpoint kept",

@@ -120,6 +120,8 @@ class Scenario:
     keeps_checkpoints: bool = False
     plans_ahead: bool = False
     """Workers load samples before they are leased."""
+    clock_drift: float = 0.0
+    """The most by which clocks go faster or slower than the world; 0: they are the world's."""
 
 
 @cache
@@ -176,6 +178,7 @@ def draw(seed: int) -> Scenario:
         fault_seconds=chance.uniform(2.0, 15.0),
         plans_ahead=chance.random() < 0.5,
         keeps_checkpoints=chance.random() < 0.6,
+        clock_drift=0.1 if chance.random() < 0.5 else 0.0,
     )
     return _with_loss_scale(drawn) if mode != "async" and chance.random() < 0.2 else drawn
 

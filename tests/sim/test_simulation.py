@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 from tests.sim.ablations import ABLATIONS, RARE
 from tests.sim.campaign import ABLATION_SEEDS
+from tests.sim.clocks import Clock
 from tests.sim.invariants import Violation
 from tests.sim.marks import MARKS, Marks
 from tests.sim.scenario import CALM, Scenario, Setting, draw
@@ -129,6 +130,23 @@ def test_shards_and_workers_change_no_bit(mode: str, shards: int) -> None:
         world = World(Scenario(workers, setting, shards, (5,) * shards, workers, False, CALM, 0.0))
         world.run()
         assert {host.engine.state for host in world.shards} == {undisturbed_state(setting)}
+
+
+def test_clocks_that_differ_change_no_bit() -> None:
+    calm = Scenario(1, SYNC, 2, (5, 5), 3, False, CALM, 0.0, clock_drift=0.1)
+    world = World(calm)
+    world.run()
+    clocks = [world.clock, *(worker.clock for worker in world.workers.values())]
+    assert len({clock.rate for clock in clocks}) == len(clocks) == 4
+    assert world.state.now == world.clock.read(world.now) != world.now
+    assert {host.engine.state for host in world.shards} == {undisturbed_state(SYNC)}
+
+
+@pytest.mark.parametrize("rate", [0.9, 1.0, 1.1])
+def test_a_clock_says_when_it_will_show_a_reading(rate: float) -> None:
+    clock = Clock(origin=500.0, rate=rate)
+    assert clock.read(3.0 + clock.until(clock.read(7.0), 3.0)) == pytest.approx(clock.read(7.0))
+    assert clock.until(clock.read(2.0), 3.0) == 0.0
 
 
 def test_another_gradient_changes_the_state() -> None:

@@ -47,6 +47,7 @@ class SimWorker:
             give_up_seconds=1e9,
             takes_newer_versions=world.scenario.takes_newer_versions,
         )
+        self.clock = world.new_clock()
         self.is_alive = True
         self.is_idle = False
         """The job told it that there is no more work."""
@@ -77,7 +78,7 @@ class SimWorker:
             world.at(self.stopped_until - world.now, self._handle, event)
             return
         world.trace(self.name, event)
-        for action in self.session.handle(event, world.now):
+        for action in self.session.handle(event, self.clock.read(world.now)):
             self._carry_out(action)
 
     def _carry_out(self, action: s.SessionAction) -> None:
@@ -88,7 +89,7 @@ class SimWorker:
             case s.WaitUntil(at):
                 if at == 0.0:
                     world.marks.hit("pull joined from two versions")
-                world.at(max(0.0, at - world.now), self._handle, s.Tick())
+                world.at(self.clock.until(at, world.now), self._handle, s.Tick())
             case s.Ready(s.Goal.LEASE, lease):
                 assert lease is not None
                 self._compute(lease)

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from tests.sim import invariants
+from tests.sim.clocks import Clock
 from tests.sim.engine import Applied, Contribution
 from tests.sim.hosts import Answered, ShardHost
 from tests.sim.links import Links, Stream
@@ -111,6 +112,9 @@ class World:
         """Of the coordinator: how many died before it."""
         self.is_first_publish = False
         """Whether nothing was published since the coordinator was started anew."""
+        self.clocks = random.Random(f"{seed} clocks")
+        self.clock = self.new_clock()
+        """The coordinator's."""
         self._incarnations = 0
         self.coordinator = self._new_coordinator()
         self.state: JobState = self.coordinator._state
@@ -125,6 +129,10 @@ class World:
         return made
 
     # --- time ---------------------------------------------------------------------------------------
+
+    def new_clock(self) -> Clock:
+        """Of a process that begins."""
+        return Clock.drawn(self.clocks, self.scenario.clock_drift)
 
     def number(self) -> int:
         self._numbers += 1
@@ -163,7 +171,7 @@ class World:
 
     def _create(self) -> list[e.CoordinatorEffect]:
         request = m.CreateJobRequest("1", self.job.to_json())
-        return self.coordinator.handle(e.FromWorker(self._admin(), request), self.now)
+        return self.coordinator.handle(e.FromWorker(self._admin(), request), self.clock.read(self.now))
 
     def next_incarnation(self) -> int:
         self._incarnations += 1
@@ -305,6 +313,9 @@ class World:
 
     def _coordinator_begin(self, chance: random.Random) -> None:
         self.is_coordinator_up, self.is_first_publish = True, True
+        before, self.clock = self.clock, self.new_clock()
+        if self.clock.read(self.now) < before.read(self.now):
+            self.marks.hit("clock of the coordinator went back")
         self._begin_coordinator(self.log)
         self._callers.clear()
         self._beats.clear()
@@ -314,7 +325,7 @@ class World:
     def _begin_coordinator(self, records: list[CoordinatorRecord]) -> None:
         invariants.lineage_is_durable(self, identity(records)[1])
         self.coordinator = self._new_coordinator()
-        self.coordinator.remember(records, self.now)
+        self.coordinator.remember(records, self.clock.read(self.now))
         self.state = self.coordinator._state
 
     def _went_back(self, books: Books) -> None:
@@ -352,7 +363,7 @@ class World:
         if not self.is_coordinator_up:
             return
         self.trace("coord", event)
-        term, effects = self.term, self.coordinator.handle(event, self.now)
+        term, effects = self.term, self.coordinator.handle(event, self.clock.read(self.now))
         self.marks.of_coordinator(event, self.coordinator)
         for effect in effects:
             if self.happens("crash"):
