@@ -70,6 +70,7 @@ class ShardHost:
     _ledger_seen: int = 0
     engine: Engine = field(init=False)
     _last_open: m.OpenJob | None = None
+    _newest_open: m.OpenJob | None = None
 
     def __post_init__(self) -> None:
         self._begin()
@@ -154,6 +155,8 @@ class ShardHost:
     # --- from the coordinator -----------------------------------------------------------------------
 
     def command(self, command: m.ShardCommand) -> None:
+        if isinstance(command, m.OpenJob):
+            self._newest_open = command
         if isinstance(command, m.OpenJob) and not self._is_open(command):
             world, seconds = self.world, OPEN_SECONDS * self.world.workload.uniform(0.2, 3.0)
             if world.happens("open_slowly"):
@@ -172,15 +175,19 @@ class ShardHost:
         return is_known
 
     def _open_new(self, incarnation: int, command: m.OpenJob) -> None:
-        """In threads beside the link: one that is quicker may have opened the job for a later term."""
+        """Beside the link, on which something later may have been said meanwhile."""
         if self.incarnation != incarnation:
             return
         if not self._is_open(command):
             self._open(command)
-        assert self.shard is not None
-        if command.term < self.shard.job.term:
-            self.world.marks.hit("opened for a term that is over")
-        self.handle(e.Command(command))
+        if self.is_newest(command):
+            self.handle(e.Command(command))
+        else:
+            self.world.marks.hit("opened for a link that is over")
+
+    def is_newest(self, command: m.OpenJob) -> bool:
+        """Whether nothing was said of the job since, on this link or a later one."""
+        return command is self._newest_open
 
     def _fixed(self, command: m.OpenJob) -> ShardJob:
         plan, geometry = self.engine.geometry.plan, self.engine.geometry

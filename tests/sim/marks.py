@@ -32,7 +32,7 @@ MARKS = (
     "link resumed with a step open",
     "non-finite refused",
     "norms exchanged",
-    "opened for a term that is over",
+    "opened for a link that is over",
     "part lost",
     "prepared sum found in the log",
     "pull joined from two versions",

@@ -80,6 +80,9 @@ class ShardProcess:
         self._actors: dict[str, ShardActor] = {}
         self._lock = threading.Lock()
         self._opening = threading.Lock()
+        self._telling = threading.Lock()
+        self._newest: dict[str, m.OpenJob] = {}
+        """What was said last of each job, on the newest link."""
         self._openers: list[threading.Thread] = []
         self.halted = ""
         self._young_until = time.monotonic() + OPENING_SECONDS
@@ -125,6 +128,8 @@ class ShardProcess:
 
     def _on_open(self, command: m.OpenJob) -> None:
         """A job that cannot be opened is reported; the others go on."""
+        with self._telling:
+            self._newest[command.job] = command
         known = self._end_lineage(command)
         if known is not None:
             known.command(command)
@@ -165,7 +170,10 @@ class ShardProcess:
                 why = f"it cannot be opened here ({kind}), incident {incident}: see the log of the shard"
                 self._send(m.ShardFailed(command.job, why))
                 return
-            known.command(command)
+            with self._telling:
+                # Of an earlier link it would undo what was leased since that of the newest one was answered.
+                if self._newest[command.job] is command:
+                    known.command(command)
 
     def _open(self, command: m.OpenJob) -> ShardActor:
         opened = OpenedJob.of(command, self.config.shard)
