@@ -217,7 +217,11 @@ ABLATIONS: dict[str, tuple[Cores, set[str]]] = {
     ),
     "attempts picked by each shard": (Cores(shard=fences.PicksAttempts), {"all_shards_or_none"}),
     "replaced links heard": (Cores(stream=fences.HearsReplacedLinks), {"liveness"}),
-    "any term obeyed": (Cores(shard=fences.ObeysAnyTerm), {"liveness"}),
+    "openings of earlier links answered": (Cores(host=fences.AnswersOldLinks), {"all_shards_or_none"}),
+    "any term obeyed": (
+        Cores(shard=fences.ObeysAnyTerm, host=fences.AnswersOldLinks),
+        {"liveness"},
+    ),
     "skip decided by each shard": (Cores(shard=SkipsByItself), {"all_shards_or_none"}),
     "no lease window": (Cores(coordinator=_with(_granting=_IgnoresWindow)), {"bounded_staging"}),
     "norms added as they came": (Cores(coordinator=_with(_stepping=_SendsNormsAsTheyCame)), {"same_history"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tests.sim.hosts import ShardHost
 from tests.sim.links import Stream
 
 import sheepfold_wire.messages as m
@@ -20,6 +21,16 @@ class HearsReplacedLinks(Stream):
     """
 
     def is_heard(self, epoch: int) -> bool:
+        return True
+
+
+class AnswersOldLinks(ShardHost):
+    """A shard that has opened a job says so, though a later link has asked since and was answered.
+
+    The shell's part of it: `ShardProcess._open_new`.
+    """
+
+    def is_newest(self, command: m.OpenJob) -> bool:
         return True
 
 

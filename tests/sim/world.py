@@ -59,6 +59,7 @@ class Cores:
 
     coordinator: type[Coordinator] = Coordinator
     shard: type[Shard] = Shard
+    host: type[ShardHost] = ShardHost
     session: type[Session] = Session
     stream: type[Stream] = Stream
     store: type[SimStore] = SimStore
@@ -119,7 +120,7 @@ class World:
         self.coordinator = self._new_coordinator()
         self.state: JobState = self.coordinator._state
         self.shards = [
-            ShardHost(self, index, cores.shard, cores.stream()) for index in range(scenario.shards)
+            cores.host(self, index, cores.shard, cores.stream()) for index in range(scenario.shards)
         ]
 
     def _new_coordinator(self) -> Coordinator:
