@@ -7,7 +7,7 @@ from collections import Counter
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
-from sheepfold_wire.errors import SheepfoldError
+from sheepfold_wire.errors import CheckpointFailed, SheepfoldError
 
 MARKS = (
     "attempt expired",
@@ -15,6 +15,8 @@ MARKS = (
     "clock of the coordinator went back",
     "command stuck in a half-open link",
     "commit sent again",
+    "checkpoint asked for and kept",
+    "checkpoint asked for and failed",
     "checkpoint kept",
     "coordinator killed",
     "coordinator killed with a step decided",
@@ -102,6 +104,10 @@ class Marks(Counter[str]):
         self._said.add(what)
 
     def of_answer(self, answer: object) -> None:
+        if isinstance(answer, m.CheckpointReply):
+            self.hit("checkpoint asked for and kept")
+        elif isinstance(answer, CheckpointFailed):
+            self.hit("checkpoint asked for and failed")
         if isinstance(answer, m.LeaseReply) and answer.lease is not None:
             self._hit_if_repeated("lease answered again", answer.lease.attempt)
             if answer.lease.stride and answer.lease.sample_start in self._guesses:

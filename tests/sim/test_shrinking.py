@@ -82,7 +82,7 @@ def smallest_of_three(without: str) -> Case:
     [
         ("skip decided by each shard", 0),
         ("told before the log", 1),
-        ("decisions acted on without a note", 1),
+        ("decisions acted on without a note", 2),
         ("norms added as they came", 1),
         ("no deduplication", 3),
     ],

@@ -385,6 +385,7 @@ class World:
                 invariants.answered_once(self._answered, caller)
                 self._take_caller(caller)(reply)
             case e.Refuse(caller, error):
+                self.marks.of_answer(error)
                 invariants.answered_once(self._answered, caller)
                 self._take_caller(caller)(error)
             case e.ToShard(shard, command):
