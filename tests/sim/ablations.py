@@ -290,5 +290,9 @@ Not here, because nothing can notice: the comparison of incarnation and term in 
 has either not heard of it, and waits, or of its end, and refuses. It only sends a worker to attach sooner.
 """
 
-RARE = {"lease kept over a lineage": 4_300, "initial weights staged before they are logged": 750}
+RARE = {
+    "lease kept over a lineage": 4_500,
+    "openings of earlier links answered": 2_000,
+    "initial weights staged before they are logged": 1_000,
+}
 """Where the search for a seed that notices begins, for those that few notice."""
