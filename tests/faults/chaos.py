@@ -105,11 +105,11 @@ class Run:
         return [point for point in missing if point.needs in needs and point.name not in self._gave_up]
 
     def _fire(self, point: Failpoint) -> None:
-        if point.needs == "rewind":
+        if point.needs in ("rewind", "earlier"):
             self._lineage = ""
         if self._striker.fire(point):
             print(f"  died at {point.name}", flush=True)
-            if point.role != "worker" and point.needs not in ("start", "rewind"):
+            if point.role != "worker" and point.needs not in ("start", "rewind", "earlier"):
                 self._recovered(self.fleet.armed.hit_at(point))
         else:
             print(f"  nobody came to {point.name}", flush=True)
@@ -132,7 +132,7 @@ class Run:
 
     def _is_done(self, kills: int) -> bool:
         return self.tally.kills.total() >= kills and not self._pending(
-            "", "restart", "relink", "change", "checkpoint", "rewind", "long log"
+            "", "restart", "relink", "change", "checkpoint", "rewind", "earlier", "long log"
         )
 
     def _wait_calm(self) -> bool:
@@ -148,13 +148,13 @@ class Run:
         return 0 <= self._version < STEPS
 
     def _strike(self) -> None:
-        points = self._pending("", "restart", "relink", "change", "checkpoint", "rewind")
+        points = self._pending("", "restart", "relink", "change", "checkpoint", "rewind", "earlier")
         weights = (6.0 if points else 0.0, 2.0, 0.5, 3.0)
         match self._chance.choices(("failpoint", "link", "stop", "kill"), weights)[0]:
             case "failpoint":
                 point = self._chance.choice(points)
                 self._fire(point)
-                self._version = 0 if point.needs == "rewind" else self._version
+                self._version = 0 if point.needs in ("rewind", "earlier") else self._version
             case "link":
                 self._striker.disturb(self._rarest(self._faults(), self.tally.faults))
             case "stop":

@@ -24,7 +24,17 @@ VARIABLE = "SHEEPFOLD_FAILPOINTS"
 
 Moment = Literal["before", "after"]
 Needs = Literal[
-    "", "start", "restart", "relink", "change", "checkpoint", "rewind", "restore", "leave", "long log"
+    "",
+    "start",
+    "restart",
+    "relink",
+    "change",
+    "checkpoint",
+    "rewind",
+    "earlier",
+    "restore",
+    "leave",
+    "long log",
 ]
 """What leads to it, beside steps that are made."""
 
@@ -165,6 +175,10 @@ SHARD = (
           needs="rewind"),
     Point("shard.restored", "after", f"{_PARTS}.first_state", "it is read, and not in the new log",
           needs="rewind"),
+    Point("shard.earlier", "before", f"{_SHELL}.shard_actor:made_again", "a version that no checkpoint holds "
+          "is to be made again", needs="earlier"),
+    Point("shard.earlier.made", "after", f"{_SHELL}.shard_actor:made_again", "it is made, and not stored",
+          needs="earlier"),
 )
 COORDINATOR = (
     Point("coordinator.term", "before", _NUMBERS, "its next term is not stored", needs="restart"),
@@ -211,6 +225,8 @@ COORDINATOR = (
           needs="checkpoint"),
     Point("coordinator.find", "before", f"{_DESK}.find", "the job is to go back, nothing is changed",
           needs="rewind"),
+    Point("coordinator.books", "before", f"{_SHELL}.job_actor:books_at", "no checkpoint holds that version, "
+          "its log is not read", needs="earlier"),
     Point("coordinator.rewind", "before", f"{_BOOKS}.append", "books of the new lineage are in no log",
           "Books", needs="rewind"),
     Point("coordinator.rewound", "before", f"{_FLEET}._begin_again", "they are, the old core still stands",

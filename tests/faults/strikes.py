@@ -175,6 +175,7 @@ class Striker:
             "relink": lambda: self._begin_to_restart("shard"),
             "change": self._change,
             "rewind": self._rewind,
+            "earlier": self._rewind_earlier,
         }
         lead.get(point.needs, lambda: None)()
 
@@ -196,7 +197,15 @@ class Striker:
     def _rewind(self) -> None:
         """To the newest version that is kept: it computes the same steps again."""
         self.fleet.until(lambda: self.fleet.kept() >= 0 or self.has_ended(), "a checkpoint")
-        request = m.RewindRequest(uuid.uuid4().hex, self.fleet.job.name, self.fleet.kept(), (), "chaos")
+        self._rewind_to(self.fleet.kept())
+
+    def _rewind_earlier(self) -> None:
+        """To the version after the newest that is kept, which only the logs lead to."""
+        self.fleet.until(lambda: self.fleet.version() > self.fleet.kept() + 1 or self.has_ended(), "steps")
+        self._rewind_to(self.fleet.kept() + 1)
+
+    def _rewind_to(self, version: int) -> None:
+        request = m.RewindRequest(uuid.uuid4().hex, self.fleet.job.name, version, (), "chaos")
         self._ask(lambda control: control.rewind(request))
 
     def _ask(self, ask: Callable[[Control], object]) -> None:

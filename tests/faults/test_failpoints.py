@@ -23,10 +23,12 @@ from tests.integration.harness import digest_of, running_fold, small_job, train
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import records
+from sheepfold_wire.job import Checkpoint, Stop
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("worker", "shard", "coordinator")
-JOB = small_job("failing", stop={"steps": 20}, leases={"seconds": 3.0})
+STEPS = 20
+JOB = small_job("failing", stop={"steps": STEPS}, leases={"seconds": 3.0})
 DELICATE = (
     "shard.appended",
     "coordinator.commit.halfway",
@@ -92,10 +94,11 @@ def test_a_point_is_reached_by_calls_with_its_kind_of_value_only() -> None:
 
 
 @cache
-def golden() -> str:
+def golden(steps: int = STEPS) -> str:
+    job = JOB.model_copy(update={"stop": Stop(steps=steps)})
     with running_fold(2) as undisturbed:
-        train(undisturbed.address, JOB)
-        return digest_of(undisturbed.address, JOB.name)
+        train(undisturbed.address, job)
+        return digest_of(undisturbed.address, job.name)
 
 
 @pytest.mark.slow
@@ -175,3 +178,25 @@ def test_a_run_that_lacks_one_kind_of_fault_is_red(idle: Callable[[Tally], None]
     idle(tally)
     (shortfall,) = chaos.shortfalls(tally)
     assert shortfall.startswith(said)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_death_while_a_version_between_checkpoints_is_gone_back_to_changes_no_bit(tmp_path: Path) -> None:
+    stop, rule = Stop(steps=3 * STEPS), Checkpoint(every_steps=0, every_minutes=0)
+    job = JOB.model_copy(update={"stop": stop, "checkpoint": rule})
+    tally = Tally()
+    with killed_fleet(tmp_path, job, workers=1, staging=Staging(has_failpoints=True)) as disturbed:
+        striker = Striker(disturbed, tally, random.Random(1))
+        disturbed.until(lambda: disturbed.version() >= 0, "version 0")
+        lineage = disturbed.lineage()
+        points = [point for point in FAILPOINTS if point.needs == "earlier"]
+        for point in (*points, replace(named("coordinator.indexed"), needs="earlier")):
+            assert striker.fire(point), f"nobody came to {point.name}"
+            disturbed.until(lambda: disturbed.version() >= 0, "an answer")
+            version = disturbed.version() + 1
+            disturbed.until(lambda due=version: disturbed.version() > due, "a step of all shards")  # type: ignore[misc]
+        assert disturbed.lineage() == lineage, "who asked was not answered, and nothing is changed"
+        striker._lead_to(points[0])
+        disturbed.until(lambda: disturbed.lineage() != lineage, "another lineage")
+        assert disturbed.finish() == golden(3 * STEPS)

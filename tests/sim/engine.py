@@ -43,8 +43,9 @@ KernelEffect = (
     | e.ComputeDirections
     | e.ApplyUpdate
     | e.StorePart
+    | e.StoreEarlier
 )
-"""StorePart is the host's to carry out."""
+"""StorePart and StoreEarlier are the host's to carry out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ class Engine:
                 return e.DirectionsReady(decision.step, tuple(self._block_norms(decision, b) for b in blocks))
             case e.ApplyUpdate():
                 return self._apply(effect)
-            case e.StorePart():
+            case e.StorePart() | e.StoreEarlier():
                 raise LookupError(f"{effect} is carried out by the host")
 
     def _load(self, part: Contribution) -> None:

@@ -17,7 +17,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import ShardJob, check_pull
 from sheepfold_server.core.records import StateSaved, VersionServed
-from sheepfold_server.core.replay import Recovered, Replay, RestoreState, may_save
+from sheepfold_server.core.replay import Recovered, Replay, RestoreState, VersionDone, may_save, replayed
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.steps import Phase
 from sheepfold_wire.errors import AttemptNotAnnounced, NotReady, SheepfoldError, StaleTerm
@@ -328,6 +328,10 @@ class ShardHost:
                 part = self.engine.state, copies
                 self.world.at(self._store_seconds(), self._stored, self.life, effect.version, part)
                 continue
+            if isinstance(effect, e.StoreEarlier):
+                earlier = self._made_again(effect.version, effect.older)
+                self.world.at(self._store_seconds(), self._stored, self.life, effect.version, earlier)
+                continue
             self._is_busy = True
             seconds = FOLD_SECONDS
             if isinstance(effect, e.Append | e.AppendNote | e.LogInit):
@@ -345,11 +349,27 @@ class ShardHost:
     def _store_seconds(self) -> float:
         return STORE_SECONDS * self.world.workload.uniform(0.2, 3.0)
 
-    def _stored(self, life: int, version: int, part: StoredPart) -> None:
+    def _made_again(self, version: int, older: tuple[int, ...]) -> StoredPart | None:
+        """By the log alone, beside the engine; None where it does not lead there."""
+        assert self.shard is not None
+        job, disk = self.shard.job, self.engine.disk
+        engine = Engine(self.index, self.engine.setting, self.engine.geometry, disk)
+        replay = Replay(job.holds_split, job.counts_skips)
+        records = [(record, place) for place, (record, _) in enumerate(disk)]
+        for effect in replayed(replay, records, ()):
+            engine.redo(effect, len(older))
+            if effect == VersionDone(version) and all(before in engine.weights for before in older):
+                self.world.marks.hit("version between checkpoints made again")
+                return engine.state, tuple((before, engine.weights[before]) for before in older)
+        return None
+
+    def _stored(self, life: int, version: int, part: StoredPart | None) -> None:
         if self.life != life:
             return
-        why = "the store failed" if self.world.happens("lose_checkpoint") else ""
-        file = "" if why else self.world.store.store_part(part)
+        why = "the log leads to others" if part is None else ""
+        if self.world.happens("lose_checkpoint"):
+            why = "the store failed"
+        file = "" if why or part is None else self.world.store.store_part(part)
         self.handle(e.PartStored(m.PartSaved("sim", version, file, 1, "", why)))
 
     def _kernel_done(

@@ -13,9 +13,9 @@ from tests.sim.engine import Applied, Engine
 from tests.sim.store import SimStore
 
 import sheepfold_wire.messages as m
-from sheepfold_server.core import ledger
-from sheepfold_server.core.accounts import account
 from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.core.events import BooksFound
+from sheepfold_server.core.past import books_at
 from sheepfold_server.core.records import Books, CoordinatorRecord, Ledger, ShardRecord
 from sheepfold_server.core.replay import Replay, ReplayEffect
 from sheepfold_server.core.shard import Shard
@@ -208,13 +208,23 @@ def published_in_order(world: World, report: m.StepReport) -> None:
 def books_are_the_log(coordinator: Coordinator, log: list[CoordinatorRecord], books: Books) -> None:
     """I7: what a checkpoint keeps of the coordinator is what its log gives, but for leases that ended."""
     coordinator.remember([record for record in log if not isinstance(record, Books)])
-    state, granting = coordinator._state, coordinator._granting
-    for _, step in sorted(state.steps.items()):  # the newest that is decided: applied by now
-        account(state, step, granting)
-    kept, found = _of_the_log(books.ledger), _of_the_log(ledger.take(state, granting))
+    _compare("books_are_the_log", books.ledger, coordinator.remembered())
+
+
+def same_books_from_further_back(log: list[CoordinatorRecord], books: Books) -> None:
+    """I7: what the log gives of an earlier version is the same from whichever books one begins."""
+    begins = [record for record in log if isinstance(record, Books) and record.lineage == books.lineage]
+    version, saved = books.ledger.version, [record for record in begins if not record.why]
+    before = [record for record in log if record not in saved]
+    _compare("same_books_from_further_back", books.ledger, books_at(before, version))
+
+
+def _compare(name: str, taken: Ledger, of_the_log: BooksFound) -> None:
+    assert of_the_log.books is not None
+    kept, found = _of_the_log(taken), _of_the_log(of_the_log.books.ledger)
     wrong = {key: (kept[key], found[key]) for key in kept if kept[key] != found[key]}
     if wrong:
-        raise Violation("books_are_the_log", f"version {books.ledger.version}, (kept, of the log): {wrong}")
+        raise Violation(name, f"version {taken.version}, (kept, of the log): {wrong}")
 
 
 def _of_the_log(taken: Ledger) -> dict[str, object]:

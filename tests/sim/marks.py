@@ -54,6 +54,8 @@ MARKS = (
     "stale answer dropped",
     "state restored",
     "straggler leased twice",
+    "version between checkpoints made again",
+    "version between checkpoints wanted",
     "version gone",
     "went back from a lineage that went back",
     "went back to a checkpoint",

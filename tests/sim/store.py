@@ -40,6 +40,8 @@ class SimStore:
         lineage, ledger = effect.books.lineage, effect.books.ledger
         files = tuple(part.file for part in effect.parts)
         self.kept[m.CheckpointRef(lineage, ledger.version, effect.term)] = Kept(files, ledger)
+        if effect.keep is None:
+            return
         versions = sorted({ref.version for ref in self.kept if ref.lineage == lineage})
         for ref in [r for r in self.kept if r.lineage == lineage and r.version in versions[: -effect.keep]]:
             del self.kept[ref]

@@ -29,6 +29,7 @@ import sheepfold_wire.messages as m
 from sheepfold.session import Session
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.core.past import books_at
 from sheepfold_server.core.records import Books, CheckpointKept, CoordinatorRecord
 from sheepfold_server.core.remembering import identity
 from sheepfold_server.core.reports import waiting_for
@@ -272,10 +273,10 @@ class World:
         return self.store.of(((self.lineage, None), *older))
 
     def _rewind(self) -> None:
-        """An operator wants some version that is kept."""
-        versions = [ref.version for ref in self._kept() if ref.version <= self.state.version]
-        if versions:
-            request = m.RewindRequest(str(self.number()), "sim", self.strikes.chance.choice(versions))
+        """An operator wants some version that is kept, or that the logs may lead to."""
+        if self.has_checkpoint():
+            wanted = self.strikes.chance.randint(0, max(0, self.state.version))
+            request = m.RewindRequest(str(self.number()), "sim", wanted)
             self.tell_coordinator(e.FromWorker(self._admin(), request))
 
     def _faults_end(self) -> None:
@@ -404,6 +405,8 @@ class World:
                 self._at_desk(self._index_stored, effect)
             case e.FindCheckpoint():
                 self._at_desk(self._looked, effect)
+            case e.FindBooks(version):
+                self._at_desk(self._looked_in_log, list(self.log), version)
             case e.BeginAgain(books):
                 self._begin_again(books)
 
@@ -439,6 +442,13 @@ class World:
         found = self.store.find(effect, f"lineage-{self.number()}")
         if found.passed_over:
             self.marks.hit("damaged checkpoint passed over")
+        self._tell_of(term, found)
+
+    def _looked_in_log(self, term: int, log: list[CoordinatorRecord], version: int) -> None:
+        self.marks.hit("version between checkpoints wanted")
+        found = books_at(log, version)
+        if found.books is not None:
+            invariants.same_books_from_further_back(log, found.books)
         self._tell_of(term, found)
 
     def _tell_of(self, term: int, event: e.CoordinatorEvent) -> None:

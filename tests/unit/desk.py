@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 import sheepfold_wire.messages as m
@@ -45,7 +46,7 @@ class Desk:
         self.shards = range(shards)
         self.part_slots = part_slots
         self.now = 0.0
-        self.is_durable = True
+        self.is_durable, self.keeps_log = True, False
         self.effects: list[e.CoordinatorEffect] = []
         self._callers = 0
 
@@ -88,6 +89,7 @@ class Desk:
 
     def connect(self, shard: int, is_resumed: bool = False, fingerprint: str = "eager/cpu") -> None:
         hello = m.Hello(shard + 1, shard, len(self.shards), f"shard-{shard}", fingerprint, 100)
+        hello = replace(hello, keeps_log=self.keeps_log)
         self.tell(e.ShardUp(shard, shard + 1, hello, is_resumed))
 
     def opened(self, shard: int, version: int = -1, prepared: str = "") -> None:

@@ -7,10 +7,12 @@ from typing import TypeVar
 
 import pytest
 from tests.unit.desk import Desk, job_of
+from tests.unit.test_remembering import records_of
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.core.past import books_at
 from sheepfold_server.core.records import Books, CheckpointKept, Ledger
 from sheepfold_server.core.remembering import identity
 from sheepfold_server.core.state import Life
@@ -25,6 +27,14 @@ EVERY_STEP = {"every_steps": 1, "every_minutes": 0}
 
 def desk_of(job: Job | None = None) -> Desk:
     return Desk(job or job_of(slots=1, checkpoint=EVERY_STEP), checkpoint_url="store")
+
+
+def logging_desk() -> Desk:
+    """Its shards log mean gradients."""
+    desk = desk_of()
+    desk.keeps_log = True
+    desk.ask(m.CreateJobRequest("first", desk.job.to_json()))
+    return desk.start()
 
 
 def found(desk: Desk, kind: type[T]) -> list[T]:
@@ -302,6 +312,125 @@ def test_rewind_to_a_version_that_is_not_kept_names_those_that_are() -> None:
     with pytest.raises(NoCheckpoint, match=r"version 1 of job j is in no checkpoint.*versions 0"):
         desk.answer_of(caller)
     assert desk.state.life is Life.RUNNING
+
+
+def wants_version_1(desk: Desk) -> int:
+    """Two steps are made, version 0 is kept, and a version is asked for that the store does not have."""
+    keep(desk, 0)
+    step(desk, 0)
+    desk.from_shard(0, part(1, "no space"))
+    step(desk, 1)
+    desk.ask(m.RewindRequest("r", "j", 1, (), "ann"))
+    desk.tell(e.CheckpointFound(None, None, (0,), "second"))
+    return desk._callers
+
+
+def test_version_that_the_logs_lead_to_is_made_a_checkpoint_and_gone_back_to() -> None:
+    desk = logging_desk()
+    caller = wants_version_1(desk)
+    assert [effect.version for effect in found(desk, e.FindBooks)] == [1]
+    books = books_at(records_of(desk), 1)
+    desk.tell(books)
+    assert saves(desk)[-1] == 1
+    desk.from_all(part(1))
+    index = found(desk, e.StoreIndex)[-1]
+    assert (index.books, index.config_json) == (books.books, books.config_json)
+    assert index.keep is None, "what it was removed for could be this one"
+    before = desk.state.checkpoints.kept
+    desk.tell(e.IndexStored(1))
+    assert desk.state.checkpoints.kept == before == m.CheckpointRef("lineage", 0, 1)
+    assert [effect.version for effect in found(desk, e.FindCheckpoint)] == [1, 1]
+    assert go_back(desk, index).ledger.version == 1
+    assert desk.answer_of(caller) == m.RewindReply("second", 1)
+
+
+@pytest.mark.parametrize("fault", ["the coordinator's log", "a shard's log", "a link", "the store", "a file"])
+def test_version_that_the_logs_do_not_lead_to_is_refused_and_the_job_goes_on(fault: str) -> None:
+    desk = logging_desk()
+    caller = wants_version_1(desk)
+    expected = "the link to shard 1 is down"
+    if fault == "the coordinator's log":
+        expected = "the log of the coordinator leads to version 5 and later ones"
+        desk.tell(e.BooksFound(None, "", "version 5 and later ones"))
+    else:
+        desk.tell(books_at(records_of(desk), 1))
+    match fault:
+        case "a shard's log":
+            expected = "shard 1: its log leads to version 4"
+            desk.from_shard(1, part(1, "its log leads to version 4"))
+        case "a link":
+            desk.tell(e.ShardDown(1))
+        case "the store":
+            expected = "no space"
+            desk.from_all(part(1))
+            desk.tell(e.IndexStored(1, "no space"))
+        case "a file":
+            expected = "passed over: part-1 is corrupt"
+            desk.from_all(part(1))
+            desk.tell(e.IndexStored(1))
+            desk.tell(e.CheckpointFound(None, None, (0,), "second", ("part-1 is corrupt",)))
+    with pytest.raises(NoCheckpoint, match=rf"version 1 of job j is in no checkpoint.*{expected}"):
+        desk.answer_of(caller)
+    assert not desk.state.checkpoints.is_going_back
+    assert len(found(desk, e.FindBooks)) == 1
+    assert not found(desk, e.BeginAgain)
+    if fault != "a link":
+        step(desk, 2)
+
+
+def test_version_is_not_made_again_while_a_shard_is_away() -> None:
+    desk = logging_desk()
+    caller = wants_version_1(desk)
+    desk.tell(e.ShardDown(0))
+    desk.tell(books_at(records_of(desk), 1))
+    with pytest.raises(NoCheckpoint, match="shard 0 is not there; ask again once it is"):
+        desk.answer_of(caller)
+
+
+def test_checkpoint_asked_for_meanwhile_is_not_the_one_that_is_made_again() -> None:
+    """Its caller would not be answered: this history ends with it."""
+    desk = logging_desk()
+    wants_version_1(desk)
+    desk.tell(books_at(records_of(desk), 1))
+    desk.ask(m.CheckpointRequest("j", "bob"))
+    caller = desk._callers
+    desk.from_shard(0, part(1, "its log leads to version 4"))
+    desk.tell(e.Tick())
+    keep(desk, 2)
+    assert desk.answer_of(caller) == m.CheckpointReply(2)
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
+def test_books_of_an_earlier_version_are_those_that_were_kept_then(version: int) -> None:
+    desk = logging_desk()
+    kept = [keep(desk, 0)]
+    for number in range(3):
+        changes = f'{{"optimizer.lr.peak": 0.{number + 2}}}'
+        desk.ask(m.ConfigChangeRequest(str(number), "j", -1, changes, "ann"))
+        step(desk, number)
+        kept.append(keep(desk, number + 1))
+    written = records_of(desk)
+    of_the_log = [record for record in written if not isinstance(record, Books)]
+    for records in (written, of_the_log):
+        again = books_at(records, version)
+        assert again.books is not None
+        ledger = again.books.ledger
+        assert replace(ledger, changes=()) == replace(kept[version].books.ledger, changes=())
+        last = kept[min(version + 1, 3)]
+        assert ledger.changes == last.books.ledger.changes, "up to where the next step was decided"
+        assert again.config_json == last.config_json
+
+
+def test_log_that_was_cut_says_which_version_it_leads_to() -> None:
+    desk = logging_desk()
+    for number in range(3):
+        keep(desk, number)
+        step(desk, number)
+    records = records_of(desk)
+    cut = next(i for i, each in enumerate(records) if isinstance(each, Books) and each.ledger.version == 2)
+    assert books_at(records[cut - 1 :], 1).why == "version 2 and later ones"
+    assert books_at(records[cut - 1 :], 2).books == books_at(records, 2).books
+    assert books_at([], 1).books is None
 
 
 def test_books_are_read_back_from_log_and_index_as_they_were_written() -> None:

@@ -288,6 +288,16 @@ def test_part_that_is_not_finite_is_refused_by_tensor() -> None:
     assert bench.all(e.DropParts)[-1] == e.DropParts((attempt(91),))
 
 
+def test_version_before_the_present_one_is_made_again_with_those_that_gradients_are_computed_at() -> None:
+    bench = Bench(delay=1, open_steps=2)
+    bench.shard.version = 3
+    for version in (3, 2, 0):
+        bench.command(m.SaveCheckpoint("j", version))
+    bench.command(m.SaveCheckpoint("j", 4))
+    assert bench.effects[:3] == [e.StorePart(3, (2,)), e.StoreEarlier(2, (1,)), e.StoreEarlier(0, ())]
+    assert bench.reports(m.PartSaved)[0].why == "shard 0 holds version 3"
+
+
 # --- init ------------------------------------------------------------------------------------------------
 
 

@@ -149,7 +149,11 @@ def rewind(
     ] = [],  # noqa: B006
     address: Address = DEFAULT,
 ) -> None:
-    """Go back to a version that a checkpoint holds, as a new lineage; later steps are forgotten."""
+    """Go back to an earlier version, as a new lineage; later steps are forgotten.
+
+    To any version that a checkpoint holds or that the logs of coordinator and shards still lead to; else the
+    refusal says which they do. One that no checkpoint holds is made again from the logs: training waits for
+    the steps before it, and every shard needs the memory of its state once more."""
     skip = tuple(parse_range(text) for text in skip_samples)
     with Control(address, REWIND_SECONDS) as control:
         reply = control.rewind(m.RewindRequest(uuid.uuid4().hex, name, to, skip, author()))

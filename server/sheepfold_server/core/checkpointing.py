@@ -6,6 +6,7 @@ before the commit of the next one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import sheepfold_wire.messages as m
@@ -29,8 +30,11 @@ class _Save:
     """One that is being made."""
 
     books: Books
+    config_json: str
     began_at: float
     callers: list[int]
+    tell: Callable[[str], None] | None = None
+    """Of an earlier version, to go back to: why it cannot be; "" once it is kept."""
     parts: dict[int, m.PartSaved] = field(default_factory=dict)
 
 
@@ -56,8 +60,9 @@ class Checkpointing:
             )
         if state.version == NOTHING_LOADED:
             raise NotReady(f"job {state.name} has no version yet; ask again once it is initialised")
-        if self._save is not None and self._save.books.ledger.version == state.version:
-            self._save.callers.append(caller)
+        save = self._save
+        if save is not None and save.tell is None and save.books.ledger.version == state.version:
+            save.callers.append(caller)
         else:
             self._asked.append(caller)
 
@@ -65,7 +70,7 @@ class Checkpointing:
         """After every event: begin one if it is due, or asked for, and no step is being applied."""
         state = self._s
         if self._save is not None:
-            if state.checkpoints.is_going_back:
+            if state.checkpoints.is_going_back and self._save.tell is None:
                 self._fail("the job is to go back to an earlier one")
             elif state.now - self._save.began_at > SECONDS_MAX:
                 self._fail(f"it has taken more than {SECONDS_MAX:.0f} s")
@@ -104,9 +109,23 @@ class Checkpointing:
         state = self._s
         books = books_of(state, ledger.take(state, self._granting))
         state.persist(books)
-        self._save = _Save(books, state.now, self._asked)
+        self._save = _Save(books, state.resolved_json, state.now, self._asked)
         self._asked = []
         state.tell_all(m.SaveCheckpoint(state.name, state.version))
+
+    def save_earlier(self, books: Books, config_json: str, tell: Callable[[str], None]) -> None:
+        """Of a version that is published, while the job is going back to it. Shards make it from their logs.
+
+        What is kept as the newest stays that, and nothing older is removed for it: both would be of a history
+        that is about to end. `tell` is called with why it cannot be, or with "" once it is kept.
+        """
+        state = self._s
+        for number, shard in enumerate(state.shards):
+            if not shard.is_ready:
+                tell(f"shard {number} is not there; ask again once it is")
+                return
+        self._save = _Save(books, config_json, state.now, [], tell)
+        state.tell_all(m.SaveCheckpoint(state.name, books.ledger.version))
 
     def on_part(self, shard: int, report: m.PartSaved) -> None:
         """One shard has stored its part, or cannot."""
@@ -126,9 +145,9 @@ class Checkpointing:
                 parts=tuple(part for _, part in sorted(save.parts.items())),
                 term=state.term,
                 applied_steps=save.books.ledger.version - save.books.ledger.steps_skipped,
-                config_json=state.resolved_json,
+                config_json=save.config_json,
                 numeric_fingerprint="" if hello is None else hello.numeric_fingerprint,
-                keep=state.job.checkpoint.keep,
+                keep=state.job.checkpoint.keep if save.tell is None else None,
             )
         )
 
@@ -141,6 +160,9 @@ class Checkpointing:
             self._fail(event.why)
             return
         self._save = None
+        if save.tell is not None:
+            save.tell("")
+            return
         kept = m.CheckpointRef(state.lineage, event.version, state.term)
         state.checkpoints.kept, state.checkpoints.kept_at = kept, state.now
         state.persist(CheckpointKept(kept))
@@ -156,6 +178,10 @@ class Checkpointing:
     def _fail(self, why: str) -> None:
         save, state = self._save, self._s
         assert save is not None
+        if save.tell is not None:
+            self._save = None
+            save.tell(why)
+            return
         self._save, self._not_before = None, state.now + self.retry_seconds
         told = f"no checkpoint of version {save.books.ledger.version}: {why}"
         state.event("checkpoint", told)

@@ -12,9 +12,10 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core.administration import Administration
 from sheepfold_server.core.attempts import Attempts
 from sheepfold_server.core.batch import BatchPlan
-from sheepfold_server.core.checkpointing import Checkpointing
+from sheepfold_server.core.checkpointing import Checkpointing, books_of
 from sheepfold_server.core.events import (
     Answer,
+    BooksFound,
     CallLost,
     CheckpointFound,
     CoordinatorEffect,
@@ -32,13 +33,14 @@ from sheepfold_server.core.events import (
 from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.lease_calls import LeaseCalls
+from sheepfold_server.core.ledger import take
 from sheepfold_server.core.loss_scale import UNSCALED, LossScale
 from sheepfold_server.core.opening import Opening
 from sheepfold_server.core.presence import Presence
 from sheepfold_server.core.quotas import UNBOUND, QuotaBook, Quotas
 from sheepfold_server.core.records import CoordinatorRecord
 from sheepfold_server.core.recovery import Recovery
-from sheepfold_server.core.remembering import Remembering
+from sheepfold_server.core.remembering import Remembering, settle
 from sheepfold_server.core.reports import job_status
 from sheepfold_server.core.rewinding import Rewinding
 from sheepfold_server.core.schedule import ConfigHistory
@@ -85,12 +87,12 @@ class Coordinator:
         self._granting = Granting(self._state)
         self._stepping = Stepping(self._state, self._granting)
         self._recovery = Recovery(self._state, self._granting, self._stepping)
-        self._rewinding = Rewinding(self._state)
+        self._checkpointing = Checkpointing(self._state, self._granting)
+        self._rewinding = Rewinding(self._state, self._checkpointing)
         self._opening = Opening(self._state, self._recovery, self._rewinding)
         self._administration = Administration(self._state, self._stepping)
         self._lease_calls = LeaseCalls(self._state, self._granting)
         self._presence = Presence(self._state, self._granting)
-        self._checkpointing = Checkpointing(self._state, self._granting)
         self._answered: OrderedDict[str, WorkerReply] = OrderedDict()
         """Answers of administrative calls by call and request id: a repeat acts once (invariant I18)."""
 
@@ -102,6 +104,11 @@ class Coordinator:
         self._opening.is_created = True
         self._answered.update(remembering.answers)
         self._state.outbox.clear()
+
+    def remembered(self) -> BooksFound:
+        """The books of what was remembered, once it is applied; only at once after `remember`."""
+        settle(self._state, self._granting)
+        return BooksFound(books_of(self._state, take(self._state, self._granting)), self._state.resolved_json)
 
     # --- the door ---------------------------------------------------------------------------------
 
@@ -127,6 +134,8 @@ class Coordinator:
                 self._checkpointing.on_stored(event)
             case CheckpointFound():
                 self._rewinding.on_found(event)
+            case BooksFound():
+                self._rewinding.on_books(event)
             case ShardUp():
                 self._checkpointing.on_shard_down(event.shard)  # what it was told on an earlier link is lost
                 self._opening.on_shard_up(event)

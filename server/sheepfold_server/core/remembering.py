@@ -13,6 +13,7 @@ from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.ledger import give
 from sheepfold_server.core.state import Geometry, JobState, Life
 from sheepfold_server.core.steps import Decided, OpenStep, SlotTaken
+from sheepfold_wire.ids import NOTHING_LOADED
 from sheepfold_wire.manifest import Manifest
 from sheepfold_wire.optimizer import with_slices
 
@@ -150,6 +151,16 @@ class Remembering:
             state.files.adopt(taken.attempt, taken.pieces)
             self._pieces += taken.pieces
         return attempt
+
+
+def settle(state: JobState, granting: Granting) -> None:
+    """What was remembered as decided counts as applied on every shard."""
+    for _, step in sorted(state.steps.items()):
+        account(state, step, granting)
+    if state.version == NOTHING_LOADED:
+        for attempt in state.attempts:
+            state.attempts.commit(attempt, is_skip=False)
+        state.version = 0
 
 
 def needed(records: list[r.CoordinatorRecord]) -> list[r.CoordinatorRecord]:

@@ -1,7 +1,8 @@
-"""Back to a checkpoint, as a new lineage: asked by somebody, or because a shard has lost what it held.
+"""Back to a version, as a new lineage: asked by somebody, or because a shard has lost what it held.
 
 The coordinator looks for a checkpoint that verifies, writes the books of the new lineage to its log, and
-gives its place to another one that begins with them. Once they are written it decides nothing more.
+gives its place to another one that begins with them. Once they are written it decides nothing more. A version
+that was asked for and is in no checkpoint is first made one, as far as the logs still lead to it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import sheepfold_wire.messages as m
-from sheepfold_server.core.checkpointing import books_of
-from sheepfold_server.core.events import Answer, BeginAgain, CheckpointFound, FindCheckpoint, Refuse
+from sheepfold_server.core.checkpointing import Checkpointing, books_of
+from sheepfold_server.core.events import (
+    Answer,
+    BeginAgain,
+    BooksFound,
+    CheckpointFound,
+    FindBooks,
+    FindCheckpoint,
+    Refuse,
+)
 from sheepfold_server.core.records import Books, Rewound
 from sheepfold_server.core.state import JobState
 from sheepfold_server.core.steps import Phase
@@ -27,13 +36,16 @@ class _Wanted:
     caller: int | None
     request_id: str
     skip: tuple[m.SampleRange, ...]
+    unfound: CheckpointFound | None = None
+    """That no checkpoint holds it, once the logs are asked for it."""
 
 
 class Rewinding:
     """Goes back to an earlier version of one job."""
 
-    def __init__(self, state: JobState) -> None:
+    def __init__(self, state: JobState, checkpointing: Checkpointing) -> None:
         self._s = state
+        self._checkpointing = checkpointing
         self._wanted: _Wanted | None = None
         self._books: Books | None = None
         self._record = 0
@@ -100,6 +112,10 @@ class Rewinding:
         self._wanted = _Wanted(why, version, caller, request_id, skip)
         state.checkpoints.is_going_back = True
         state.event("lineage", f"looking for a checkpoint to go back to: {why}")
+        self._find(version)
+
+    def _find(self, version: int | None) -> None:
+        state = self._s
         lineages: list[tuple[str, int | None]] = [(state.lineage, None)]
         lineages += [(ref.lineage, ref.version) for ref in reversed(state.checkpoints.ancestry)]
         state.outbox.append(FindCheckpoint(tuple(lineages), version))
@@ -110,8 +126,8 @@ class Rewinding:
         assert wanted is not None
         other = self._other_numerics(event)
         if event.found is None or event.ledger is None or other:
-            self._wanted, state.checkpoints.is_going_back = None, False
-            self._none(wanted, event, other)
+            if event.found is not None or not self._look_in_logs(wanted, event):
+                self._give_up(wanted, event, other)
             return
         if wanted.caller is None and not self._lost:  # it came back whole meanwhile
             self._wanted, state.checkpoints.is_going_back = None, False
@@ -154,8 +170,38 @@ class Rewinding:
                 )
         return ""
 
-    def _none(self, wanted: _Wanted, event: CheckpointFound, other: str) -> None:
+    def _look_in_logs(self, wanted: _Wanted, unfound: CheckpointFound) -> bool:
+        """Whether they are asked for what no checkpoint holds: once, where they hold mean gradients."""
+        has_none = self._s.durability in ("none", "checkpoint")
+        if wanted.version is None or wanted.unfound is not None or has_none:
+            return False
+        self._wanted = replace(wanted, unfound=unfound)
+        self._s.outbox.append(FindBooks(wanted.version))
+        return True
+
+    def on_books(self, event: BooksFound) -> None:
+        """The shards make the version again, if they can, and it becomes a checkpoint."""
+        wanted = self._wanted
+        assert wanted is not None
+        assert wanted.unfound is not None
+        if event.books is None:
+            self._give_up(wanted, wanted.unfound, f"; the log of the coordinator leads to {event.why}")
+        else:
+            self._s.event("lineage", f"version {wanted.version} is made again from the logs")
+            self._checkpointing.save_earlier(event.books, event.config_json, self._on_saved)
+
+    def _on_saved(self, why: str) -> None:
+        wanted = self._wanted
+        assert wanted is not None
+        assert wanted.unfound is not None
+        if why:
+            self._give_up(wanted, wanted.unfound, f"; it cannot be made again from the logs: {why}")
+        else:
+            self._find(wanted.version)
+
+    def _give_up(self, wanted: _Wanted, event: CheckpointFound, other: str) -> None:
         state = self._s
+        self._wanted, state.checkpoints.is_going_back = None, False
         kept = ", ".join(map(str, event.there_are)) or "none"
         passed = "".join(f"; passed over: {text}" for text in event.passed_over) + other
         if wanted.caller is None:

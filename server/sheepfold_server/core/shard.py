@@ -298,10 +298,15 @@ class Shard:
         self._serve_pulls()
 
     def _on_save(self, version: int) -> None:
-        """Between two steps: the commit of the next one comes after this command."""
+        """The present version, between two steps: the commit of the next one comes after this command.
+
+        Or one before it, to go back to.
+        """
+        older = tuple(range(version - 1, max(0, version - self.job.delay) - 1, -1))
         if version == self.version and not self.is_applying():
-            older = range(version - 1, max(0, version - self.job.delay) - 1, -1)
-            self._out.append(e.StorePart(version, tuple(older)))
+            self._out.append(e.StorePart(version, older))
+        elif 0 <= version <= self.version:
+            self._out.append(e.StoreEarlier(version, older))
         else:
             why = f"shard {self.job.shard} holds version {self.version}"
             self._report(m.PartSaved(self.job.job, version, "", 0, "", why))

@@ -39,7 +39,7 @@ class Groups:
         self, layout: ShardLayout, optimizer: OptimizerKeys, device: torch.device | str = "cpu"
     ) -> None:
         manifest = layout.plan.manifest
-        self._layout = layout
+        self._layout, self.optimizer = layout, optimizer
         self._tensor_of_row = to_device(torch.from_numpy(layout.tensor_of_row), torch.device(device))
         self._slice_of_row = to_device(torch.from_numpy(layout.slice_of_row), torch.device(device))
         names = [manifest.tensors[index].name for index in manifest.parameters]

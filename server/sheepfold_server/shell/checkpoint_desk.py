@@ -79,11 +79,11 @@ class CheckpointDesk:
             return e.IndexStored(version, f"{type(error).__name__}: see the log of the coordinator")
         return e.IndexStored(version)
 
-    def clean(self, job: str, effect: e.StoreIndex) -> None:
+    def clean(self, job: str, lineage: str, keep: int) -> None:
         """Removes what the job keeps no longer, after reading what it keeps; a failure costs room only."""
         try:
             store = CheckpointStore(self.url, job)
-            for version in store.retain(effect.keep, effect.books.lineage):
+            for version in store.retain(keep, lineage):
                 log.info("job %s: the checkpoint of version %d is removed", store.job, version)
             store.sweep(time.time() - _ABANDONED_SECONDS)
         except StoreErrors as error:

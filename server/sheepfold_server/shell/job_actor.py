@@ -15,6 +15,7 @@ from dataclasses import replace
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
+from sheepfold_server.core.past import books_at
 from sheepfold_server.core.records import Books
 from sheepfold_server.shell.actor import Actor
 from sheepfold_server.shell.checkpoint_desk import CheckpointDesk
@@ -134,9 +135,13 @@ class JobActor:
                 self._actor.submit(e.Persisted(number))
             case e.StoreIndex():
                 self._ask_desk(lambda desk: desk.store_index(effect))
-                self._clean(effect)
+                if effect.keep is not None:
+                    self._clean(effect, effect.keep)
             case e.FindCheckpoint():
                 self._ask_desk(lambda desk: desk.find(self.core.job.name, effect))
+            case e.FindBooks(version):
+                records = self._log.read_back()
+                self._ask_desk(lambda desk: books_at(list(records), version))
             case e.BeginAgain(books):
                 self._begin_again(books)
             case e.Publish(published):
@@ -161,10 +166,10 @@ class JobActor:
 
         desk.do(work)
 
-    def _clean(self, effect: e.StoreIndex) -> None:
+    def _clean(self, effect: e.StoreIndex, keep: int) -> None:
         desk, job = self._desk, self.core.job.name
         assert desk is not None
-        desk.do(lambda: desk.clean(job, effect))
+        desk.do(lambda: desk.clean(job, effect.books.lineage, keep))
 
     def replace(self, core: Coordinator) -> None:
         """The job goes on with another core, in a later term; within `begin_again` only."""

@@ -35,6 +35,11 @@ class JobLog:
                 self._note(record, found.header.sequence)
                 yield record
 
+    def read_back(self) -> Iterator[CoordinatorRecord]:
+        """Every record that was appended before this call, while others are. Raises LogError."""
+        found = iter(()) if self._log is None else self._log.read_back()
+        return (VALUES.decode(each.text) for each in found)
+
     def set_synced(self, is_synced: bool) -> None:
         """Whether a record is on the disk when `append` returns, or with the system."""
         if self._log is not None:

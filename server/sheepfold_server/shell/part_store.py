@@ -33,6 +33,8 @@ from sheepfold_server.storage.checkpoints.parts import (
     older_names,
     state_name,
 )
+from sheepfold_server.storage.log.errors import LogError
+from sheepfold_wire.errors import VersionGone
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ class PartStore(JobParts):
         part = PartId(job.lineage, version, job.shard, self._shard_count, job.incarnation)
         try:
             saved = CheckpointStore(self.url, job.job).save_part(part, self._arrays(state.result()), {})
-        except StoreErrors as error:
+        except (*StoreErrors, VersionGone, LogError) as error:
             log.error("the part of version %d is not stored: %s", version, error)
             return m.PartSaved(job.job, version, "", 0, "", str(error))
         except Exception as error:

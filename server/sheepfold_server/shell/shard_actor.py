@@ -24,7 +24,8 @@ from sheepfold_server.optim.export import reencoded
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.about import resident_bytes
 from sheepfold_server.shell.actor import Actor
-from sheepfold_server.shell.kernel_work import KernelWork
+from sheepfold_server.shell.kernel_work import FirstState, KernelWork
+from sheepfold_server.shell.made_again import made_again
 from sheepfold_server.shell.part_store import NO_PARTS, JobParts
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_wire.codecs import Codec
@@ -62,8 +63,7 @@ class ShardActor:
         self._kernel, self._send, self._halt = kernel, send, halt
         self._work = KernelWork(tensors, job_log, self._keep)
         self._tokens = itertools.count(1)
-        self._lock = threading.Lock()
-        self._door = threading.Lock()
+        self._lock, self._door = threading.Lock(), threading.Lock()
         self._is_closed = False
         self._waiting: dict[int, Future[object]] = {}
         self._codecs: dict[int, Codec] = {}
@@ -74,8 +74,7 @@ class ShardActor:
         self._served_codecs = {Codec.FP32}
         slices = tensors.layout.plan.manifest.slices
         self.tensor_of_block = [slices[index].tensor for _, index in self._work.block_ids]
-        self.bytes_in = self.bytes_out = 0
-        self._reported_in = self._reported_out = 0
+        self.bytes_in = self.bytes_out = self._reported_in = self._reported_out = 0
         self._core = Shard(job, self._recover())
         self._actor: Actor[e.ShardEvent, e.ShardEffect] = Actor(
             self._core.handle, self._perform, lambda error: self._fail("its bookkeeping", error)
@@ -295,20 +294,21 @@ class ShardActor:
             case e.StorePart(version, older):
                 with self._lock:
                     copies = tuple(self._encoded[before, Codec.FP32] for before in older)
-                self._on_kernel(lambda: self._store(version, copies))
+                self._on_kernel(lambda: self._store(version, lambda: work.copy_state(version, copies)))
+            case e.StoreEarlier(version):
+                self._on_kernel(lambda: self._store(version, lambda: made_again(work, self.job, effect)))
             case e.ComputeDigest(token, version):
                 self._on_kernel(lambda: self._answer(token, (version, self.tensors.block_digests())))
             case _:
                 raise TypeError(f"no way to perform {effect!r}")
 
-    def _store(self, version: int, older: tuple[Buffer, ...]) -> None:
-        """One copy of the state between two steps; it is made and written while training goes on."""
+    def _store(self, version: int, make: Callable[[], Future[FirstState]]) -> None:
+        """One more state in memory, written while training goes on."""
         if self._checkpoints.is_busy:
             why = "an earlier version is still being stored here"
             self._actor.submit(e.PartStored(m.PartSaved(self.job.job, version, "", 0, "", why)))
             return
-        state = self._work.copy_state(version, older)
-        self._checkpoints.store(version, state, lambda saved: self._actor.submit(e.PartStored(saved)))
+        self._checkpoints.store(version, make(), lambda saved: self._actor.submit(e.PartStored(saved)))
 
     def _answered_by(self, work: Callable[[], e.ShardEvent]) -> None:
         """Kernel work whose result is an event."""

@@ -84,6 +84,12 @@ class ShardLog:
             self._count(record, found.header.sequence, found.header.text_bytes + found.header.payload_bytes)
             yield record, len(self._found) - 1
 
+    def read_back(self) -> Iterator[tuple[ShardRecord, Place]]:
+        """Every record again, up to now; `end_of_reading` once that is enough."""
+        for found in self._log.read_back():
+            self._found.append(found)
+            yield VALUES.decode(found.text), len(self._found) - 1
+
     def payload(self, place: Place) -> Buffer:
         return read_payload(self._found[place])
 
@@ -148,6 +154,9 @@ class NoLog:
     saved_version: int | None = None
 
     def read(self) -> Iterator[tuple[ShardRecord, Place]]:
+        return iter(())
+
+    def read_back(self) -> Iterator[tuple[ShardRecord, Place]]:
         return iter(())
 
     def payload(self, place: Place) -> Buffer:

@@ -87,6 +87,17 @@ class CheckpointFound:
 
 
 @dataclass(frozen=True, slots=True)
+class BooksFound:
+    """Answer to FindBooks; `books` None: the coordinator's log does not lead to that version."""
+
+    books: Books | None
+    config_json: str
+    """Resolved, as it was when that version was the newest."""
+    why: str = ""
+    """What the log leads to, if not to that."""
+
+
+@dataclass(frozen=True, slots=True)
 class CallLost:
     """The connection of that call broke before it was answered."""
 
@@ -99,7 +110,16 @@ class Tick:
 
 
 CoordinatorEvent = (
-    FromWorker | CallLost | ShardUp | ShardDown | FromShard | Persisted | IndexStored | CheckpointFound | Tick
+    FromWorker
+    | CallLost
+    | ShardUp
+    | ShardDown
+    | FromShard
+    | Persisted
+    | IndexStored
+    | CheckpointFound
+    | BooksFound
+    | Tick
 )
 
 # --- effects ---------------------------------------------------------------------------------------------
@@ -165,7 +185,8 @@ class StoreIndex:
     applied_steps: int
     config_json: str
     numeric_fingerprint: str
-    keep: int
+    keep: int | None
+    """None: nothing is removed, since it is made to go back to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +198,13 @@ class FindCheckpoint:
 
     sources: tuple[tuple[str, int | None], ...]
     version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FindBooks:
+    """Read in the coordinator's log what it knew when `version` was the newest (then BooksFound)."""
+
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,5 +223,14 @@ class Note:
 
 
 CoordinatorEffect = (
-    Answer | Refuse | ToShard | Persist | Publish | StoreIndex | FindCheckpoint | BeginAgain | Note
+    Answer
+    | Refuse
+    | ToShard
+    | Persist
+    | Publish
+    | StoreIndex
+    | FindCheckpoint
+    | FindBooks
+    | BeginAgain
+    | Note
 )

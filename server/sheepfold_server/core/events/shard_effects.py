@@ -134,6 +134,15 @@ class KeepVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreEarlier:
+    """Make the state at an earlier version again from the log, and store it likewise (then PartStored)."""
+
+    version: int
+    older: tuple[int, ...]
+    """As of StorePart."""
+
+
+@dataclass(frozen=True, slots=True)
 class StorePart:
     """Take a copy of the whole state and store it as this shard's part of a checkpoint (then PartStored)."""
 
@@ -192,6 +201,7 @@ ShardEffect = (
     | DiscardSum
     | SkipStep
     | KeepVersion
+    | StoreEarlier
     | StorePart
     | RetireVersions
     | ServePull

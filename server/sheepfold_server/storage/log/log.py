@@ -79,6 +79,11 @@ class RecordLog:
             self._sequence, self._previous = found.header.sequence + 1, found.header.checksum
         self._is_read = True
 
+    def read_back(self) -> Iterator[Found]:
+        """Every record that was appended before this call; others may be appended, but not forgotten, while
+        they are read. Raises LogCorrupt."""
+        return read_log(read_heads(self.directory, self._belongs_to), self._sequence)
+
     # --- appending ------------------------------------------------------------------------------------
 
     def payload_ahead(self, size: int) -> Payload:

@@ -31,8 +31,8 @@ def read_heads(directory: Path, belongs_to: str | None = None) -> Heads:
     return heads
 
 
-def read_log(heads: Heads) -> Iterator[Found]:
-    """Every record. Raises LogCorrupt."""
+def read_log(heads: Heads, end_sequence: int | None = None) -> Iterator[Found]:
+    """Every record, or those numbered below `end_sequence`, all of which are there. Raises LogCorrupt."""
     after: tuple[int, int] | None = None
     for index, (path, head) in enumerate(heads):
         following = heads[index + 1][1] if index + 1 < len(heads) else None
@@ -42,6 +42,7 @@ def read_log(heads: Heads) -> Iterator[Found]:
                 f"{after[0] - 1}; restore the missing ones, or begin from a checkpoint in an empty directory"
             )
         after = head.first_sequence, head.previous
-        for found in read_records(path, head, None if following is None else following.first_sequence):
+        end = end_sequence if following is None else following.first_sequence
+        for found in read_records(path, head, end):
             yield found
             after = found.header.sequence + 1, found.header.checksum
