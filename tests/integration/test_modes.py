@@ -289,14 +289,14 @@ def test_codec_asked_for_late_is_served_at_an_older_version_too() -> None:
 
 def test_job_that_cannot_be_opened_is_refused_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a model does not fit into a shard's memory."""
-    from sheepfold_server.shell import shard_process
+    from sheepfold_server.shell import opened_job
 
     def too_large(*arguments: Any) -> None:
         raise MemoryError
 
     with running_fold(2) as fold:
         with monkeypatch.context() as patch:
-            patch.setattr(shard_process, "ShardTensors", too_large)
+            patch.setattr(opened_job, "ShardTensors", too_large)
             with pytest.raises(sheepfold.Refused, match=r"cannot be opened here \(MemoryError\)"):
                 train(fold.address, small_job("large"))
         train(fold.address, small_job())
