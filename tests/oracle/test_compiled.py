@@ -183,4 +183,4 @@ def test_kernels_are_compiled_ahead_by_a_command(pytestconfig: pytest.Config, tm
     job.write_text(JOB)
     command = [sys.executable, "-m", "sheepfold_server", "kernels", "-f", str(job), "--into", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert re.fullmatch(rf"5 kernels of job ahead are in {folder}/cpu-.*\n", done.stdout)
+    assert re.fullmatch(rf"6 kernels of job ahead are in {folder}/cpu-.*\n", done.stdout)
