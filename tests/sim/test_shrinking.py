@@ -84,7 +84,7 @@ def smallest_of_three(without: str) -> Case:
         ("told before the log", 1),
         ("decisions acted on without a note", 2),
         ("norms added as they came", 1),
-        ("no deduplication", 3),
+        ("no deduplication", 4),
     ],
 )
 def test_a_seed_that_fails_is_made_small_and_replayed_by_its_command(
