@@ -99,7 +99,7 @@ class Show:
         fresh = fleet.start_worker()
         self._progress.say(
             f"version {status.version:,}: worker {victim} killed (SIGKILL), worker {fresh} started; "
-            "the slot it had leased is leased again"
+            "a slot that it held is leased again"
         )
         return True
 
