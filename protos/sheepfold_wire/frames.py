@@ -16,6 +16,7 @@ import xxhash
 from sheepfold_wire import messages
 from sheepfold_wire.convert import from_proto, to_proto
 from sheepfold_wire.errors import BadFrame, ChunkChecksumMismatch
+from sheepfold_wire.pooling import BufferPool
 from sheepfold_wire.v1 import shard_pb2
 
 CHUNK_BYTES = 1 << 20
@@ -161,11 +162,11 @@ def _read_chunk(view: memoryview) -> Chunk:
 class PartBuffer:
     """Collects the chunks of one part, in order, into one buffer of the announced length."""
 
-    def __init__(self, payload_bytes: int) -> None:
+    def __init__(self, payload_bytes: int, pool: BufferPool) -> None:
         """Raises BadFrame for a negative length."""
         if payload_bytes < 0:
             raise BadFrame(f"the header announces {payload_bytes} bytes of payload; give 0 or more")
-        self.payload = bytearray(payload_bytes)
+        self.payload = pool.take(payload_bytes)
         self._filled = 0
 
     def add(self, chunk: Chunk) -> None:

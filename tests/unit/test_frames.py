@@ -29,6 +29,7 @@ from sheepfold_wire.frames import (
     read_push_frame,
 )
 from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.pooling import BufferPool
 from sheepfold_wire.v1 import shard_pb2
 
 FACTS = m.Facts(samples=512, weight=70_000.5, base_version=7, present=b"\x03", loss=0.25)
@@ -79,7 +80,7 @@ def test_a_payload_is_cut_into_chunks_that_fit_a_message() -> None:
     frames = list(chunk_frames(payload))
     assert len(frames) == 3
     assert max(map(len, frames)) < MESSAGE_BYTES_MAX
-    buffer = PartBuffer(len(payload))
+    buffer = PartBuffer(len(payload), BufferPool(64))
     for frame in frames:
         chunk = read_push_frame(frame)
         assert isinstance(chunk, Chunk)
@@ -89,7 +90,7 @@ def test_a_payload_is_cut_into_chunks_that_fit_a_message() -> None:
 
 def test_an_empty_payload_has_no_chunks() -> None:
     assert list(chunk_frames(b"")) == []
-    assert PartBuffer(0).finish() == b""
+    assert PartBuffer(0, BufferPool(64)).finish() == b""
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -173,7 +174,10 @@ def test_a_push_that_begins_without_header_and_a_pull_frame_of_no_kind_are_bad_f
 def test_gaps_overlaps_repetitions_and_too_many_bytes_are_refused(
     chunks: list[tuple[int, bytes]], said: str
 ) -> None:
-    buffer, *made = PartBuffer(8), *(Chunk(offset, memoryview(data)) for offset, data in chunks)
+    buffer, *made = (
+        PartBuffer(8, BufferPool(64)),
+        *(Chunk(offset, memoryview(data)) for offset, data in chunks),
+    )
     for chunk in made[:-1]:
         buffer.add(chunk)
     with pytest.raises(BadFrame, match=said):
@@ -182,7 +186,7 @@ def test_gaps_overlaps_repetitions_and_too_many_bytes_are_refused(
 
 
 def test_missing_bytes_are_refused_with_both_numbers() -> None:
-    buffer = PartBuffer(8)
+    buffer = PartBuffer(8, BufferPool(64))
     buffer.add(Chunk(0, memoryview(b"abc")))
     with pytest.raises(BadFrame, match="after 3 of 8 bytes"):
         buffer.finish()
@@ -190,4 +194,4 @@ def test_missing_bytes_are_refused_with_both_numbers() -> None:
 
 def test_a_negative_length_is_refused() -> None:
     with pytest.raises(BadFrame, match="announces -1 bytes"):
-        PartBuffer(-1)
+        PartBuffer(-1, BufferPool(64))

@@ -33,6 +33,7 @@ from sheepfold_wire.frames import (
     read_push_frame,
 )
 from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.pooling import BufferPool
 from sheepfold_wire.status import DETAILS_KEY, to_details
 
 PAYLOAD = bytes(range(256)) * 9000  # more than two chunks
@@ -60,7 +61,7 @@ class Shard:
         self.seconds_left = context.time_remaining()
         self.header = read_push_frame(next(frames))
         self._refuse(context)
-        buffer = PartBuffer(self.header.payload_bytes)
+        buffer = PartBuffer(self.header.payload_bytes, BufferPool(0))
         for frame in frames:
             self.frames_taken += 1
             chunk: Any = read_push_frame(frame)

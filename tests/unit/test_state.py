@@ -239,6 +239,24 @@ def test_weights_are_encoded_as_the_workers_codec_encodes_them(codec: Codec) -> 
     np.testing.assert_array_equal(start(3).values(codec)["big"], decode(codec, raw))
 
 
+@pytest.mark.parametrize("codecs", [(Codec.FP32,), (Codec.FP32, Codec.BF16), (Codec.BF16, Codec.FP16)])
+def test_a_copy_made_with_the_step_is_that_of_the_new_weights_and_stays_while_it_is_held(
+    codecs: tuple[Codec, ...],
+) -> None:
+    shard, held = start().shards[0], list[tuple[memoryview, bytes]]()
+    for t in range(5):
+        shard.begin(t)
+        shard.fold(t, [(pack(shard.layout.plan, 0, values(t + 1)), Codec.FP32, 1.0)])
+        shard.finish(t, 1.0)
+        shard.directions(t, 0.02)
+        _, made = shard.apply(t, 0.02, codecs=codecs)
+        assert {codec: bytes(copy) for codec, copy in made.items()} == {
+            codec: shard.encoded(codec) for codec in codecs
+        }
+        held += [(memoryview(copy), bytes(copy)) for copy in made.values()] if t < 2 else []
+    assert all(bytes(copy) == as_made for copy, as_made in held)
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_products_of_slots_with_their_mean_are_those_of_the_whole_model(shards: int) -> None:
     job, seeds = start(shards), (1, 2, 5)

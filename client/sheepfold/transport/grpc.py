@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
@@ -26,6 +27,7 @@ from sheepfold_wire.frames import (
     push_header_frame,
     read_pull_frame,
 )
+from sheepfold_wire.pooling import BufferPool
 from sheepfold_wire.status import DETAILS_KEY, from_details
 from sheepfold_wire.v1 import shard_pb2
 from sheepfold_wire.v1.coordinator_pb2_grpc import CoordinatorServiceStub
@@ -85,6 +87,8 @@ class GrpcTransport:
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
         self._pull_bytes: dict[str, int] = {}
+        self._parts = BufferPool(sys.maxsize)
+        """What pulls are received into; as large as the model is here."""
 
     def call(self, request: CoordinatorRequest) -> Any:
         stub, name = _METHODS[type(request)]
@@ -120,7 +124,7 @@ class GrpcTransport:
         try:
             header = _header(next(frames, b""))
             self._pull_bytes[address.address] = header.payload_bytes
-            return header.version, _payload(header, frames)
+            return header.version, _payload(header, frames, self._parts)
         except grpc.RpcError as error:
             raise translated(error, f"Pull from shard {address.shard} at {address.address}") from None
         finally:
@@ -173,9 +177,9 @@ def _header(frame: bytes) -> m.PullHeader:
     return header
 
 
-def _payload(header: m.PullHeader, frames: Iterator[bytes]) -> bytearray:
+def _payload(header: m.PullHeader, frames: Iterator[bytes], pool: BufferPool) -> bytearray:
     """The rest of a pull: its chunks, then the version once more, so that a torn answer is seen."""
-    buffer = PartBuffer(header.payload_bytes)
+    buffer = PartBuffer(header.payload_bytes, pool)
     end: int | None = None
     for raw in frames:
         match read_pull_frame(raw):

@@ -15,9 +15,13 @@ from sheepfold_server.optim.payload import Part, write_part
 from sheepfold_wire.codecs import Buffer, Codec, encode
 from sheepfold_wire.digest import BIAS_COUNTERS, STATISTICS, Entry
 from sheepfold_wire.manifest import ROW_ELEMENTS
+from sheepfold_wire.pooling import BufferPool
 
-FUSED = (torch.float32, torch.bfloat16)
-"""Dtypes of encoded copies that pass 2 writes as it goes."""
+FUSED = (torch.bfloat16, torch.float32)
+"""Dtypes of the encoded copy that pass 2 writes as it goes: one, the first of these that is asked for.
+
+A compiled pass that wrote two would hold the new weights in one more buffer, made for each step.
+"""
 
 
 def encode_part(
@@ -25,16 +29,19 @@ def encode_part(
     rows: Tensor,  # (rows, 1024) fp32, on any device
     statistics: StatisticSums,
     codec: Codec,
+    pool: BufferPool,
 ) -> memoryview:
     """A part with these parameter rows, rounded to nearest even, and these statistics."""
-    payload, part = blank_part(layout, statistics, codec)
+    payload, part = blank_part(layout, statistics, codec, pool)
     download(rows, [part.parameters])
     return payload
 
 
-def blank_part(layout: ShardLayout, statistics: StatisticSums, codec: Codec) -> tuple[memoryview, Part]:
+def blank_part(
+    layout: ShardLayout, statistics: StatisticSums, codec: Codec, pool: BufferPool
+) -> tuple[memoryview, Part]:
     """(payload, writable views of it): statistics filled in, used parameter rows not yet, the rest 0."""
-    payload = np.empty(layout.plan.part_bytes(layout.shard, codec.itemsize), np.uint8).data
+    payload = memoryview(pool.take(layout.plan.part_bytes(layout.shard, codec.itemsize)))
     part = write_part(layout.plan, layout.shard, codec, payload)
     part.parameters[layout.plan.used_rows(layout.shard) :].zero_()
     part.floats[:] = statistics.floats

@@ -39,6 +39,7 @@ from sheepfold_wire.digest import Entry
 from sheepfold_wire.manifest import ROW_ELEMENTS
 from sheepfold_wire.optimizer import OptimizerKeys
 from sheepfold_wire.plan import Plan
+from sheepfold_wire.pooling import BufferPool
 
 
 class ShardTensors:
@@ -66,6 +67,7 @@ class ShardTensors:
         self._applied_steps = np.zeros(len(self.layout.tensors), np.int64)
         self._statistics = self._statistic_sums()
         self._free_totals = [self._zeros() for _ in range(open_steps)]
+        self._copies = BufferPool(2 * (open_steps + 2) * self._weights.nbytes)  # two codecs of each version
         self._steps: dict[int, OpenStep] = {}
         self._gradient = RowPartials(1, self.layout, self.device)
         self._norms = RowPartials(2, self.layout, self.device)
@@ -258,7 +260,7 @@ class ShardTensors:
         ratios = trust_ratios(self.groups, norms, open_step.clip_scale)
         columns = self.groups.apply_columns(self._applied_steps, learning_rate, ratios.value)
         self._replace_statistics(open_step)
-        encoded = {codec: blank_part(self.layout, self._statistics, codec) for codec in codecs}
+        encoded = {codec: blank_part(self.layout, self._statistics, codec, self._copies) for codec in codecs}
         self._apply_runs(open_step, columns, [part.parameters for _, part in encoded.values()])
         self._close(step)
         return slice_reports(self.layout, norms, ratios), {
@@ -266,8 +268,9 @@ class ShardTensors:
         }
 
     def _apply_runs(self, open_step: OpenStep, columns: list[Tensor], copies: list[Tensor]) -> None:
-        """`copies` are on the host; a device's, and rare dtypes, are made once all weights are new."""
-        fused = [copy for copy in copies if copy.dtype in FUSED] if self.device.type == "cpu" else []
+        """`copies` are on the host; all but one, and a device's, are made once all weights are new."""
+        fusible = [copy for dtype in FUSED for copy in copies if copy.dtype is dtype]
+        fused = fusible[:1] if self.device.type == "cpu" else []
         for run in self._runs(open_step):
             rule, at = self.groups.rules[run.rule], run.span
             self.kernel.second_pass(
@@ -324,7 +327,7 @@ class ShardTensors:
 
     def encoded(self, codec: Codec) -> bytes:
         """The current version as a part: weights in the codec, statistics as fp32 and int64."""
-        return bytes(encode_part(self.layout, self._weights, self._statistics, codec))
+        return bytes(encode_part(self.layout, self._weights, self._statistics, codec, self._copies))
 
     def block_digests(self) -> list[Entry]:
         """Digests of all that `snapshot` holds; see `sheepfold_wire.digest.combine_digests`."""

@@ -141,11 +141,11 @@ def _package(path: Path) -> Function:
 
 
 def job_programs(job: Job, rules: Sequence[Rule]) -> dict[Program, Rule | None]:
-    """What a job's shards run: parts in its codec; encoded copies in fp32, alone or with bf16.
+    """What a job's shards run: parts in its codec; an encoded copy in fp32 or bf16.
 
-    Without copies, too: from a log, and on a device, where they are made once all weights are new.
+    Without a copy, too: from a log, and on a device, where they are made once all weights are new.
     """
-    return programs_of(rules, TORCH_DTYPES[Codec(job.wire.up)], [FUSED[:count] for count in (0, 1, 2)])
+    return programs_of(rules, TORCH_DTYPES[Codec(job.wire.up)], [(), *((dtype,) for dtype in FUSED)])
 
 
 @contextmanager

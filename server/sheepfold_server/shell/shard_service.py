@@ -34,6 +34,7 @@ from sheepfold_wire.errors import (
     NotReady,
     ShapeMismatch,
 )
+from sheepfold_wire.pooling import BufferPool
 from sheepfold_wire.v1 import shard_pb2
 
 SERVICE = "sheepfold.v1.ShardService"
@@ -64,6 +65,8 @@ class ShardService:
 
     def __init__(self, process: ShardProcess, patience: Patience) -> None:
         self._process, self._patience = process, patience
+        self._parts = BufferPool(process.config.staging_bytes)
+        """Of all jobs: what their parts are received into."""
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Identity (de)serialisers for frames: a tensor's bytes never pass through a message object."""
@@ -112,7 +115,7 @@ class ShardService:
         if isinstance(answer, e.AnswerPush):
             return m.PushReply(duplicate=True)
         try:
-            payload, codec = _receive(requests, header), Codec(header.codec)
+            payload, codec = _receive(requests, header, self._parts), Codec(header.codec)
             check = check_part(actor, payload, codec, header.facts.present)
         except BaseException:
             actor.push_broken(token)
@@ -167,9 +170,9 @@ def _await(future: Future[object]) -> object:
         raise NotReady(f"no decision within {CORE_ANSWERS_SECONDS:.0f} s; try again") from None
 
 
-def _receive(requests: Iterator[bytes], header: m.PushHeader) -> bytearray:
+def _receive(requests: Iterator[bytes], header: m.PushHeader, pool: BufferPool) -> bytearray:
     """The whole payload; raises BadFrame or ChunkChecksumMismatch, and then nothing of it is kept."""
-    buffer = frames.PartBuffer(header.payload_bytes)
+    buffer = frames.PartBuffer(header.payload_bytes, pool)
     for frame in requests:
         chunk = frames.read_push_frame(frame)
         if not isinstance(chunk, frames.Chunk):
