@@ -1,0 +1,116 @@
+"""sheepfold's own side: real servers, and workers that attach a module of the given shapes."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tests.bench.step.given import DECAY, EPSILON, RATE, Flat, Given
+from tests.bench.step.system import System
+from torch import nn
+
+import sheepfold
+from sheepfold_server.shell.supervisor import Supervisor, UpConfig
+from sheepfold_wire.job import Job, parse_job
+
+
+def job_of(workers: int, codec: str, durability: str) -> Job:
+    return parse_job(
+        {
+            "name": "step",
+            "batch": {"samples": workers, "slot_samples": 1},
+            "data": {"mode": "free"},
+            "optimizer": {"lr": {"peak": RATE}, "eps": EPSILON, "weight_decay": DECAY},
+            "wire": {"up": codec},
+            "numerics": {"kernel": "compiled"},
+            "durability": {"level": durability},
+            "checkpoint": {"every_minutes": 0},
+            "leases": {"seconds": 600.0, "straggler_seconds_min": 600.0},
+            "report": {"cosines_every": 0},
+            "stop": {"steps": 1_000_000},
+        }
+    )
+
+
+class Shaped(nn.Module):
+    """The given tensors, over one flat buffer, in the dtype that weights come down in."""
+
+    def __init__(self, given: Given, flat: Flat, dtype: torch.dtype) -> None:
+        super().__init__()
+        for i, view in enumerate(given.views(torch.from_numpy(flat).to(dtype))):
+            self.register_parameter(f"t{i}", nn.Parameter(view))
+
+
+class SheepfoldRank:
+    """A worker that sets `.grad` instead of computing it. It holds the lease of the step that comes next.
+
+    With gradients of 16 bits on the wire the weights come down in as many, as for a model held in bf16.
+    """
+
+    def __init__(self, given: Given, rank: int, workers: int, address: str, codec: str, level: str) -> None:
+        torch.set_num_threads(1)
+        dtype = torch.bfloat16 if codec != "fp32" else torch.float32
+        self._given, self._noise, self._number = given, given.noise(rank, dtype), 0
+        self._model = Shaped(given, given.weights(), dtype)
+        self._run = sheepfold.attach(
+            self._model, address=address, config=job_of(workers, codec, level), threads=1
+        )
+        self._lease()
+
+    def _lease(self) -> None:
+        slot = self._run.next_slot()
+        assert slot is not None
+        self._rank = slot.lease.slot
+
+    def step(self) -> None:
+        gradient = self._given.gradient(self._noise, self._number)
+        for parameter, view in zip(self._model.parameters(), self._given.views(gradient), strict=True):
+            parameter.grad = view
+        result = self._run.step(weight=1.0)
+        assert result.counted, result
+        self._lease()
+        self._number += 1
+
+    def weights(self) -> Flat:
+        return np.concatenate([x.detach().float().numpy().reshape(-1) for x in self._model.parameters()])
+
+    def close(self) -> None:
+        self._run.close()
+
+
+class Sheepfold(System):
+    """Servers of its own, in a directory of their own."""
+
+    def __init__(self, label: dict[str, Any], given: Given, folder: str | None) -> None:
+        self._folder = tempfile.TemporaryDirectory(dir=folder)
+        directory = Path(self._folder.name)
+        config = UpConfig(
+            directory,
+            shard_count=label["shards"],
+            port=0,
+            dashboard_port=0,
+            checkpoint_url=str(directory / "checkpoints"),
+        )
+        self._supervisor = Supervisor(config, threading.Event(), lambda _: None)
+        try:
+            self._supervisor.start()
+            address = self._supervisor.coordinator.address
+            super().__init__(label, given, SheepfoldRank, [address, label["codec"], label["durability"]])
+        except BaseException:
+            self._stop()
+            raise
+
+    def server_pids(self) -> list[int]:
+        return [int(child.pid or 0) for child in (self._supervisor.coordinator, *self._supervisor.shards)]
+
+    def close(self) -> None:
+        super().close()
+        self._stop()
+
+    def _stop(self) -> None:
+        self._supervisor.stop()
+        self._folder.cleanup()
