@@ -28,6 +28,7 @@ from tests.faults.crowd import COLUMNS
 from tests.faults.footprint import MEBIBYTE, Footprint, cpu_seconds, sample
 from tests.faults.results import record
 
+from sheepfold_server.planning.memory import state_bytes_per_parameter
 from sheepfold_server.shell.options import READ_AHEAD_BYTES
 from sheepfold_server.shell.supervisor import Supervisor, UpConfig
 from sheepfold_wire.control import Control
@@ -39,8 +40,8 @@ ROWS, TINY_ROWS = 4096, 1
 HONEST, TIMES = 2, 10
 STAGED_PARTS = 4
 SLOTS = 8
-BYTES_PER_PARAMETER = 40
-"""As the chart reckons: w, m, v, the sum, copies encoded in fp32 and bf16, a state that is being saved."""
+BYTES_PER_PARAMETER = state_bytes_per_parameter(delay=0)
+"""As chart and planner reckon: w, m, v, the sum, copies in fp32 and 16 bits, a state that is being saved."""
 MB_PER_CONNECTION = (READ_AHEAD_BYTES + 2 * CHUNK_BYTES) / MEBIBYTE
 """Beside its staged part: what gRPC has read ahead, and a message as gRPC and as Python hold it."""
 FRAGMENTS = 0.2

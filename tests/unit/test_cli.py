@@ -33,7 +33,7 @@ COMMANDS = [
     *(
         [name]
         for name in (
-            *("demo", "up", "status", "doctor", "support-bundle", "replay"),
+            *("demo", "up", "status", "doctor", "support-bundle", "replay", "plan"),
             *("coordinator", "shard", "dashboard"),
         )
     ),

@@ -13,6 +13,7 @@ from sheepfold_server.cli import (
     export,
     jobs,
     kernels,
+    plan,
     replay,
     roles,
     status,
@@ -64,6 +65,7 @@ app.command("replay", rich_help_panel="Jobs", epilog=replay.EPILOG)(replay.repla
 app.command("support-bundle", rich_help_panel="Jobs", epilog=support.EPILOG)(support.support_bundle)
 app.command("export", rich_help_panel="Jobs", epilog=export.EPILOG)(export.export)
 app.command("kernels", rich_help_panel="Jobs", epilog=kernels.EPILOG)(kernels.kernels)
+app.command("plan", rich_help_panel="Jobs", epilog=plan.EPILOG)(plan.plan)
 app.command("certs", rich_help_panel="Who may call", epilog=credentials.CERTS_EPILOG)(credentials.certs)
 app.command("token", rich_help_panel="Who may call", epilog=credentials.TOKEN_EPILOG)(credentials.token)
 app.command("audit", rich_help_panel="Who may call", epilog=credentials.AUDIT_EPILOG)(credentials.audit)
