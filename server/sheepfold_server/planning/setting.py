@@ -106,23 +106,23 @@ class Costs:
     Defaults: `make bench-plan` on the README's machine, with a NumPy worker and the eager kernel.
     """
 
-    push_client_s_per_byte: float = 1.6e-9
-    push_server_s_per_byte: float = 1.6e-9
+    push_client_s_per_byte: float = 1.37e-9
+    push_server_s_per_byte: float = 1.96e-9
     """Received, checked, and added."""
-    pull_client_s_per_byte: float = 1.6e-9
-    pull_server_s_per_byte: float = 0.8e-9
-    optimizer_s_per_parameter: float = 5e-9
+    pull_client_s_per_byte: float = 1.09e-9
+    pull_server_s_per_byte: float = 0.44e-9
+    optimizer_s_per_parameter: float = 3.12e-9
     """The mean, the step, and its encoded copies."""
-    step_s: float = 0.010
+    step_s: float = 0.0109
     """A step of an empty model with one slot and one shard, from lease to lease: waiting, not CPU."""
-    shard_s: float = 0.0016
+    shard_s: float = 0.00084
     """What one more shard takes of the coordinator in a step."""
-    slot_s: float = 0.0028
+    slot_s: float = 0.0023
     """What one more slot takes of it."""
-    message_s: float = 0.0007
-    """What one more pair of slot and shard takes of it: a part is told as staged, admitted, folded."""
+    message_s: float = 0.00054
+    """What one more pair of slot and shard takes of it: staged, admitted, folded."""
     block_s: float = 1e-7
-    """What one more block of 65,536 parameters takes of it for each slot: a sum of squares is read."""
+    """What one more block of 65,536 parameters takes of it, for each slot, from `tests.bench.plan_fleet`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,9 +105,12 @@ def _up(setting: Setting) -> list[Term]:
     mine, server = rounds(setting) * work.up_bytes, costs.push_server_s_per_byte
     arriving = _uneven(setting) * work.slots * work.up_bytes / fleet.shards
     held = arriving * 2 + 4 * part_parameters(work, fleet.shards) * (2 * work.slots - 1)
+    found = _processors(setting, Phase.UP, mine, arriving, costs.push_client_s_per_byte, server)
+    if machines.host_cores:
+        return found
     return [
         *_moved(setting, Phase.UP, mine, arriving),
-        *_processors(setting, Phase.UP, mine, arriving, costs.push_client_s_per_byte, server),
+        *found,
         Term(Phase.UP, SERVER_MEMORY, held / machines.server_memory),
         Term(Phase.UP, COORDINATOR, coordinator_s(setting)),
     ]
@@ -117,17 +120,15 @@ def _down(setting: Setting) -> list[Term]:
     work, fleet, costs = setting.work, setting.fleet, setting.costs
     sent = _uneven(setting) * fleet.workers * work.down_bytes / fleet.shards
     client, server = costs.pull_client_s_per_byte, costs.pull_server_s_per_byte
-    return [
-        *_moved(setting, Phase.DOWN, work.down_bytes, sent),
-        *_processors(setting, Phase.DOWN, work.down_bytes, sent, client, server),
-    ]
+    found = _processors(setting, Phase.DOWN, work.down_bytes, sent, client, server)
+    if setting.machines.host_cores:
+        return found
+    return [*_moved(setting, Phase.DOWN, work.down_bytes, sent), *found]
 
 
 def _moved(setting: Setting, phase: Phase, of_worker: float, of_shard: float) -> list[Term]:
     """Bytes of one worker and of one shard over their links."""
     machines = setting.machines
-    if machines.host_cores:
-        return []
     calls = min(setting.fleet.shards, CALL_THREADS_MAX)
     waited = of_worker * machines.round_trip_s / (calls * machines.call_window_bytes)
     return [
@@ -175,8 +176,13 @@ def _optimizer(setting: Setting) -> list[Term]:
 
 
 def _round(setting: Setting) -> list[Term]:
-    """What an empty step takes, with a round trip for each of lease, push, prepare, commit, norms, pull."""
-    trips = 0.0 if setting.machines.host_cores else 6 * setting.machines.round_trip_s
+    """What an empty step takes, with a round trip for each of lease, push, prepare, commit, norms, pull.
+
+    On one host the coordinator's work on slots is not beside that of workers and shards, but between.
+    """
+    trips = 6 * setting.machines.round_trip_s
+    if setting.machines.host_cores:
+        trips = coordinator_s(setting)
     costs, more_shards = setting.costs, setting.fleet.shards - 1
     return [Term(Phase.ROUND, COORDINATOR, costs.step_s + more_shards * costs.shard_s + trips)]
 
@@ -194,6 +200,15 @@ def coordinator_s(setting: Setting) -> float:
 
 def _uneven(setting: Setting) -> float:
     return imbalance(setting.work.parameters, setting.work.tensor, setting.fleet.shards)
+
+
+def processors_s(setting: Setting) -> float:
+    """CPU-seconds of all workers and shards in a step, without those of an empty one."""
+    work, costs = setting.work, setting.costs
+    up = work.slots * work.up_bytes * (costs.push_client_s_per_byte + costs.push_server_s_per_byte)
+    pulled = setting.fleet.workers * work.down_bytes
+    down = pulled * (costs.pull_client_s_per_byte + costs.pull_server_s_per_byte)
+    return up + down + work.parameters * costs.optimizer_s_per_parameter
 
 
 # --- how many shards, and against what --------------------------------------------------------------------
