@@ -120,7 +120,10 @@ class Costs:
     slot_s: float = 0.0023
     """What one more slot takes of it."""
     message_s: float = 0.00054
-    """What one more pair of slot and shard takes of it: staged, admitted, folded."""
+    """What one more pair of slot and shard takes of it: staged, admitted, folded.
+
+    The least certain: 0.1 to 1.3 ms in runs of one and two shards, 0.7 ms from one shard to four.
+    """
     block_s: float = 1e-7
     """What one more block of 65,536 parameters takes of it, for each slot, from `tests.bench.plan_fleet`."""
 
