@@ -8,8 +8,6 @@ Processors, memory and the coordinator take no simulated time, so a step is comp
 links alone. It is shorter than these: who is served first pushes while others still pull, where shards that
 serve all alike make phases. What the coordinator's decisions take of a real processor is measured, without
 gRPC. One line of JSON comes last.
-
-Beyond some hundred workers it does not end within minutes: see the limits in the README.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class _TellsBeforeLog(Stepping):
 
 
 class _IgnoresWindow(Granting):
-    def _has_room(self, is_lowest: bool) -> bool:
+    def _has_room(self, place: tuple[int, int]) -> bool:
         return True
 
 

@@ -51,7 +51,9 @@ class FillsSlotsAgain(Stepping):
         if step is None or attempt.is_init:
             super()._staged_everywhere(attempt)
             return
-        attempt.is_staged, attempt.is_admitted = True, attempt.slot < step.admitted
+        self._s.attempts.stage(attempt)
+        if attempt.slot < step.admitted:
+            self._s.attempts.admit(attempt)
         step.slots[attempt.slot].winner = attempt
         self._admit(step)
 

@@ -53,9 +53,10 @@ class Folding:
         match event:
             case e.FoldDone():
                 assert found.folding_until is not None
+                added = range(found.folded, found.folding_until)
                 found.folded, found.folding_until = found.folding_until, None
                 found.fold_seconds += event.seconds
-                self._parts.folded(key for key, _ in (found.admitted[s] for s in range(found.folded)))
+                self._parts.folded(found.admitted[slot][0] for slot in added)
                 if found.close is None or found.folded < len(found.close.slots):  # else PREPARED says it
                     self._report(m.Folded(self._job.job, found.step, found.folded, found.can_refold))
                 self.fold_ready(found)

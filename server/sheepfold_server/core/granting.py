@@ -8,17 +8,16 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core.attempts import Attempt
 from sheepfold_server.core.loss_scale import UNSCALED
 from sheepfold_server.core.state import JobState, Life
-from sheepfold_server.core.steps import OpenStep, SlotState
 from sheepfold_wire.samples import slot_seed
 
 FIRST_SLOT_LEASES = 20
-LOST = ("expired", "worker gone")
-"""Why attempts end that nobody handed back."""
 """A worker's first slot needs no progress for that many lease times: 10 minutes at the default of 30 s."""
 
+LOST = ("expired", "worker gone")
+"""Why attempts end that nobody handed back."""
 
-_Place = tuple[OpenStep, int, SlotState]
-"""(step, number of the slot in it, the slot)."""
+_Place = tuple[int, int]
+"""(step, number of the slot in it)."""
 
 
 class Granting:
@@ -60,42 +59,45 @@ class Granting:
         While a shard is away nothing is leased: what it cannot be told of would end when it is back.
         """
         state = self._s
-        if not state.all_ready():
+        if not self.has_work():
             return None
         if state.life is Life.INITIALISING:
-            return self._grant_init(worker)
-        if state.life is not Life.RUNNING or state.awaits_checkpoint() or state.paced_seconds > 0:
-            return None
+            return self._announce(state.attempts.grant_init(worker, state.now, state.job.leases.seconds))
         if state.job.batch.is_asynchronous:
             return self._grant_sequence(worker)
-        place = self._free_slot(worker) or self._late_slot(worker)
+        place = self._free_slot(worker) or min(self._late_slots(worker), default=None)
         if place is None:
             return None
-        step, index, slot = place
-        self._plan_ahead(worker, step.step, index)
+        number, index = place
+        slot = state.steps[number].slots[index]
+        self._plan_ahead(worker, number, index)
         state.attempts.leased_again += slot.attempts > 0
         slot.attempts += 1
-        return self._announce(self._lease(worker, step.step, index, self._base_version(step.step)))
+        return self._announce(self._lease(worker, number, index, self._base_version(number)))
 
-    def _grant_init(self, worker: str) -> Attempt | None:
-        if any(attempt.is_init for attempt in self._s.attempts):
-            return None
-        attempt = self._s.attempts.grant_init(worker, self._s.now, self._s.job.leases.seconds)
-        return self._announce(attempt)
-
-    def _grant_sequence(self, worker: str) -> Attempt | None:
-        """Asynchronous: the lease names a place in the sample stream; the step is given at admission."""
+    def has_work(self) -> bool:
+        """Whether there is work for anyone: one question for all workers that wait."""
         state = self._s
-        if state.attempts.unadmitted() >= state.window() - 1:
-            return None
+        if not state.all_ready():
+            return False
+        if state.life is Life.INITIALISING:
+            return not any(attempt.is_init for attempt in state.attempts)
+        if state.life is not Life.RUNNING or state.awaits_checkpoint() or state.paced_seconds > 0:
+            return False
+        if state.job.batch.is_asynchronous:
+            is_left = bool(self._returned) or self._sequence < state.stop_steps
+            return is_left and state.attempts.unadmitted() < state.window() - 1
+        lowest = next(self._free_slots(), None)
+        return (lowest is not None and self._has_room(lowest)) or any(True for _ in self._late_slots())
+
+    def _grant_sequence(self, worker: str) -> Attempt:
+        """Asynchronous: the lease names a place in the sample stream; the step is given at admission."""
         if self._returned:
             number = self._returned.pop(0)
-            state.attempts.leased_again += 1
-        elif self._sequence < state.stop_steps:
-            number, self._sequence = self._sequence, self._sequence + 1
+            self._s.attempts.leased_again += 1
         else:
-            return None
-        return self._announce(self._lease(worker, None, number, state.version))
+            number, self._sequence = self._sequence, self._sequence + 1
+        return self._announce(self._lease(worker, None, number, self._s.version))
 
     def _lease(self, worker: str, step: int | None, slot: int, base_version: int) -> Attempt:
         state = self._s
@@ -117,85 +119,79 @@ class Granting:
         delay = self._s.job.batch.delay
         return max(0, step - delay) if delay else self._s.version
 
-    def _unadmitted(self) -> Iterator[tuple[OpenStep, int, SlotState, bool]]:
-        """(step, slot number, slot, is the lowest of all) of slots without a winner, lowest first."""
-        is_lowest = True
+    def _free_slots(self) -> Iterator[_Place]:
+        """Slots that nobody computes or has computed, lowest first."""
         for number in sorted(self._s.steps):
             step = self._s.steps[number]
-            for index in range(step.admitted, len(step.slots)):
-                slot = step.slots[index]
-                if slot.winner is None and step.is_wanted():
-                    yield step, index, slot, is_lowest
-                is_lowest = False
+            if step.is_wanted():
+                free = self._s.attempts.free_slots(number, len(step.slots))
+                yield from ((number, index) for index in free)
 
-    def _has_room(self, is_lowest: bool) -> bool:
-        return self._s.unfolded() < self._s.window() - (not is_lowest)
+    def _has_room(self, place: _Place) -> bool:
+        """Whether every shard has room to stage it: the last room is for the lowest slot not admitted."""
+        spare = self._s.window() - self._s.unfolded()
+        return spare > 1 or (spare == 1 and place == self._lowest())
+
+    def _lowest(self) -> _Place | None:
+        """The slot that admission waits for."""
+        unadmitted = ((n, step.admitted) for n, step in self._s.steps.items() if not step.is_full())
+        return min(unadmitted, default=None)
 
     def _free_slot(self, worker: str) -> _Place | None:
         """The slot the worker expects, else the lowest that no other expects, else the lowest of all.
 
         Without workers that load samples ahead nobody expects anything, and it is the lowest.
         """
-        expected = self._s.workers.expected_by_others(worker)
-        mine = self._expected_slot(worker)
-        if mine is not None and self._has_room(is_lowest=False):
-            return mine
-        lowest: tuple[_Place, bool] | None = None
-        for step, index, slot, is_lowest in self._unadmitted():
-            if self._s.attempts.of_slot(step.step, index):
-                continue
-            lowest = lowest or ((step, index, slot), is_lowest)
-            if (step.step, index) not in expected and self._has_room(is_lowest):
-                return step, index, slot
-            if not self._has_room(is_lowest=False):
-                break
-        return lowest[0] if lowest is not None and self._has_room(lowest[1]) else None
-
-    def _expected_slot(self, worker: str) -> _Place | None:
-        """The slot the worker was told to expect, if it is still free."""
+        lowest = next(self._free_slots(), None)
+        if lowest is None or not self._has_room(lowest):
+            return None
+        if self._s.window() - self._s.unfolded() == 1:
+            return lowest
         known = self._s.workers.get(worker)
-        if known is None or known.expects is None:
-            return None
-        number, index = known.expects
+        mine = None if known is None else known.expects
+        if mine is not None and self._is_wanted(mine[0]) and not self._s.attempts.of_slot(*mine):
+            return mine
+        others = (place for place in self._free_slots() if not self._s.workers.is_expected(place, worker))
+        return next(others, lowest)
+
+    def _is_wanted(self, number: int) -> bool:
         step = self._s.steps.get(number)
-        if step is None or not step.is_wanted() or step.slots[index].winner is not None:
-            return None
-        return None if self._s.attempts.of_slot(number, index) else (step, index, step.slots[index])
+        return step is not None and step.is_wanted()
 
     def _plan_ahead(self, worker: str, step: int, slot: int) -> None:
         """Which slot a worker that loads ahead will probably get next: as many on as there are workers."""
         known = self._s.workers.get(worker)
         if known is None or not known.plans_ahead:
             return
-        taken, batch = self._s.workers.expected_by_others(worker), self._s.batch
-        slot += len(self._s.workers)
+        workers, batch = self._s.workers, self._s.batch
+        slot += len(workers)
         while True:
             while slot >= batch.slots(step):
                 step, slot = step + 1, slot - batch.slots(step)
-            if (step, slot) not in taken:
+            if not workers.is_expected((step, slot), worker):
                 break
             slot += 1
-        known.expects = (step, slot) if step < self._s.stop_steps else None
+        workers.expect(worker, (step, slot) if step < self._s.stop_steps else None)
 
-    def _late_slot(self, worker: str) -> _Place | None:
-        """The lowest slot whose only attempt is late, or a lost worker's; never the asker's own."""
-        limit = self.late_after()
-        for step, index, slot, is_lowest in self._unadmitted():
-            live = self._s.attempts.of_slot(step.step, index)
-            if len(live) != 1 or live[0].worker == worker:
+    def _late_slots(self, worker: str | None = None) -> Iterator[_Place]:
+        """Slots with room whose only attempt is late, or a lost worker's; but not `worker`'s own."""
+        for attempt in self._late():
+            if attempt.step is None or attempt.worker == worker:
                 continue
-            if self._is_late(live[0], limit) and self._has_room(is_lowest):
-                return step, index, slot
-        return None
+            place = attempt.step, attempt.slot
+            is_only = len(self._s.attempts.of_slot(*place)) == 1
+            if is_only and self._is_wanted(attempt.step) and self._has_room(place):
+                yield place
 
-    def _is_late(self, attempt: Attempt, limit: float | None) -> bool:
-        """Whether another worker should begin it too: much later than its kind, or its worker may be dead."""
-        worker = self._s.workers.get(attempt.worker)
-        if worker is not None and worker.lost_at is not None:
-            return True
-        if limit is None or self._is_compiling(attempt):
-            return False
-        return self._s.now - attempt.leased_at > limit
+    def _late(self) -> Iterator[Attempt]:
+        """Attempts that another worker should begin too: of a worker that may be dead, or far too slow."""
+        limit, lost = self.late_after(), self._s.workers.lost
+        for attempt in self._s.attempts.unstaged():
+            is_old = limit is not None and self._s.now - attempt.leased_at > limit
+            if attempt.worker in lost or (is_old and not self._is_compiling(attempt)):
+                yield attempt
+            elif not is_old and not lost:
+                return  # those that follow are younger
 
     def late_after(self) -> float | None:
         """Seconds after which a slot is leased a second time; None while durations are not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
@@ -30,6 +31,8 @@ class LeaseCalls:
         self._s = state
         self._granting = granting
         self._waiters: list[_Waiter] = []
+        self._due_at = math.inf
+        """When the first of them has to be answered, whatever happens until then."""
 
     def ask(self, caller: int, request: m.LeaseRequest) -> None:
         """Answered by `serve`, at once or when there is work."""
@@ -38,7 +41,7 @@ class LeaseCalls:
             raise PreconditionError(f"{request.worker} attached as a reader, and readers take no leases")
         worker.plans_ahead = request.plans_ahead
         if not worker.plans_ahead:
-            worker.expects = None
+            self._s.workers.expect(request.worker, None)
         worker.ends_after(request.ends_heard)
         self._s.chores.went_on(request.worker)
         lost = [a for a in self._s.attempts.of_worker(request.worker) if a.id not in request.holding]
@@ -50,6 +53,7 @@ class LeaseCalls:
         wait = min(max(0.0, request.wait_seconds), WAIT_SECONDS_MAX)
         self._waiters = [w for w in self._waiters if w.worker != request.worker or not self._superseded(w)]
         self._waiters.append(_Waiter(caller, request.worker, self._s.now + wait))
+        self._due_at = min(self._due_at, self._s.now + wait)
 
     def _superseded(self, waiter: _Waiter) -> bool:
         """The worker called again: the earlier call is answered, so that nobody waits for nothing."""
@@ -57,7 +61,12 @@ class LeaseCalls:
         return True
 
     def serve(self) -> None:
-        """Give work to held calls, oldest first; answer those whose wait is over or whose job is."""
+        """Give work to held calls, oldest first; answer those whose wait is over or whose job is.
+
+        After most events there is no work for anyone, and nobody is looked at.
+        """
+        if not self._waiters or not self._is_any_answered():
+            return
         held: list[_Waiter] = []
         for waiter in self._waiters:
             if self._s.unusable is not None:
@@ -74,6 +83,12 @@ class LeaseCalls:
                 continue
             self._s.outbox.append(Answer(waiter.caller, reply))
         self._waiters = held
+        self._due_at = min((waiter.until for waiter in held), default=math.inf)
+
+    def _is_any_answered(self) -> bool:
+        """Whether one of the held calls may have an answer now."""
+        is_over = self._s.unusable is not None or self._s.life is Life.ENDED
+        return is_over or self._due_at <= self._s.now or self._granting.has_work()
 
     def _lease_state(self) -> str:
         return {Life.ENDED: "ended", Life.PAUSED: "paused"}.get(self._s.life, "wait")
@@ -81,8 +96,8 @@ class LeaseCalls:
     def _lease_reply(self, name: str, state: str, lease: m.Lease | None = None) -> m.LeaseReply:
         worker = self._s.workers.get(name)
         ends = worker.ends_after(0) if worker is not None else ()
-        why = self._s.why or waiting_for(self._s)
-        return m.LeaseReply(state, self._s.version, "" if lease else why, lease, ends)
+        why = "" if lease else self._s.why or waiting_for(self._s)
+        return m.LeaseReply(state, self._s.version, why, lease, ends)
 
     def leaves(self, worker: str) -> None:
         """Its calls are answered: it waits for nothing any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
@@ -38,6 +39,8 @@ class Presence:
         self._s = state
         self._granting = granting
         self._held: list[_Held] = []
+        self._due_at = math.inf
+        """When the first of them has to be answered, whatever happens until then."""
 
     def beat(self, caller: int, request: m.HeartbeatRequest) -> None:
         """Renew what the worker works on; answered by `serve`."""
@@ -47,9 +50,13 @@ class Presence:
         wait = min(max(0.0, request.wait_seconds), WAIT_SECONDS_MAX)
         now = self._s.now
         self._held.append(_Held(caller, request.worker, request.ends_heard, now, now + wait))
+        self._due_at = min(self._due_at, now if worker.ends_after(request.ends_heard) else now + wait)
 
     def serve(self) -> None:
-        """Answer the calls that need not be held any longer."""
+        """Answer the calls that need not be held any longer; nothing to do after most events."""
+        if not self._s.workers.has_news and self._s.now < self._due_at:
+            return
+        self._s.workers.has_news = False
         waiting: list[_Held] = []
         for held in self._held:
             try:
@@ -63,6 +70,7 @@ class Presence:
             else:
                 waiting.append(held)
         self._held = waiting
+        self._due_at = min((held.until for held in waiting), default=math.inf)
 
     def _reply(self, held: _Held, ends: tuple[m.AttemptEnd, ...]) -> m.HeartbeatReply:
         return m.HeartbeatReply(self._s.life.value, self._s.version, ends, self._s.now - held.since)
@@ -71,9 +79,7 @@ class Presence:
         """The connection of that call broke; of another than a heartbeat it says nothing."""
         for held in [held for held in self._held if held.caller == caller]:
             self._held.remove(held)
-            worker = self._s.workers.get(held.worker)
-            if worker is not None:
-                worker.lost_at = self._s.now
+            self._s.workers.lose(held.worker, self._s.now)
 
     def expire(self) -> None:
         """Forget workers whose connection broke and that did not call again, and those that fell silent."""

@@ -35,7 +35,8 @@ class Recovery:
             assert slot.winner is not None
             self._end(slot.winner, "lost by a shard")
             slot.winner = None
-            step.reopen(report.slot)
+            for waiting in step.reopen(report.slot):
+                self._s.attempts.withdraw(waiting)
             self._s.tell_all(m.Refold(self._s.name, step.step, (report.slot,)))
         self._stepping.admit_ready()
 
@@ -58,7 +59,7 @@ class Recovery:
     def _end(self, attempt: Attempt, why: str) -> None:
         """End an attempt that may be admitted; asynchronous, its samples are leased again."""
         if self._s.job.batch.is_asynchronous:
-            attempt.step = None
+            self._s.attempts.move(attempt, None)
         self._granting.end(attempt, why)
 
     def go_on(self) -> None:

@@ -236,7 +236,7 @@ class JobState:
     def known_worker(self, name: str) -> Worker:
         """A worker that just called; raises WorkerUnknown."""
         worker = self.present_worker(name)
-        worker.is_seen(self.now)
+        self.workers.seen(name, self.now)
         return worker
 
     def present_worker(self, name: str) -> Worker:

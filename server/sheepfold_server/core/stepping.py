@@ -137,7 +137,7 @@ class Stepping:
     def _staged_everywhere(self, attempt: Attempt) -> None:
         """The first attempt of a slot that every shard has staged wins; others of the slot are ended."""
         state = self._s
-        attempt.is_staged = True
+        state.attempts.stage(attempt)
         if attempt.is_init:
             record = state.persist(InitChosen(attempt.id))
             self._awaited[record] = m.LoadInit(state.name, attempt.id)
@@ -167,19 +167,15 @@ class Stepping:
         """Asynchronous: the oldest staged contribution becomes the open step; a lost one skips it."""
         self._ready = [a for a in self._ready if self._s.attempts.get(a.id) is a and not a.is_admitted]
         step = self._s.steps.get(self._s.version)
-        if (
-            step is None
-            or step.phase is not Phase.OPEN
-            or step.skip_reason
-            or step.slots[0].winner is not None
-        ):
+        if step is None or not step.is_wanted() or step.slots[0].winner is not None:
             return
         if self._abandoned:
             step.sequence, step.skip_reason = self._abandoned.pop(0)
             self.settle_lowest()
         elif self._ready:
             attempt = self._ready.pop(0)
-            attempt.step, step.slots[0].winner = step.step, attempt
+            self._s.attempts.move(attempt, step.step)
+            step.slots[0].winner = attempt
             step.sequence, step.slots[0].attempts = attempt.slot, 1
             self._admit(step)
 
@@ -196,7 +192,7 @@ class Stepping:
             attempt = step.slots[step.admitted].winner
             if attempt is None:
                 return
-            attempt.is_admitted = True
+            self._s.attempts.admit(attempt)
             job, geometry = self._s.config.at(step.step), self._geometry
             blocks, frozen = geometry.blocks_of_shard, geometry.blocks_of(geometry.frozen_tensors(job))
             clip = decide.slot_clip(job.optimizer, attempt.squares, blocks, frozen)

@@ -142,14 +142,12 @@ class OpenStep:
         """Whether its slots are still to be computed."""
         return self.phase is Phase.OPEN and not self.skip_reason
 
-    def reopen(self, from_slot: int) -> None:
-        """Forget close and admissions from `from_slot` on; winners stay until their part is known lost."""
+    def reopen(self, from_slot: int) -> list[Attempt]:
+        """Forget close and admissions from `from_slot` on; returns the winners that wait again."""
         self.phase, self.close, self.admitted = Phase.OPEN, None, from_slot
-        for slot in self.slots[from_slot:]:
-            if slot.winner is not None:
-                slot.winner.is_admitted = False
         self.prepared.clear()
         self.folded.clear()
+        return [slot.winner for slot in self.slots[from_slot:] if slot.winner is not None]
 
 
 def map_digest(job: str, step: int, slots: tuple[m.SlotEntry, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import sheepfold_wire.messages as m
@@ -30,9 +30,6 @@ class Worker:
     ends: deque[m.AttemptEnd] = field(default_factory=lambda: deque(maxlen=ENDS_KEPT))
     ends_count: int = 0
 
-    def is_seen(self, now: float) -> None:
-        self.seen_at, self.lost_at = now, None
-
     def end(self, attempt: Attempt, why: str, is_committed: bool) -> None:
         self.ends_count += 1
         self.ends.append(m.AttemptEnd(attempt.id, why, is_committed, self.ends_count))
@@ -49,19 +46,37 @@ class Workers:
 
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
+        self._expected: Counter[tuple[int, int]] = Counter()
+        self.lost: set[str] = set()
+        """Those whose connection broke and that have not called since."""
+        self.has_news = False
+        """Whether an attempt ended or a worker left since `Presence` looked."""
 
     def attach(self, request: m.AttachRequest, now: float) -> bool:
         """Whether the worker is new; attaching again keeps its counts."""
         known = self._workers.get(request.worker)
         if known is not None:
             known.request = request
-            known.is_seen(now)
+            self.seen(request.worker, now)
             return False
         self._workers[request.worker] = Worker(request, now, now)
         return True
 
     def get(self, name: str) -> Worker | None:
         return self._workers.get(name)
+
+    def seen(self, name: str, now: float) -> None:
+        """The worker called."""
+        worker = self._workers[name]
+        worker.seen_at, worker.lost_at = now, None
+        self.lost.discard(name)
+
+    def lose(self, name: str, now: float) -> None:
+        """Its connection broke."""
+        worker = self._workers.get(name)
+        if worker is not None:
+            worker.lost_at = now
+            self.lost.add(name)
 
     def items(self) -> list[tuple[str, Worker]]:
         return list(self._workers.items())
@@ -75,18 +90,35 @@ class Workers:
         """All of them, readers too."""
         return len(self._workers)
 
-    def expected_by_others(self, name: str) -> set[tuple[int, int]]:
-        """Slots that other workers load samples for."""
-        others = (worker for other, worker in self._workers.items() if other != name)
-        return {worker.expects for worker in others if worker.expects is not None}
+    def expect(self, name: str, place: tuple[int, int] | None) -> None:
+        """The worker loads samples for this (step, slot)."""
+        worker = self._workers.get(name)
+        if worker is None or worker.expects == place:
+            return
+        if worker.expects is not None:
+            self._expected[worker.expects] -= 1
+            if not self._expected[worker.expects]:
+                del self._expected[worker.expects]
+        if place is not None:
+            self._expected[place] += 1
+        worker.expects = place
+
+    def is_expected(self, place: tuple[int, int], but_by: str) -> bool:
+        """Whether another worker loads samples for that (step, slot)."""
+        worker = self._workers.get(but_by)
+        return self._expected[place] > (worker is not None and worker.expects == place)
 
     def leave(self, name: str) -> None:
+        self.expect(name, None)
         self._workers.pop(name, None)
+        self.lost.discard(name)
+        self.has_news = True
 
     def tell_end(self, attempt: Attempt, why: str, is_committed: bool = False) -> None:
         worker = self._workers.get(attempt.worker)
         if worker is not None:
             worker.end(attempt, why, is_committed)
+            self.has_news = True
 
     def note_committed(self, attempt: Attempt) -> None:
         worker = self._workers.get(attempt.worker)

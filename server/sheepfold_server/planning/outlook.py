@@ -30,9 +30,6 @@ from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.plan import SHARDS_MAX
 
 SECONDS_PER_HOUR = 3600.0
-WAITING_WORKERS = 32
-"""Beyond so many, asking for each of them again takes the coordinator longer than the slots' messages do.
-Source: `tests.bench.plan_fleet`, 32 workers and 4 shards: 0.18 s a step, reckoned 0.12; 64: 1.9 and 0.25."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +125,6 @@ def notes(found: Outlook) -> list[str]:
         said.append(
             f"parts of {work.parameters // fleet.shards:,} parameters are smaller than tensors that stay "
             "whole (up to 2,097,152): shards may be uneven by more than a tenth; --tensor says by how much"
-        )
-    if able > WAITING_WORKERS:
-        said.append(
-            f"the coordinator's term leaves out that it asks for each waiting worker again at each message: "
-            f"beyond {WAITING_WORKERS} workers it takes more (64 workers, 4 shards: 1.9 s of a step)"
         )
     if work.delay:
         said.append("with a delay the step is a bound, reached only by a client that overlaps all it may")
