@@ -69,6 +69,7 @@ class Session:
         """What became of the newest attempts, as far as it is known."""
         self._heard_of: deque[AttemptId] = deque(maxlen=LEASES_REMEMBERED)
         self._lineage: str | None = None
+        self._shards: tuple[m.ShardAddress, ...] = ()
         self._goal = Goal.NOTHING
         self._wanted_version: int | None = None
         self._is_exact = False
@@ -222,7 +223,8 @@ class Session:
         self._answered(Call.ATTACH)
         before, self._lineage, self.attached = self._lineage, reply.lineage, reply
         self.ends_heard = 0
-        self._progress.asked.clear()
+        self._progress.asked -= {place.shard for place in set(reply.shards).difference(self._shards)}
+        self._shards = reply.shards
         if before != reply.lineage:
             self.version = NOTHING_LOADED
             if before is not None:

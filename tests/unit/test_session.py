@@ -31,8 +31,11 @@ T = TypeVar("T")
 NETWORK = ConnectionError("no route")
 
 
-def attached(lineage: str = "l", shards: int = 2) -> m.AttachReply:
-    addresses = tuple(m.ShardAddress(i, f"shard-{i}", i + 1) for i in range(shards))
+def attached(lineage: str = "l", shards: int = 2, restarts: int = 0) -> m.AttachReply:
+    """`restarts`: how often the last shard was started again."""
+    addresses = tuple(
+        m.ShardAddress(i, f"shard-{i}", i + 1 + restarts * (i == shards - 1)) for i in range(shards)
+    )
     return m.AttachReply("j", "a", 1, lineage, 0, "", "", addresses, 2.0)
 
 
@@ -396,6 +399,20 @@ def test_contribution_is_pushed_whole_after_attaching_again() -> None:
     bench.failed(s.Call.PUSH, StaleIncarnation("old"), 0)
     bench.now = 10.0
     assert (s.Call.PUSH, 0) in bench.made(bench.tell(s.Attached(attached())))
+
+
+@pytest.mark.parametrize(("restarts", "again"), [(0, []), (1, [(s.Call.PUSH, 1)])])
+def test_attaching_again_repeats_what_is_under_way_only_to_a_shard_that_was_started_again(
+    restarts: int, again: list[tuple[s.Call, int]]
+) -> None:
+    bench = Bench().with_lease()
+    bench.tell(s.Offer())
+    bench.failed(s.Call.PUSH, NETWORK, 0)
+    bench.now = 10.0
+    bench.tell(s.Tick())
+    assert bench.made(bench.failed(s.Call.PUSH, NETWORK, 0)) == [(s.Call.ATTACH, -1)]
+    bench.now = 20.0
+    assert bench.made(bench.tell(s.Attached(attached(restarts=restarts)))) == [(s.Call.PUSH, 0), *again]
 
 
 def test_what_does_not_get_better_is_told_to_the_script() -> None:
