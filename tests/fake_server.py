@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import sheepfold_wire.messages as m
 from sheepfold.layout import PartLayout, Stretches
@@ -30,6 +31,7 @@ from sheepfold_wire.errors import (
 )
 from sheepfold_wire.frames import payload_digest
 from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.int8 import decode_rows
 from sheepfold_wire.job import Job, first_difference, job_from_json, parse_job
 from sheepfold_wire.manifest import Manifest
 from sheepfold_wire.manifest import first_difference as first_manifest_difference
@@ -228,7 +230,7 @@ class FakeServer:
             if attempt is None or header.shard in attempt.parts:
                 return m.PushReply(True)
             values = self.layouts[header.shard].stretches(payload, Codec(header.codec))
-            if not np.isfinite(decode(Codec(header.codec), values.parameters)).all():
+            if not np.isfinite(_decoded(values, Codec(header.codec))).all():
                 self._dead.add(header.attempt)
                 del self._live[header.attempt]
                 raise NonFinite("1 elements of tensor x are NaN or infinite; the slot is leased again")
@@ -271,6 +273,7 @@ class FakeServer:
                     (old.parameters - RATE * mean).astype(np.float32),
                     floats.astype(np.float32),
                     np.max([p.integers for p in parts], axis=0),
+                    old.scales,
                 )
             )
         self.version += 1
@@ -279,7 +282,9 @@ class FakeServer:
 
     def _decoded(self, shard: int, attempt: Attempt, codec: Codec) -> Stretches:
         view = self.layouts[shard].stretches(attempt.parts[shard], codec)
-        return Stretches(decode(codec, view.parameters).copy(), view.floats.copy(), view.integers.copy())
+        return Stretches(
+            _decoded(view, codec).copy(), view.floats.copy(), view.integers.copy(), np.empty(0, np.float32)
+        )
 
     def pull(self, request: m.PullRequest) -> tuple[int, Buffer]:
         with self._lock:
@@ -304,6 +309,12 @@ class FakeServer:
             held = self._weights[self.version][shard]
             entry = m.DigestEntry(shard, payload_digest(held.parameters.tobytes()))
             return m.DigestReply(self.version, (entry,))
+
+
+def _decoded(part: Stretches, codec: Codec) -> npt.NDArray[np.float32]:
+    if codec.has_scales:
+        return decode_rows(part.parameters, part.scales)
+    return decode(codec, part.parameters)
 
 
 class FakeTransport:

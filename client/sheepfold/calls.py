@@ -107,7 +107,7 @@ class WorkerCalls:
             lineage=terms.reply.lineage,
         )
         (found, part), seconds = self.usage.timed(lambda: self.transport.pull(address, request))
-        due = terms.plan.part_bytes(shard, self.down.itemsize)
+        due = terms.plan.part_bytes(shard, self.down)
         if len(part) != due:
             raise ShapeMismatch(f"shard {shard} sent {len(part)} bytes, {due} are due; attach again")
         self.usage.pulled(shard, due, seconds)

@@ -12,18 +12,27 @@ import numpy.typing as npt
 
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import ShapeMismatch
-from sheepfold_wire.manifest import ROW_ELEMENTS
-from sheepfold_wire.plan import FP32_BYTES, Plan
+from sheepfold_wire.manifest import ROW_ELEMENTS, ROWS_PER_BLOCK
+from sheepfold_wire.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Elements `[first, first + count)` of a flattened tensor stand at `[at, at + count)` of a stretch."""
+    """Elements `[first, first + count)` of a flattened tensor stand at `[at, at + count)` of a stretch.
+
+    `row`: of a fragment, the number of its first row in the job, 64 to each block under any plan.
+    """
 
     tensor: int
     first: int
     at: int
     count: int
+    row: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows that a fragment takes."""
+        return -(-self.count // ROW_ELEMENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,13 @@ class Stretches:
     parameters: npt.NDArray[Any]  # (rows * 1024,)
     floats: npt.NDArray[np.float32]  # (float statistic elements,)
     integers: npt.NDArray[np.int64]  # (integer statistic elements,)
+    scales: npt.NDArray[np.float32]  # (rows,), or (0,) under a codec without
+
+    def rows_of(self, move: Move) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """A fragment's whole rows, padding included, and their scales."""
+        first = move.at // ROW_ELEMENTS
+        end = first + move.rows
+        return self.parameters[move.at : end * ROW_ELEMENTS], self.scales[first:end]
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,7 @@ class PartLayout:
                 first=slices[fragment.slice].first_element + fragment.first_element,
                 at=fragment.first_row * ROW_ELEMENTS,
                 count=fragment.elements,
+                row=fragment.first_block * ROWS_PER_BLOCK,
             )
             for fragment in self.plan.shard_fragments(self.shard)
         )
@@ -70,23 +87,23 @@ class PartLayout:
 
     def new_part(self, codec: Codec) -> npt.NDArray[np.uint8]:
         """A part of zeros, padding included."""
-        return np.zeros(self.plan.part_bytes(self.shard, codec.itemsize), np.uint8)
+        return np.zeros(self.plan.part_bytes(self.shard, codec), np.uint8)
 
     def stretches(self, part: Buffer | npt.NDArray[np.uint8], codec: Codec) -> Stretches:
-        """Views of a part's three stretches, writable if it is; raises ShapeMismatch for another length."""
+        """Views of a part's stretches, writable if it is; raises ShapeMismatch for another length."""
         raw: npt.NDArray[np.uint8] = np.frombuffer(part, np.uint8)
-        due = self.plan.part_bytes(self.shard, codec.itemsize)
+        floats_at, integers_at, due = self.plan.part_offsets(self.shard, codec)
         if raw.size != due:
             raise ShapeMismatch(
                 f"the part of shard {self.shard} has {raw.size} bytes, {codec.value} under this plan {due}: "
                 "client and server disagree about the plan; attach again with the same version of both"
             )
-        floats_at = self.plan.rows(self.shard) * ROW_ELEMENTS * codec.itemsize
-        integers_at = floats_at + FP32_BYTES * self.plan.statistic_elements(self.shard, is_integer=False)
+        scales_at = self.plan.rows(self.shard) * ROW_ELEMENTS * codec.itemsize
         return Stretches(
-            parameters=raw[:floats_at].view(codec.storage),
+            parameters=raw[:scales_at].view(codec.storage),
             floats=raw[floats_at:integers_at].view("<f4"),
             integers=raw[integers_at:].view("<i8"),
+            scales=raw[scales_at:floats_at].view("<f4"),
         )
 
 

@@ -17,6 +17,7 @@ from sheepfold.layout import PartLayout, part_layouts, presence_bitmap
 from sheepfold.transport import Transport
 from sheepfold.worker import Config, Joining, Worker, join
 from sheepfold_wire.codecs import Buffer, Codec, decode, encode
+from sheepfold_wire.int8 import encode_rows, row_keys
 from sheepfold_wire.manifest import Manifest, ManifestError, TensorSpec
 
 Array = npt.NDArray[Any]
@@ -110,7 +111,7 @@ class Client:
             raise Refused('batch.weight = "tokens": give push(..., weight=...), the tokens behind the mean')
         counted = lease.sample_count if samples is None else samples
         values = {**{name: self.weights[name] for name in self._statistic_names()}, **gradients}
-        parts, present = self._packed(values, self._worker.up)
+        parts, present = self._packed(values, self._worker.up, lease.seed)
         facts = m.Facts(counted, float(counted) if weight is None else weight, self.version, present, loss)
         self._lease = None
         answer = self._worker.push(parts, facts)
@@ -146,7 +147,9 @@ class Client:
     def _statistic_names(self) -> Iterator[str]:
         return (self.manifest.tensors[index].name for index in self.manifest.statistics)
 
-    def _packed(self, values: Mapping[str, Array], codec: Codec) -> tuple[tuple[Buffer, ...], bytes]:
+    def _packed(
+        self, values: Mapping[str, Array], codec: Codec, seed: int = 0
+    ) -> tuple[tuple[Buffer, ...], bytes]:
         """(parts, presence bitmap); raises Refused for a name or shape that is not the job's."""
         tensors = self.manifest.tensors
         if unknown := sorted(values.keys() - {tensor.name for tensor in tensors}):
@@ -155,7 +158,7 @@ class Client:
             )
         flat = [_flat(tensor, values.get(tensor.name)) for tensor in tensors]
         present = presence_bitmap(len(tensors), (i for i, value in enumerate(flat) if value is not None))
-        return tuple(pack_part(layout, flat, codec) for layout in self._layouts), present
+        return tuple(pack_part(layout, flat, codec, seed) for layout in self._layouts), present
 
     def _load(self) -> None:
         parts = self._worker.take_weights()
@@ -186,14 +189,21 @@ def _flat(tensor: TensorSpec, value: Array | None) -> Array | None:
     return np.ascontiguousarray(value, np.int64 if tensor.is_integer else np.float32).reshape(-1)
 
 
-def pack_part(layout: PartLayout, flat: Sequence[Array | None], codec: Codec) -> Buffer:
-    """One shard's part of flattened tensors, by manifest index; None is absent and stays zero."""
+def pack_part(layout: PartLayout, flat: Sequence[Array | None], codec: Codec, seed: int = 0) -> Buffer:
+    """One shard's part of flattened tensors, by manifest index; None is absent and stays zero.
+
+    `seed`: the lease's, of the noise of int8.
+    """
     part = layout.new_part(codec)
     view = layout.stretches(part, codec)
     for move in layout.parameters:
-        if (source := flat[move.tensor]) is not None:
-            values, out = source[move.first :], view.parameters[move.at : move.at + move.count]
-            encode(codec, values[: move.count], out)
+        if (source := flat[move.tensor]) is None:
+            continue
+        values = source[move.first : move.first + move.count]
+        if codec is Codec.INT8:
+            encode_rows(values, row_keys(seed, move.row, move.rows), *view.rows_of(move))
+        else:
+            encode(codec, values, view.parameters[move.at : move.at + move.count])
     for moves, out in ((layout.floats, view.floats), (layout.integers, view.integers)):
         for move in moves:
             if (source := flat[move.tensor]) is not None:

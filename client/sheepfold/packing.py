@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sheepfold.errors import Refused
-from sheepfold.layout import Move, PartLayout, part_layouts, presence_bitmap
+from sheepfold.int8 import RowEncoder
+from sheepfold.layout import Move, Stretches, part_layouts, presence_bitmap
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import ShapeMismatch
+from sheepfold_wire.int8 import row_keys
 from sheepfold_wire.job import Job
 from sheepfold_wire.manifest import (
     PARAMETER_DTYPES,
@@ -169,18 +171,22 @@ class Packer:
         self._layouts = part_layouts(plan)
         self._parts: list[npt.NDArray[np.uint8]] = []
         self._codec: Codec | None = None
+        self._encoders: dict[torch.device, RowEncoder] = {}
+        """Of int8, by where gradients are."""
 
     @torch.no_grad()
-    def pack(self, values: Mapping[str, Tensor | None], codec: Codec) -> tuple[memoryview, ...]:
+    def pack(
+        self, values: Mapping[str, Tensor | None], codec: Codec, seed: int = 0
+    ) -> tuple[memoryview, ...]:
         """The parts of a contribution: gradients by parameter name, current values by buffer name.
 
-        An absent (None) gradient is zeros. Rounds as torch does, to nearest even. The parts are valid until
-        the next call: the buffers are used again.
+        An absent (None) gradient is zeros. Rounds as torch does, to nearest even, and int8 by noise of the
+        lease's `seed`. The parts are valid until the next call: the buffers are used again.
         """
         if codec is not self._codec:
             self._parts = [layout.new_part(codec) for layout in self._layouts]
             self._codec = codec
-        return self._filled(self._parts, values, codec)
+        return self._filled(self._parts, values, codec, seed)
 
     @torch.no_grad()
     def pack_weights(self, tensors: Mapping[str, Tensor]) -> tuple[memoryview, ...]:
@@ -189,12 +195,36 @@ class Packer:
         return self._filled(parts, tensors, Codec.FP32)
 
     def _filled(
-        self, parts: list[npt.NDArray[np.uint8]], values: Mapping[str, Tensor | None], codec: Codec
+        self,
+        parts: list[npt.NDArray[np.uint8]],
+        values: Mapping[str, Tensor | None],
+        codec: Codec,
+        seed: int = 0,
     ) -> tuple[memoryview, ...]:
         flat = [self._flat(index, values.get(name)) for index, name in enumerate(self._names)]
         for layout, part in zip(self._layouts, parts, strict=True):
-            _fill(layout, part, codec, flat)
+            view = layout.stretches(part, codec)
+            if codec is Codec.INT8:
+                self._fill_rows(layout.parameters, view, flat, seed)
+            else:
+                _fill(layout.parameters, _torch_view(view.parameters, codec), flat)
+            _fill(layout.floats, _torch_view(view.floats, Codec.FP32), flat)
+            _fill_integers(layout.integers, view.integers, flat)
         return tuple(part.data for part in parts)
+
+    def _fill_rows(
+        self, moves: Sequence[Move], view: Stretches, flat: Sequence[Tensor | None], seed: int
+    ) -> None:
+        for move in moves:
+            rows, scales = (torch.from_numpy(array) for array in view.rows_of(move))
+            if (source := flat[move.tensor]) is None:
+                rows.zero_()
+                scales.zero_()
+                continue
+            if (encoder := self._encoders.get(source.device)) is None:
+                encoder = self._encoders[source.device] = RowEncoder(source.device)
+            keys = row_keys(seed, move.row, move.rows)
+            encoder.encode(source.narrow(0, move.first, move.count), keys, rows, scales)
 
     def presence(self, values: Mapping[str, Tensor | None]) -> bytes:
         """Which tensors contribute: those with a gradient, and every statistic."""
@@ -230,25 +260,20 @@ class Packer:
         return value.detach().reshape(-1)
 
 
-def _fill(
-    layout: PartLayout, part: npt.NDArray[np.uint8], codec: Codec, flat: Sequence[Tensor | None]
-) -> None:
-    view = layout.stretches(part, codec)
-    for moves, out in (
-        (layout.parameters, _torch_view(view.parameters, codec)),
-        (layout.floats, _torch_view(view.floats, Codec.FP32)),
-    ):
-        for move in moves:
-            target, source = out.narrow(0, move.at, move.count), flat[move.tensor]
-            if source is None:
-                target.zero_()
-            else:
-                target.copy_(source.narrow(0, move.first, move.count))
-    for move in layout.integers:  # by numpy: int64 behind fp32 may stand unaligned, which torch does not take
+def _fill(moves: Sequence[Move], out: Tensor, flat: Sequence[Tensor | None]) -> None:
+    for move in moves:
+        target, source = out.narrow(0, move.at, move.count), flat[move.tensor]
+        if source is None:
+            target.zero_()
+        else:
+            target.copy_(source.narrow(0, move.first, move.count))
+
+
+def _fill_integers(moves: Sequence[Move], out: npt.NDArray[np.int64], flat: Sequence[Tensor | None]) -> None:
+    """By numpy: int64 behind fp32 may stand unaligned, which torch does not take."""
+    for move in moves:
         counts = flat[move.tensor]
-        view.integers[move.at : move.at + move.count] = (
-            0 if counts is None else counts.to("cpu", torch.int64).numpy()
-        )
+        out[move.at : move.at + move.count] = 0 if counts is None else counts.to("cpu", torch.int64).numpy()
 
 
 def _torch_view(array: npt.NDArray[Any], codec: Codec) -> Tensor:

@@ -245,7 +245,7 @@ class Run:
         usage.data_wait_seconds = self.data_wait_seconds
         if outcome.weight > m.WEIGHT_MIN and not self._weights.has_gradient:
             raise Refused("no parameter has a gradient: call slot.backward(loss) before run.step()")
-        parts, present = self._weights.contribution()
+        parts, present = self._weights.contribution(slot.lease.seed)
         facts = m.Facts(outcome.samples, outcome.weight, self.version, present, outcome.loss, slot.metrics())
         # A push broken off may be staged in part: never offer its attempt again with other bytes.
         self._slot = None

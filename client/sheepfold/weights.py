@@ -61,11 +61,14 @@ class ModelWeights:
     def has_gradient(self) -> bool:
         return any(parameter.grad is not None for parameter in self.tensors.parameters.values())
 
-    def contribution(self) -> tuple[tuple[memoryview, ...], bytes]:
-        """(parts, presence bitmap) of gradients and buffers; the parts are valid until the next call."""
+    def contribution(self, seed: int) -> tuple[tuple[memoryview, ...], bytes]:
+        """(parts, presence bitmap) of gradients and buffers; the parts are valid until the next call.
+
+        `seed`: the lease's, which int8 rounds by.
+        """
         gradients = {name: parameter.grad for name, parameter in self.tensors.parameters.items()}
         values = {**gradients, **self.tensors.buffers}
-        return self._packer.pack(values, self._worker.up), self._packer.presence(values)
+        return self._packer.pack(values, self._worker.up, seed), self._packer.presence(values)
 
     def clear_gradients(self) -> None:
         for parameter in self.tensors.parameters.values():

@@ -1,6 +1,13 @@
-"""Number formats on the wire: fp32, bf16 and fp16, converted with numpy alone.
+"""Number formats on the wire; fp32, bf16 and fp16 converted with numpy alone. int8 stands in `int8`.
 
 The client needs neither torch nor ml_dtypes for them. Everything is little endian.
+
+| codec | bytes of a row of 1,024 | per parameter | error of a value g, r the largest magnitude of its row |
+|---|---|---|---|
+| fp32 | 4,096 | 4 | none |
+| bf16 | 2,048 | 2 | at most 2^-8 abs(g): rounded to nearest, 8 significant bits |
+| fp16 | 2,048 | 2 | at most 2^-11 abs(g) from 2^-14 to 65,504; below, 2^-25; above, infinite |
+| int8 | 1,028 | 1.0039 | below r / 126.99, and 0 on average: see `int8` |
 """
 
 from __future__ import annotations
@@ -10,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from sheepfold_wire.manifest import ROW_ELEMENTS
 
 Buffer = bytes | bytearray | memoryview
 Float32 = npt.NDArray[np.float32]
@@ -21,6 +30,8 @@ INFINITY_BITS = np.uint32(0x7F80_0000)
 MAGNITUDE_BITS = np.uint32(0x7FFF_FFFF)
 QUIET_NAN = np.uint16(0x0040)
 
+SCALE_BYTES = 4
+
 
 class Codec(Enum):
     """How the parameters of a part are written; statistics are fp32 and int64 under every codec."""
@@ -28,16 +39,34 @@ class Codec(Enum):
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+    INT8 = "int8"
+    """Gradients only: a scale for each row follows the rows."""
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one element."""
-        return 4 if self is Codec.FP32 else 2
+        """Bytes of one element, without the scale of its row."""
+        return self.storage.itemsize
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether a row has an fp32 scale, by which its elements are multiplied."""
+        return self is Codec.INT8
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of 1,024 elements, its scale included."""
+        return ROW_ELEMENTS * self.itemsize + SCALE_BYTES * self.has_scales
 
     @property
     def storage(self) -> np.dtype[Any]:
         """The numpy type of the raw bytes; bf16, which numpy lacks, is held as uint16."""
-        return np.dtype({Codec.FP32: "<f4", Codec.BF16: "<u2", Codec.FP16: "<f2"}[self])
+        return np.dtype(STORAGE[self])
+
+
+STORAGE = {Codec.FP32: "<f4", Codec.BF16: "<u2", Codec.FP16: "<f2", Codec.INT8: "<i1"}
+
+DOWN = (Codec.FP32, Codec.BF16, Codec.FP16)
+"""What weights come down in: each element stands for itself."""
 
 
 class CodecSizeError(ValueError):
@@ -76,11 +105,12 @@ def decode_bf16(halves: Uint16, out: Float32 | None = None) -> Float32:
 
 
 def encode(codec: Codec, values: Float32, out: bytearray | memoryview | npt.NDArray[Any]) -> None:
-    """Writes fp32 `values` (elements,) into the writable buffer `out` of elements * itemsize bytes.
+    """Writes fp32 `values` (elements,) into the writable buffer `out` of elements * itemsize bytes; not int8.
 
     fp16 rounds to nearest even and overflows to infinity beyond 65,504 without a warning: whether an
     infinity is acceptable is decided where contributions are checked.
     """
+    _of_elements(codec)
     target = np.frombuffer(out, codec.storage)
     _same_length(values.size, target.size)
     if codec is Codec.BF16:
@@ -99,10 +129,11 @@ def _encode_fp16(values: Float32, out: npt.NDArray[np.float16]) -> None:
 
 
 def decode(codec: Codec, buffer: Buffer | npt.NDArray[Any], out: Float32 | None = None) -> Float32:
-    """The fp32 values (elements,) of an encoded buffer; exact, as every codec's values are fp32 values.
+    """The fp32 values (elements,) of an encoded buffer, exactly; not of int8.
 
     Without `out`, fp32 answers a view of `buffer` and copies nothing.
     """
+    _of_elements(codec)
     raw = np.frombuffer(buffer, np.uint8)
     if raw.size % codec.itemsize:
         raise CodecSizeError(
@@ -117,6 +148,11 @@ def decode(codec: Codec, buffer: Buffer | npt.NDArray[Any], out: Float32 | None 
     _same_length(stored.size, out.size)
     out[:] = stored
     return out
+
+
+def _of_elements(codec: Codec) -> None:
+    if codec.has_scales:
+        raise ValueError(f"{codec.value} is no format of single elements: use sheepfold_wire.int8, by rows")
 
 
 def _same_length(values: int, out: int) -> None:

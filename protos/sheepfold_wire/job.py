@@ -103,7 +103,7 @@ class Leases(Section):
 class Wire(Section):
     """Codec of gradients on the way up; weights come down in the worker's parameter dtype."""
 
-    up: Literal["fp32", "bf16", "fp16"] = "bf16"
+    up: Literal["fp32", "bf16", "fp16", "int8"] = "bf16"
 
 
 class Placement(Section):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.manifest import BLOCK_ELEMENTS, ROW_ELEMENTS, ROWS_PER_BLOCK, Manifest, SliceSpec
 
 SPLIT_ABOVE_BYTES = 8 * 1024 * 1024
@@ -112,15 +113,21 @@ class Plan:
         """Rows of the shard's buffer: `used_rows` padded to whole blocks of 64."""
         return -(-self.used_rows(shard) // ROWS_PER_BLOCK) * ROWS_PER_BLOCK
 
-    def part_bytes(self, shard: int, itemsize: int) -> int:
-        """Length of a part's payload, exactly.
+    def part_offsets(self, shard: int, codec: Codec) -> tuple[int, int, int]:
+        """Bytes before a part's float statistics, before its integer ones, and of the whole payload.
 
-        A part is, little endian: all parameter rows with their padding in the codec's dtype of `itemsize`
-        bytes, then the float statistics as fp32, then the integer statistics as int64.
+        A part is, little endian: all parameter rows with their padding in the codec's dtype; under a codec
+        that has scales one of fp32 for each of these rows; then the float statistics as fp32; then the
+        integer statistics as int64.
         """
-        floats = FP32_BYTES * self.statistic_elements(shard, is_integer=False)
-        integers = INT64_BYTES * self.statistic_elements(shard, is_integer=True)
-        return self.rows(shard) * ROW_ELEMENTS * itemsize + floats + integers
+        floats_at = self.rows(shard) * codec.row_bytes
+        integers_at = floats_at + FP32_BYTES * self.statistic_elements(shard, is_integer=False)
+        end = integers_at + INT64_BYTES * self.statistic_elements(shard, is_integer=True)
+        return floats_at, integers_at, end
+
+    def part_bytes(self, shard: int, codec: Codec) -> int:
+        """Length of a part's payload, exactly."""
+        return self.part_offsets(shard, codec)[-1]
 
     @cached_property
     def split_slices(self) -> frozenset[int]:

@@ -55,7 +55,7 @@ def tensors_of(parameters: int) -> ShardTensors:
     )
     tensors = ShardTensors(plan, 0, job.optimizer, EagerKernel())
     draw = np.random.default_rng(1)
-    tensors.load(draw.random(plan.part_bytes(0, 4) // 4, np.float32).data.cast("B"))
+    tensors.load(draw.random(plan.part_bytes(0, Codec.FP32) // 4, np.float32).data.cast("B"))
     return tensors
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     tensors = tensors_of(given.parameters // given.shards)
-    size = tensors.layout.plan.part_bytes(0, 4)
+    size = tensors.layout.plan.part_bytes(0, Codec.FP32)
     part = np.random.default_rng(2).random(size // 4, np.float32).data.cast("B")
     with tempfile.TemporaryDirectory(dir=given.dir) as directory:
         log = RecordLog(Path(directory), "bench", RECORDS_PER_SEGMENT * (size + (1 << 20)), given.fsync)

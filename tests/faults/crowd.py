@@ -66,7 +66,7 @@ class Crowd:
         attached = transport.call(m.AttachRequest(self.job.name, f"rogue-{number}", "test", 1, ""))
         manifest = Manifest.from_json(attached.manifest_json)
         plan = Plan.of(manifest, len(attached.shards), self.job.placement.split_above_bytes)
-        payload = bytes(plan.part_bytes(0, Codec(self.job.wire.up).itemsize))
+        payload = bytes(plan.part_bytes(0, Codec(self.job.wire.up)))
         facts = m.Facts(1, 1.0, 0, b"\x01", 0.5)
         header = m.PushHeader(
             job=self.job.name,

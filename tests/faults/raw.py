@@ -10,14 +10,15 @@ from typing import Any
 import grpc
 import numpy as np
 import numpy.typing as npt
+from tests.oracle.shards import pack
 
 import sheepfold_wire.messages as m
 from sheepfold.transport.grpc import GrpcTransport, translated
-from sheepfold_wire.codecs import Codec, encode
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.convert import from_proto
 from sheepfold_wire.frames import Buffer, chunk_frames, payload_digest, push_header_frame
 from sheepfold_wire.job import Job
-from sheepfold_wire.manifest import ROW_ELEMENTS, Manifest, TensorSpec
+from sheepfold_wire.manifest import Manifest, TensorSpec
 from sheepfold_wire.plan import Plan
 from sheepfold_wire.v1 import shard_pb2
 
@@ -78,15 +79,8 @@ class RawWorker:
         """The part of one shard."""
         codec = Codec.FP32 if lease.is_init else Codec(self.job.wire.up)
         chosen = self.values(lease) if values is None else values
-        rows = np.zeros(self.plan.rows(shard) * ROW_ELEMENTS, np.float32)
-        for f in self.plan.shard_fragments(shard):
-            piece = MANIFEST.slices[f.slice]
-            start = piece.first_element + f.first_element
-            flat = chosen[piece.tensor].reshape(-1)
-            rows[f.first_row * ROW_ELEMENTS :][: f.elements] = flat[start : start + f.elements]
-        out = bytearray(rows.size * codec.itemsize)
-        encode(codec, rows, out)
-        return bytes(out)
+        named = {spec.name: value for spec, value in zip(MANIFEST.tensors, chosen, strict=True)}
+        return pack(self.plan, shard, named, codec, lease.seed)
 
     def header(self, lease: m.Lease, to: int, payload: Buffer, **changes: Any) -> m.PushHeader:
         """The right header, but for `changes`."""

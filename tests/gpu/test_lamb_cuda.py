@@ -139,7 +139,7 @@ def test_a_whole_step_keeps_every_tensor_on_the_jobs_device(monkeypatch: pytest.
     for module in (state, export):
         monkeypatch.setattr(module, "to_host", to_host)
     plan = Plan.of(MANIFEST, 1)
-    part = bytes(plan.part_bytes(0, 4))
+    part = bytes(plan.part_bytes(0, Codec.FP32))
     with FakeTensorMode(allow_non_fake_inputs=True):
         shard = ShardTensors(plan, 0, optimizer_of(), EagerKernel("cuda", 64))
         shard.load(part)

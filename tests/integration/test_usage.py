@@ -9,6 +9,7 @@ import torch
 from tests.integration.harness import running_fold, small_job, until
 
 import sheepfold
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.control import Control
 
 
@@ -24,8 +25,8 @@ def test_traffic_and_times_of_a_worker_arrive_with_its_heartbeat() -> None:
             slot.backward(model(torch.ones(slot.samples, 64)).square().mean())
             run.step()
         plan, up, down = run.worker.plan, run.worker.up, run.worker.down
-        pushed = [slots * plan.part_bytes(shard, up.itemsize) for shard in range(2)]
-        initial = [plan.part_bytes(shard, 4) for shard in range(2)]
+        pushed = [slots * plan.part_bytes(shard, up) for shard in range(2)]
+        initial = [plan.part_bytes(shard, Codec.FP32) for shard in range(2)]
 
         def told() -> bool:
             usage = control.status("told").workers[0].usage
@@ -44,7 +45,7 @@ def test_traffic_and_times_of_a_worker_arrive_with_its_heartbeat() -> None:
         for traffic in worker.usage.traffic:
             assert traffic.seconds_up > 0
             assert traffic.seconds_down > 0
-            assert traffic.bytes_down % plan.part_bytes(traffic.shard, down.itemsize) == 0
+            assert traffic.bytes_down % plan.part_bytes(traffic.shard, down) == 0
         assert f"torch {torch.__version__.partition('+')[0]}" in worker.versions
         shards = control.status("told").shards
         assert all(shard.memory_bytes > 10 << 20 for shard in shards)

@@ -23,8 +23,8 @@ def folder(config: pytest.Config) -> KernelFolder:
     return KernelFolder("cpu", Path(config.cache.mkdir("kernels")))
 
 
-def kernel(config: pytest.Config, *optimizers: OptimizerKeys) -> Kernel:
-    """One for fp32 and bf16 parts, without encoded copies and with an fp32 one."""
+def kernel(config: pytest.Config, *optimizers: OptimizerKeys, parts: torch.dtype = torch.float32) -> Kernel:
+    """One for parts of that dtype and fp32, without encoded copies and with an fp32 one."""
     rules = [rule_of(rule_settings(optimizer)) for optimizer in optimizers]
-    programs = programs_of(rules, torch.float32, [(), (torch.float32,)])
+    programs = programs_of(rules, parts, [(), (torch.float32,)])
     return folder(config).kernel("compiled", programs)

@@ -15,16 +15,18 @@ from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.optim.steps import SliceReport, SliceTotals
 from sheepfold_wire.codecs import Codec, decode, encode
 from sheepfold_wire.digest import combine_digests
-from sheepfold_wire.manifest import ROW_ELEMENTS, Manifest
+from sheepfold_wire.int8 import encode_rows, row_keys
+from sheepfold_wire.manifest import ROW_ELEMENTS, ROWS_PER_BLOCK, Manifest
 from sheepfold_wire.optimizer import OptimizerKeys
 from sheepfold_wire.plan import Plan
+from sheepfold_wire.samples import slot_seed
 from sheepfold_wire.sums import add_in_order
 
 Values = Mapping[str, npt.NDArray[np.generic]]
 
 
-def pack(plan: Plan, shard: int, values: Values, codec: Codec = Codec.FP32) -> bytes:
-    """The part of `values` (tensor name -> array) for one shard."""
+def pack(plan: Plan, shard: int, values: Values, codec: Codec = Codec.FP32, seed: int = 0) -> bytes:
+    """The part of `values` (tensor name -> array) for one shard; `seed`: of the noise of int8."""
     rows = np.zeros(plan.rows(shard) * ROW_ELEMENTS, np.float32)
     for f in plan.shard_fragments(shard):
         piece = plan.manifest.slices[f.slice]
@@ -32,12 +34,27 @@ def pack(plan: Plan, shard: int, values: Values, codec: Codec = Codec.FP32) -> b
         start = piece.first_element + f.first_element
         rows[f.first_row * ROW_ELEMENTS :][: f.elements] = flat[start : start + f.elements]
     out = bytearray(rows.size * codec.itemsize)
-    encode(codec, rows, out)
+    if codec.has_scales:
+        out += _encoded_rows(plan, shard, rows, np.frombuffer(out, np.int8), seed)
+    else:
+        encode(codec, rows, out)
     for is_integer, dtype in ((False, "<f4"), (True, "<i8")):
         for place in plan.statistics(shard):
             if place.is_integer == is_integer:
                 out += np.asarray(values[plan.manifest.tensors[place.tensor].name]).astype(dtype).tobytes()
     return bytes(out)
+
+
+def _encoded_rows(
+    plan: Plan, shard: int, rows: npt.NDArray[np.float32], out: npt.NDArray[np.int8], seed: int
+) -> bytes:
+    """Fills `out`; the scales of all rows."""
+    scales = np.zeros(plan.rows(shard), np.float32)
+    for f in plan.shard_fragments(shard):
+        own = slice(f.first_row * ROW_ELEMENTS, (f.first_row + f.rows) * ROW_ELEMENTS)
+        keys = row_keys(seed, f.first_block * ROWS_PER_BLOCK, f.rows)
+        encode_rows(rows[own], keys, out[own], scales[f.first_row : f.first_row + f.rows])
+    return scales.tobytes()
 
 
 def unpack(
@@ -105,7 +122,10 @@ class Job:
         blocks = np.zeros((3, self.plan.manifest.block_count))
         for s, shard in enumerate(self.shards):
             shard.begin(t)
-            parts = [pack(self.plan, s, values, codec) for values in contributions]
+            parts = [
+                pack(self.plan, s, values, codec, slot_seed(0, t, k))
+                for k, values in enumerate(contributions)
+            ]
             shard.fold(t, [(part, codec, factor) for part, factor in zip(parts, factors, strict=True)])
             blocks[0][shard.layout.blocks] = shard.finish(t, sum(factors)).sum_of_squares
         scale = self._clip_scale(add_in_order(blocks[0].tolist()))

@@ -24,6 +24,7 @@ from tests.oracle.settings import optimizer_of
 from tests.oracle.shards import Job, pack
 from tests.oracle.test_family import MANIFEST, SPLIT_ABOVE, gradients, weights
 
+from sheepfold_server.optim.payload import TORCH_DTYPES
 from sheepfold_server.optim.programs import First, Fold, programs_of
 from sheepfold_server.optim.rules import rule_of
 from sheepfold_server.shell.kernels import KernelError, KernelFolder
@@ -55,24 +56,31 @@ def _threads_as_before() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def trained(config: pytest.Config, rule: str, shards: int = 1, split: int = SPLIT_ABOVE) -> Job:
+def trained(
+    config: pytest.Config,
+    rule: str,
+    shards: int = 1,
+    split: int = SPLIT_ABOVE,
+    codec: Codec = Codec.FP32,
+) -> Job:
     optimizer = optimizer_of(**RULES[rule], clip_norm=1.0)
-    kernel = compiled.kernel(config, optimizer)
+    kernel = compiled.kernel(config, optimizer, parts=TORCH_DTYPES[codec])
     job = Job.start(MANIFEST, weights(6), shards, optimizer, split, kernel=kernel)
     for t in range(3):
         absent = frozenset({"cube"} if t == 1 else ())
-        job.step(t, [gradients(6, t), gradients(7, t), gradients(8, t)], 0.01, [1.0, 2.0, 0.5], absent=absent)
+        given = [gradients(6, t), gradients(7, t), gradients(8, t)]
+        job.step(t, given, 0.01, [1.0, 2.0, 0.5], codec, absent)
     return job
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "codec"), [*((rule, Codec.FP32) for rule in RULES), ("lamb", Codec.INT8)])
 def test_compiled_bits_depend_neither_on_shards_nor_on_threads(
-    rule: str, pytestconfig: pytest.Config
+    rule: str, codec: Codec, pytestconfig: pytest.Config
 ) -> None:
     digests = set()
     for threads, shards, split in ((1, 1, SPLIT_ABOVE), (2, 3, 100_000), (4, 5, 0), (2, 1, 0)):
         torch.set_num_threads(threads)
-        digests.add(trained(pytestconfig, rule, shards, split).digest())
+        digests.add(trained(pytestconfig, rule, shards, split, codec).digest())
     assert len(digests) == 1
 
 
@@ -98,16 +106,15 @@ def test_compiled_bits_of_a_row_do_not_depend_on_the_rows_computed_with_it(
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_compiled_and_eager_agree(rule: str, pytestconfig: pytest.Config) -> None:
-    mine = trained(pytestconfig, rule)
+@pytest.mark.parametrize(("rule", "codec"), [*((rule, Codec.FP32) for rule in RULES), ("lamb", Codec.INT8)])
+def test_compiled_and_eager_agree(rule: str, codec: Codec, pytestconfig: pytest.Config) -> None:
+    mine = trained(pytestconfig, rule, codec=codec)
     optimizer = optimizer_of(**RULES[rule], clip_norm=1.0)
     eager = Job.start(MANIFEST, weights(6), 1, optimizer)
     for t in range(3):
         absent = frozenset({"cube"} if t == 1 else ())
-        eager.step(
-            t, [gradients(6, t), gradients(7, t), gradients(8, t)], 0.01, [1.0, 2.0, 0.5], absent=absent
-        )
+        given = [gradients(6, t), gradients(7, t), gradients(8, t)]
+        eager.step(t, given, 0.01, [1.0, 2.0, 0.5], codec, absent)
     for name, expected in eager.values().items():
         error = np.abs(mine.values()[name] - expected).max(initial=0.0)
         assert error <= TOLERANCE * np.abs(expected).max(initial=0.0), f"{name}: off by {error}"

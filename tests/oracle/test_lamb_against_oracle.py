@@ -15,7 +15,9 @@ from tests.oracle.settings import optimizer_of
 from tests.oracle.shards import Job, Values
 
 from sheepfold_wire.codecs import Codec, decode, encode
+from sheepfold_wire.int8 import decode_rows, encode_rows, row_keys
 from sheepfold_wire.manifest import Manifest, TensorSpec
+from sheepfold_wire.samples import slot_seed
 
 TOLERANCE = 4e-6
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -106,6 +108,20 @@ def test_a_half_precision_contribution_is_the_step_of_its_rounded_values(codec: 
         encode(codec, g, raw)
         job.step(t, [{"w": g}], codec=codec)
         oracle.step({"w": decode(codec, raw).astype(np.float64)}, 0.01)
+    assert_close(job.values(), oracle)
+
+
+def test_an_int8_contribution_is_the_step_of_its_decoded_values() -> None:
+    rng = np.random.default_rng(14)
+    manifest = Manifest((TensorSpec("w", (70_000,), "float32", "parameter"),))
+    start = {"w": rng.normal(size=70_000).astype(np.float32)}
+    job, oracle = Job.start(manifest, start, 2, split_above_bytes=0), Lamb(start)
+    quanta, scales = np.empty(69 * 1024, np.int8), np.empty(69, np.float32)
+    for t in range(3):
+        g = rng.normal(size=70_000).astype(np.float32)
+        encode_rows(g, row_keys(slot_seed(0, t, 0), 0, 69), quanta, scales)
+        job.step(t, [{"w": g}], codec=Codec.INT8)
+        oracle.step({"w": decode_rows(quanta, scales)[:70_000].astype(np.float64)}, 0.01)
     assert_close(job.values(), oracle)
 
 

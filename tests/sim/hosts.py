@@ -20,6 +20,7 @@ from sheepfold_server.core.records import StateSaved, VersionServed
 from sheepfold_server.core.replay import Recovered, Replay, RestoreState, VersionDone, may_save, replayed
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.steps import Phase
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.errors import AttemptNotAnnounced, NotReady, SheepfoldError, StaleTerm
 from sheepfold_wire.ids import NO_ATTEMPT
 
@@ -200,8 +201,8 @@ class ShardHost:
             manifest_digest=MANIFEST.digest,
             plan_digest=plan.digest,
             codec="bf16",
-            part_bytes=plan.part_bytes(self.index, 2),
-            init_bytes=plan.part_bytes(self.index, 4),
+            part_bytes=plan.part_bytes(self.index, Codec.BF16),
+            init_bytes=plan.part_bytes(self.index, Codec.FP32),
             presence_bytes=1,
             part_slots=self.world.scenario.part_slots[self.index],
             open_steps=self.world.job.batch.open_steps,

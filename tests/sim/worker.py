@@ -13,6 +13,7 @@ from tests.sim.scenario import MANIFEST, SAMPLES_PER_SLOT, geometry_of
 import sheepfold_wire.messages as m
 from sheepfold import events as s
 from sheepfold.session import LEASE_WAIT_SECONDS
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.errors import SheepfoldError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class SimWorker:
         plan = geometry_of(len(attached.shards), self.world.scenario.setting.splits).plan
         assert make.attempt is not None
         assert self.session.lease is not None
-        codec, itemsize = ("fp32", 4) if self.session.lease.is_init else ("bf16", 2)
+        codec = Codec.FP32 if self.session.lease.is_init else Codec.BF16
         return m.PushHeader(
             job="sim",
             attempt=make.attempt,
@@ -192,8 +193,8 @@ class SimWorker:
             term=attached.term,
             manifest_digest=MANIFEST.digest,
             plan_digest=plan.digest,
-            codec=codec,
-            payload_bytes=plan.part_bytes(make.shard, itemsize),
+            codec=codec.value,
+            payload_bytes=plan.part_bytes(make.shard, codec),
             payload_digest=contribution.digest,
             facts=contribution.facts,
         )

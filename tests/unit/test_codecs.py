@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sheepfold_wire.codecs import Codec, CodecSizeError, decode, decode_bf16, encode, encode_bf16
+from sheepfold_wire.codecs import DOWN, Codec, CodecSizeError, decode, decode_bf16, encode, encode_bf16
+from sheepfold_wire.manifest import Manifest, TensorSpec
+from sheepfold_wire.plan import Plan
 
 ALL_HALVES = np.arange(65_536, dtype=np.uint16)
 
@@ -58,7 +62,7 @@ def test_values_past_the_largest_bf16_become_infinite() -> None:
     assert encoded(np.array([largest, -largest], np.float32)).tolist() == [0x7F80, 0xFF80]
 
 
-@pytest.mark.parametrize("codec", list(Codec))
+@pytest.mark.parametrize("codec", DOWN)
 def test_encode_and_decode_agree_with_torch_for_every_codec(codec: Codec) -> None:
     values = np.random.default_rng(3).normal(size=70_001).astype(np.float32)
     values[:4] = [np.inf, -np.inf, 1e-41, -0.0]
@@ -71,6 +75,45 @@ def test_encode_and_decode_agree_with_torch_for_every_codec(codec: Codec) -> Non
     into = np.empty(values.size, np.float32)
     assert decode(codec, out, into) is into
     np.testing.assert_array_equal(into, again)
+
+
+@pytest.mark.parametrize(
+    ("codec", "row_bytes"), [(Codec.FP32, 4096), (Codec.BF16, 2048), (Codec.FP16, 2048), (Codec.INT8, 1028)]
+)
+def test_a_row_takes_the_bytes_that_are_documented(codec: Codec, row_bytes: int) -> None:
+    assert codec.row_bytes == row_bytes
+    manifest = Manifest((TensorSpec("w", (1024, 1024), "float32", "parameter"),))
+    assert Plan.of(manifest, 1).part_bytes(0, codec) == 1024 * row_bytes
+
+
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(finite, st.floats(width=32, min_value=-7e4, max_value=7e4)))
+@pytest.mark.parametrize("codec", DOWN)
+def test_no_value_is_off_by_more_than_is_documented(codec: Codec, value: float) -> None:
+    """For fp16 between the smallest and the largest number it has; subnormal bf16 are off by 2^-134."""
+    out = bytearray(codec.itemsize)
+    encode(codec, np.array([value], np.float32), out)
+    found, size = float(decode(codec, out)[0]), abs(value)
+    limit = {
+        Codec.FP32: 0.0,
+        Codec.BF16: max(2.0**-8 * size, 2.0**-134),
+        Codec.FP16: max(2.0**-11 * size, 2.0**-25),
+    }[codec]
+    largest = {Codec.BF16: float(decode_bf16(np.array([0x7F7F], np.uint16))[0]), Codec.FP16: 65_504.0}
+    if size <= largest.get(codec, np.inf):
+        assert abs(found - value) <= limit
+    else:
+        assert abs(found) in (largest[codec], np.inf)
+
+
+def test_int8_is_refused_where_elements_are_encoded_one_by_one() -> None:
+    with pytest.raises(ValueError, match="int8 is no format of single elements"):
+        encode(Codec.INT8, np.zeros(4, np.float32), bytearray(4))
+    with pytest.raises(ValueError, match="int8 is no format of single elements"):
+        decode(Codec.INT8, bytes(4))
 
 
 def test_fp16_overflows_to_infinity_without_a_warning() -> None:

@@ -45,6 +45,7 @@ def test_job_has_eight_slots_and_a_tenth_of_the_steps_as_warm_up() -> None:
     assert job.batch.samples // job.batch.slot_samples == 8
     assert (job.optimizer.lr.peak, job.optimizer.lr.warmup_steps) == (0.02, 30)
     assert (job.seed, job.data.seed, job.data.fingerprint, job.wire.up) == (3, 3, "f", "bf16")
+    assert demo_job(DemoPlan(codec="int8"), DATA).wire.up == "int8"
 
 
 def test_data_set_is_described_by_a_process_of_the_client() -> None:

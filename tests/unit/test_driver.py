@@ -96,7 +96,7 @@ def test_a_lease_comes_with_the_weights_of_its_version_from_every_shard(
     parts = driver.take_weights()
     assert (lease.step, lease.slot, lease.base_version, driver.version) == (0, 0, 0, 0)
     assert parts is not None
-    assert [len(part) for part in parts] == [server.plan.part_bytes(shard, 4) for shard in range(2)]
+    assert [len(part) for part in parts] == [server.plan.part_bytes(shard, Codec.FP32) for shard in range(2)]
     assert driver.take_weights() is None
 
 

@@ -10,6 +10,7 @@ from tests.oracle.shards import pack
 from sheepfold_server.optim.fold import Contribution, StatisticSums
 from sheepfold_server.optim.kernel import EagerKernel
 from sheepfold_server.optim.layout import ShardLayout
+from sheepfold_server.optim.passes import decoded
 from sheepfold_server.optim.payload import Part, PartLengthError, check_part, read_part
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.manifest import Manifest, TensorSpec
@@ -41,7 +42,7 @@ def folded(parts: list[torch.Tensor], factors: list[float], tile_rows: int = 64)
     total = torch.full((parts[0].shape[0], 1024), torch.nan)
     kernel = EagerKernel("cpu", tile_rows)
     for number, (part, factor) in enumerate(zip(parts, factors, strict=True)):
-        kernel.fold(total, part, float(np.float32(factor)), number == 0)
+        kernel.fold(total, part, None, float(np.float32(factor)), number == 0)
     return total
 
 
@@ -78,7 +79,7 @@ def test_the_last_contribution_is_folded_divided_and_measured_in_one_pass() -> N
     parts, factors = random_parts(3), [2.5, 1.0, 0.5]
     total = folded(parts[:2], factors[:2])
     squares, largest = torch.empty(320, dtype=torch.float64), torch.empty(320)
-    EagerKernel("cpu", 64).fold_last(total, parts[2], 0.5, False, 4.0, squares, largest)
+    EagerKernel("cpu", 64).fold_last(total, parts[2], None, 0.5, False, 4.0, squares, largest)
     mean = folded(parts, factors) / 4.0
     assert bits(total) == bits(mean)
     assert bits(squares) == bits((mean.double() ** 2).sum(1))
@@ -88,7 +89,7 @@ def test_the_last_contribution_is_folded_divided_and_measured_in_one_pass() -> N
 def test_the_only_contribution_of_a_step_is_copied() -> None:
     part = random_parts(4)[0]
     total, squares, largest = torch.full((320, 1024), torch.nan), torch.empty(320).double(), torch.empty(320)
-    EagerKernel().fold_last(total, part, 1.0, True, 2.0, squares, largest)
+    EagerKernel().fold_last(total, part, None, 1.0, True, 2.0, squares, largest)
     assert bits(total) == bits(part / 2.0)
 
 
@@ -96,6 +97,40 @@ def test_the_only_contribution_of_a_step_is_copied() -> None:
 def test_half_precision_parts_are_widened_before_they_are_scaled(dtype: torch.dtype) -> None:
     half = random_parts(4)[0].to(dtype)
     assert bits(folded([half], [1.7])) == bits(half.float() * np.float32(1.7))
+
+
+def int8_parts(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Integers and scales; some with more than the 17 bits that our clients give them, one negative."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(3):
+        quanta = torch.randint(-128, 128, (320, 1024), generator=generator, dtype=torch.int8)
+        found.append((quanta, torch.randn((320, 1), generator=generator)))
+    return found
+
+
+def folded_int8(
+    parts: list[tuple[torch.Tensor, torch.Tensor]], factors: list[float], tile_rows: int = 64
+) -> torch.Tensor:
+    total, kernel = torch.full((320, 1024), torch.nan), EagerKernel("cpu", tile_rows)
+    for number, ((quanta, scales), factor) in enumerate(zip(parts, factors, strict=True)):
+        kernel.fold(total, quanta, scales, float(np.float32(factor)), number == 0)
+    return total
+
+
+@pytest.mark.parametrize("tile_rows", [64, 128, 256])
+def test_an_int8_part_is_folded_as_the_fp32_products_with_its_scales(tile_rows: int) -> None:
+    parts, factors = int8_parts(6), [1.0, 2.5, 0.3]
+    products = [torch.from_numpy(q.numpy().astype(np.float32) * s.numpy()) for q, s in parts]
+    assert bits(folded_int8(parts, factors, tile_rows)) == bits(folded(products, factors))
+    (quanta, scales), squares, largest = parts[2], torch.empty(320).double(), torch.empty(320)
+    for is_first in (True, False):
+        mine, theirs = folded(products[:1], [1.0]), folded(products[:1], [1.0])
+        kernel = EagerKernel("cpu", tile_rows)
+        kernel.fold_last(mine, quanta, scales, 0.5, is_first, 4.0, squares, largest)
+        kernel.fold_last(theirs, products[2], None, 0.5, is_first, 4.0, squares.clone(), largest.clone())
+        assert bits(mine) == bits(theirs)
+        assert bits(squares) == bits((mine.double() ** 2).sum(1))
 
 
 def test_float_statistics_are_averaged_and_of_integer_statistics_the_largest_stays() -> None:
@@ -132,7 +167,8 @@ def test_a_good_part_passes_with_its_sums_of_squares(codec: Codec) -> None:
     check = check_part(LAYOUT, memoryview(payload), codec)
     assert check.padding_is_zero
     assert check.nonfinite == {}
-    w = read_part(PLAN, 0, payload, codec).parameters.double().reshape(-1).numpy()[:65_536]
+    part = read_part(PLAN, 0, payload, codec)
+    w = decoded(part.parameters, part.scales).double().reshape(-1).numpy()[:65_536]
     assert check.sum_of_squares[0] == pytest.approx((w * w).sum(), rel=1e-12)
     assert check.sum_of_squares.shape == (3,)
 
@@ -144,7 +180,8 @@ def test_non_finite_values_are_counted_per_tensor(codec: Codec) -> None:
     bad["b"][0] = -np.inf
     bad["mean"][:2] = np.nan
     check = check_part(LAYOUT, pack(PLAN, 0, bad, codec), codec)
-    assert check.nonfinite == {"w": 2, "b": 1, "mean": 2}
+    rows = {"w": 1024 + 70_000 % 1024, "b": 10}  # a row of int8 loses all of its elements
+    assert check.nonfinite == {"w": 2, "b": 1, "mean": 2} | (rows if codec is Codec.INT8 else {})
     assert check.padding_is_zero
     assert np.isfinite(check.sum_of_squares).tolist() == [False, False, False]
 
@@ -156,6 +193,55 @@ def test_anything_but_zero_in_the_padding_is_noticed(element: int, value: float)
     payload = bytearray(pack(PLAN, 0, values(4)))
     np.frombuffer(payload, np.float32, PLAN.rows(0) * 1024)[element] = value
     assert not check_part(LAYOUT, payload, Codec.FP32).padding_is_zero
+
+
+def int8_payload(seed: int) -> tuple[bytearray, np.ndarray, np.ndarray]:
+    """A part and views of its integers and scales."""
+    payload = bytearray(pack(PLAN, 0, values(seed), Codec.INT8))
+    rows = PLAN.rows(0)
+    quanta = np.frombuffer(payload, np.int8, rows * 1024).reshape(rows, 1024)
+    return payload, quanta, np.frombuffer(payload, np.float32, rows, rows * 1024)
+
+
+@pytest.mark.parametrize(("row", "column"), [(68, 368), (69, 10), (70, 0), (127, 1023)])
+def test_anything_but_zero_in_the_padding_of_an_int8_part_is_noticed(row: int, column: int) -> None:
+    payload, quanta, _ = int8_payload(4)
+    quanta[row, column] = 1
+    assert not check_part(LAYOUT, payload, Codec.INT8).padding_is_zero
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, 1e-40])
+def test_a_scale_of_a_row_that_no_tensor_has_is_noticed(scale: float) -> None:
+    """0 * NaN would be summed, and every step skipped for a value that belongs to no tensor."""
+    payload, _, scales = int8_payload(4)
+    scales[70] = scale
+    assert not check_part(LAYOUT, payload, Codec.INT8).padding_is_zero
+
+
+@pytest.mark.parametrize(("row", "name", "count"), [(0, "w", 1024), (68, "w", 368), (69, "b", 10)])
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
+def test_a_scale_that_is_not_finite_is_told_by_the_tensor_of_its_row(
+    row: int, name: str, count: int, scale: float
+) -> None:
+    payload, _, scales = int8_payload(4)
+    scales[row] = scale
+    check = check_part(LAYOUT, payload, Codec.INT8)
+    assert (check.nonfinite, check.padding_is_zero) == ({name: count}, True)
+
+
+def test_a_scale_that_is_finite_and_overflows_is_told_of_too() -> None:
+    payload, quanta, scales = int8_payload(4)
+    quanta[3], scales[3] = 0, 3e38
+    quanta[3, 5] = -128
+    assert check_part(LAYOUT, payload, Codec.INT8).nonfinite == {"w": 1}
+
+
+def test_a_negative_scale_and_the_integer_minus_128_stand_for_their_product() -> None:
+    payload, quanta, scales = int8_payload(4)
+    quanta[69, :10], scales[69] = -128, -0.5
+    check = check_part(LAYOUT, payload, Codec.INT8)
+    assert (check.nonfinite, check.padding_is_zero) == ({}, True)
+    assert check.sum_of_squares[2] == 10 * 64.0**2
 
 
 def test_a_read_only_part_is_viewed_without_a_copy_or_a_warning() -> None:

@@ -95,7 +95,7 @@ def test_text_and_value_go_round_and_equal_jobs_have_equal_text(tmp_path: Path) 
         ("optimizer.beta1", 1.0, ["optimizer.beta1 = 1.0", "less than 1"]),
         ("optimizer.clip_norm", 0, ["optimizer.clip_norm = 0", "greater than 0"]),
         ("optimizer.lr.warmup_steps", 101, ["warmup_steps = 101", "stop.steps = 100"]),
-        ("wire.up", "int4", ["wire.up = 'int4'", "'fp32', 'bf16' or 'fp16'"]),
+        ("wire.up", "int4", ["wire.up = 'int4'", "'fp32', 'bf16', 'fp16' or 'int8'"]),
         ("leases.seconds", 0, ["leases.seconds = 0", "greater than 0"]),
         ("leases.attempts_max", 101, ["leases.attempts_max = 101", "less than or equal to 100"]),
         ("placement.split_above_bytes", 1, ["placement.split_above_bytes = 1", "4096"]),

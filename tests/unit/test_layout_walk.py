@@ -78,7 +78,8 @@ def test_stretches_share_the_parts_bytes_in_order(codec: Codec) -> None:
     view = layout.stretches(part, codec)
     view.floats[:] = [1, 2]
     view.integers[:] = [-3]
-    assert part.size == view.parameters.size * codec.itemsize + 2 * 4 + 8
+    assert part.size == view.parameters.size * codec.itemsize + view.scales.nbytes + 2 * 4 + 8
+    assert view.scales.size == (64 if codec is Codec.INT8 else 0)
     assert part[-16:].tobytes() == np.array([1, 2], "<f4").tobytes() + np.array([-3], "<i8").tobytes()
     assert not part[:-16].any()
 
@@ -95,7 +96,7 @@ def test_each_fragment_starts_on_a_row() -> None:
 
 def test_a_part_of_another_length_is_refused_with_both_lengths() -> None:
     layout = PartLayout(Plan.of(Manifest((TensorSpec("w", (3,), "float32", "parameter"),)), 1), 0)
-    due = layout.plan.part_bytes(0, 4)
+    due = layout.plan.part_bytes(0, Codec.FP32)
     with pytest.raises(ShapeMismatch, match=rf"has {due - 1} bytes, fp32 under this plan {due}"):
         layout.stretches(bytes(due - 1), Codec.FP32)
 

@@ -14,6 +14,7 @@ from sheepfold_server.core.records import StateSaved
 from sheepfold_server.shell.kernel_work import KernelWork
 from sheepfold_server.shell.made_again import made_again
 from sheepfold_server.shell.shard_log import ShardLog
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.errors import VersionGone
 from sheepfold_wire.ids import NO_ATTEMPT
 from sheepfold_wire.plan import Plan
@@ -22,7 +23,7 @@ from sheepfold_wire.plan import Plan
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[KernelWork]:
     """Its log was cut at version 3, and its state is another one by now."""
-    log = ShardLog(tmp_path, "a shard", Plan.of(MANIFEST, 1).part_bytes(0, 4), is_synced=False)
+    log = ShardLog(tmp_path, "a shard", Plan.of(MANIFEST, 1).part_bytes(0, Codec.FP32), is_synced=False)
     assert list(log.read()) == []
     made = begun()
     log.append(StateSaved(3, (), NO_ATTEMPT), made.tensors.held().pieces())

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.manifest import BLOCK_ELEMENTS, ROW_ELEMENTS, Manifest, TensorSpec
 from sheepfold_wire.plan import Plan, PlanError
 
@@ -85,7 +86,7 @@ def test_every_statistic_lies_dense_on_one_shard(plan: Plan) -> None:
             ends[place.is_integer] += place.elements
             placed.append(place.tensor)
         floats, integers = ends[False], ends[True]
-        assert plan.part_bytes(shard, 2) == plan.rows(shard) * 2048 + 4 * floats + 8 * integers
+        assert plan.part_bytes(shard, Codec.BF16) == plan.rows(shard) * 2048 + 4 * floats + 8 * integers
     held = [i for i in plan.manifest.statistics if plan.manifest.tensors[i].elements]
     assert sorted(placed) == held
 
@@ -116,7 +117,7 @@ def test_equal_tensors_go_to_the_least_loaded_shard_and_ties_to_the_lowest() -> 
 def test_a_shard_may_own_nothing() -> None:
     plan = Plan.of(Manifest((parameter("a", 10), parameter("none", 0))), 3)
     assert [plan.rows(s) for s in range(3)] == [64, 0, 0]
-    assert plan.part_bytes(2, 4) == 0
+    assert plan.part_bytes(2, Codec.FP32) == 0
 
 
 def test_digest_depends_on_every_input_and_on_nothing_else() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.parts import Part, PartState
+from sheepfold_wire.codecs import DOWN
 from sheepfold_wire.errors import (
     ContributionConflict,
     InvalidError,
@@ -53,7 +54,14 @@ class ShardJob:
 
 
 def check_pull(job: ShardJob, asked: m.PullRequest) -> None:
-    """Refuse a pull that means another process, model, cut or lineage: equal versions of two may differ."""
+    """Refuse a pull that means another process, model, cut or lineage: equal versions of two may differ.
+
+    And one in a codec that is not known here, or is for gradients only.
+    """
+    if asked.codec not in (known := [codec.value for codec in DOWN]):
+        raise InvalidError(
+            f"codec = {asked.codec!r}: weights come down as {', '.join(known)}; pull in one of them"
+        )
     check_target(job, asked.incarnation, asked.manifest_digest, asked.plan_digest)
     if asked.lineage not in ("", job.lineage):
         raise StaleTerm(

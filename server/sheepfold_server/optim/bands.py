@@ -31,6 +31,8 @@ def finish_in_bands(
     (part, factor), (squares, largest) = last, norms
     for at in tiles(total.shape[0], max(BAND_ROWS, default_tile_rows(total.device))):
         mean, given = cut(total, at), cut(part.parameters, at)
-        kernel.fold_last(mean, given, float(factor), is_first, divisor, cut(squares, at), cut(largest, at))
+        scales = None if part.scales is None else cut(part.scales, at)
+        norms_of_it = cut(squares, at), cut(largest, at)
+        kernel.fold_last(mean, given, scales, float(factor), is_first, divisor, *norms_of_it)
         if hand_on is not None:
             hand_on(to_host(mean).data)

@@ -41,7 +41,7 @@ def blank_part(
     layout: ShardLayout, statistics: StatisticSums, codec: Codec, pool: BufferPool
 ) -> tuple[memoryview, Part]:
     """(payload, writable views of it): statistics filled in, used parameter rows not yet, the rest 0."""
-    payload = memoryview(pool.take(layout.plan.part_bytes(layout.shard, codec.itemsize)))
+    payload = memoryview(pool.take(layout.plan.part_bytes(layout.shard, codec)))
     part = write_part(layout.plan, layout.shard, codec, payload)
     part.parameters[layout.plan.used_rows(layout.shard) :].zero_()
     part.floats[:] = statistics.floats

@@ -27,12 +27,15 @@ class Kernel(Protocol):
 
     device: torch.device
 
-    def fold(self, total: Tensor, part: Tensor, factor: float, is_first: bool) -> None: ...
+    def fold(
+        self, total: Tensor, part: Tensor, scales: Tensor | None, factor: float, is_first: bool
+    ) -> None: ...
 
     def fold_last(
         self,
         total: Tensor,
         part: Tensor,
+        scales: Tensor | None,
         factor: float,
         is_first: bool,
         divisor: float,
@@ -73,16 +76,16 @@ class EagerKernel:
             raise ValueError(f"tile_rows={tile_rows}: give a positive multiple of {ROWS_PER_BLOCK}, e.g. 256")
         self._upload = Uploader(self.device, self.tile_rows * ROW_BYTES)
 
-    def fold(self, total: Tensor, part: Tensor, factor: float, is_first: bool) -> None:
+    def fold(self, total: Tensor, part: Tensor, scales: Tensor | None, factor: float, is_first: bool) -> None:
         scale = self._scale(factor)
         for at in self._tiles(total):
-            # Uploaded in the codec's dtype: half the bytes, and torch would convert on the host otherwise.
-            fold(cut(total, at), self._upload(cut(part, at)), scale, is_first)
+            fold(cut(total, at), *self._uploaded(part, scales, at), scale, is_first)
 
     def fold_last(
         self,
         total: Tensor,
         part: Tensor,
+        scales: Tensor | None,
         factor: float,
         is_first: bool,
         divisor: float,
@@ -91,8 +94,8 @@ class EagerKernel:
     ) -> None:
         scale, by = self._scale(factor), self._scalar(divisor)
         for at in self._tiles(total):
-            given = self._upload(cut(part, at))
-            fold_last(cut(total, at), given, scale, is_first, by, cut(squares, at), cut(largest, at))
+            given = self._uploaded(part, scales, at)
+            fold_last(cut(total, at), *given, scale, is_first, by, cut(squares, at), cut(largest, at))
 
     def first_pass(
         self,
@@ -139,6 +142,10 @@ class EagerKernel:
                 [cut(buffer, at) for buffer in state],
             )
 
+    def _uploaded(self, part: Tensor, scales: Tensor | None, at: Rows) -> tuple[Tensor, Tensor | None]:
+        """In the codec's dtype: fewer bytes, and torch would convert on the host otherwise."""
+        return self._upload(cut(part, at)), None if scales is None else self._upload(cut(scales, at))
+
     def _tiles(self, total: Tensor) -> Iterator[Rows]:
         return tiles(total.shape[0], self.tile_rows)
 
@@ -160,15 +167,16 @@ class CompiledKernel:
         self._tile_rows = default_tile_rows(self.device)
         self._upload = Uploader(self.device, self._tile_rows * ROW_BYTES)
 
-    def fold(self, total: Tensor, part: Tensor, factor: float, is_first: bool) -> None:
+    def fold(self, total: Tensor, part: Tensor, scales: Tensor | None, factor: float, is_first: bool) -> None:
         run, scale, flag = self._functions[Fold(part.dtype)], self._scalar(factor), self._flag(is_first)
         for at in self._uploads(total):
-            run(cut(total, at), self._upload(cut(part, at)), scale, flag)
+            run(cut(total, at), *self._uploaded(part, scales, at), scale, flag)
 
     def fold_last(
         self,
         total: Tensor,
         part: Tensor,
+        scales: Tensor | None,
         factor: float,
         is_first: bool,
         divisor: float,
@@ -178,8 +186,8 @@ class CompiledKernel:
         run, scale, flag = self._functions[FoldLast(part.dtype)], self._scalar(factor), self._flag(is_first)
         by = self._scalar(divisor)
         for at in self._uploads(total):
-            given = self._upload(cut(part, at))
-            run(cut(total, at), given, scale, flag, by, cut(squares, at), cut(largest, at))
+            given = self._uploaded(part, scales, at)
+            run(cut(total, at), *given, scale, flag, by, cut(squares, at), cut(largest, at))
 
     def first_pass(
         self,
@@ -206,6 +214,10 @@ class CompiledKernel:
     ) -> None:
         run = self._functions[Second(rule.kind, tuple(copy.dtype for copy in copies))]
         run(weights, total, columns, *copies, *state)
+
+    def _uploaded(self, part: Tensor, scales: Tensor | None, at: Rows) -> list[Tensor]:
+        """As the programs take them: scales only where parts have them."""
+        return [self._upload(cut(given, at)) for given in (part, scales) if given is not None]
 
     def _uploads(self, total: Tensor) -> Iterator[Rows]:
         """All rows at once where the bytes are; on a device, one upload beside the fold of another."""

@@ -15,9 +15,19 @@ from sheepfold_server.optim.norms import row_partials
 from sheepfold_server.optim.rules.rule import Root, Rule
 
 
+def decoded(
+    part: Tensor,  # (rows, 1024) in the codec's dtype
+    scales: Tensor | None,  # (rows, 1) fp32; None: 1
+) -> Tensor:  # (rows, 1024) fp32; `part` itself if it is that already
+    """What the encoded elements stand for: themselves, or one fp32 product with their row's scale."""
+    values = part.to(torch.float32)
+    return values if scales is None else values * scales
+
+
 def fold(
     total: Tensor,  # (rows, 1024) fp32, updated in place
     part: Tensor,  # (rows, 1024) in the codec's dtype
+    scales: Tensor | None,  # (rows, 1) fp32 of int8
     factor: Tensor | None,  # () fp32; None: 1
     is_first: bool | Tensor,  # () bool; whether `total` holds nothing yet
 ) -> None:
@@ -27,21 +37,22 @@ def fold(
     """
     if isinstance(is_first, Tensor):
         assert factor is not None, "a compiled fold multiplies always"
-        term = part.to(torch.float32).mul(factor)
+        term = decoded(part, scales).mul(factor)
         total.copy_(torch.where(is_first, term, total + term))
         return
     if is_first:
-        total.copy_(part)
+        total.copy_(part if scales is None else decoded(part, scales))
         if factor is not None:
             total.mul_(factor)
     else:
-        term = part.to(torch.float32)
+        term = decoded(part, scales)
         total.add_(term if factor is None else term * factor)
 
 
 def fold_last(
     total: Tensor,  # (rows, 1024) fp32: the sum, replaced by the mean
     part: Tensor,  # (rows, 1024) in the codec's dtype
+    scales: Tensor | None,  # (rows, 1) fp32 of int8
     factor: Tensor | None,  # () fp32; None: 1
     is_first: bool | Tensor,  # () bool
     divisor: Tensor,  # () fp32 on the device: a host scalar would be turned into a multiplication on CUDA
@@ -52,7 +63,7 @@ def fold_last(
 
     A value that is not finite leaves its row's sum of squares not finite: fp64 holds every fp32 square.
     """
-    fold(total, part, factor, is_first)
+    fold(total, part, scales, factor, is_first)
     total.div_(divisor)
     squares.copy_(row_partials(total))
     largest.copy_(total.abs().amax(1))

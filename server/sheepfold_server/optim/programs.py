@@ -18,6 +18,8 @@ from sheepfold_server.optim.passes import compiled_root, first_pass, fold, fold_
 from sheepfold_server.optim.rules.rule import Rule
 from sheepfold_wire.manifest import ROW_ELEMENTS
 
+SCALED = torch.int8
+"""The dtype of parts that come with a column of scales."""
 EXAMPLE_ROWS = 4096
 """Rows of the compiler's example: many, so that it plans to share rows among threads."""
 
@@ -122,14 +124,17 @@ def _traced(
     def columns(count: int) -> Tensor:
         return torch.ones((EXAMPLE_ROWS, count), device=device)
 
+    def part(dtype: torch.dtype) -> list[Tensor]:
+        return [buffer(dtype), columns(1)] if dtype == SCALED else [buffer(dtype)]
+
     match program:
         case Fold(dtype):
-            arguments = [buffer(), buffer(dtype), scalar(), scalar(False)]
-            function: Callable[..., None] = fold
+            arguments = [buffer(), *part(dtype), scalar(), scalar(False)]
+            function: Callable[..., None] = _folding(fold, dtype)
         case FoldLast(dtype):
-            arguments = [buffer(), buffer(dtype), scalar(), scalar(False), scalar()]
+            arguments = [buffer(), *part(dtype), scalar(), scalar(False), scalar()]
             arguments += [vector(torch.float64), vector(torch.float32)]
-            function = fold_last
+            function = _folding(fold_last, dtype)
         case First():
             assert rule is not None
             arguments = [buffer(), buffer(), columns(len(rule.columns)), scalar()]
@@ -141,6 +146,17 @@ def _traced(
             arguments += [*map(buffer, copies), *(buffer() for _ in rule.state)]
             function = _second(rule, len(copies))
     return function, tuple(arguments), [argument.dim() > 0 for argument in arguments]
+
+
+def _folding(fold_pass: Callable[..., None], dtype: torch.dtype) -> Callable[..., None]:
+    """The pass for parts of `dtype`; without scales there is no argument for them."""
+    if dtype == SCALED:
+        return fold_pass
+
+    def run(total: Tensor, part: Tensor, *rest: Tensor) -> None:
+        fold_pass(total, part, None, *rest)
+
+    return run
 
 
 def _first(rule: Rule) -> Callable[..., None]:

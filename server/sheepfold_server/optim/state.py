@@ -137,7 +137,7 @@ class ShardTensors:
         if open_step.pending is not None:
             part, factor = open_step.pending
             is_first, open_step.is_begun = not open_step.is_begun, True
-            self.kernel.fold(open_step.total, part.parameters, float(factor), is_first)
+            self.kernel.fold(open_step.total, part.parameters, part.scales, float(factor), is_first)
 
     def finish(self, step: int, divisor: float, hand_on: HandOn | None = None) -> SumReport:
         """Folds what is pending, and sum <- sum / divisor (rounded to fp32), the mean gradient: one pass.

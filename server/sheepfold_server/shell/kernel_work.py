@@ -112,7 +112,7 @@ class KernelWork:
 
     def finish(self, effect: e.FinishSum) -> e.SumReady:
         layout = self.tensors.layout
-        mean = self.log.ahead(layout.plan.part_bytes(layout.shard, Codec.FP32.itemsize))
+        mean = self.log.ahead(layout.plan.part_bytes(layout.shard, Codec.FP32))
         self._means[effect.step] = mean
         report = self.tensors.finish(effect.step, effect.divisor, None if mean is None else mean.take)
         squares = tuple(report.sum_of_squares.tolist())

@@ -20,6 +20,7 @@ DTYPES = {
     torch.float64: "aoti_torch_dtype_float64",
     torch.bfloat16: "aoti_torch_dtype_bfloat16",
     torch.float16: "aoti_torch_dtype_float16",
+    torch.int8: "aoti_torch_dtype_int8",
     torch.bool: "aoti_torch_dtype_bool",
 }
 

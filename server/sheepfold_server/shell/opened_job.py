@@ -43,7 +43,7 @@ class OpenedJob:
 
     def bytes_in(self, codec: Codec) -> int:
         """Of one part."""
-        return self.plan.part_bytes(self.shard, codec.itemsize)
+        return self.plan.part_bytes(self.shard, codec)
 
     def log_directory(self, root: Path) -> Path:
         """Of this lineage, below the shard's own directory."""

@@ -137,13 +137,7 @@ class ShardService:
         if asked.shard != actor.job.shard:
             raise JobUnknown(f"this is shard {actor.job.shard}, the pull is for shard {asked.shard}")
         check_pull(actor.job, asked)
-        try:
-            codec = Codec(asked.codec)
-        except ValueError:
-            raise InvalidError(
-                f"codec = {asked.codec!r}: give one of {', '.join(c.value for c in Codec)}"
-            ) from None
-        token, future = actor.pull(asked.version, codec)
+        token, future = actor.pull(asked.version, Codec(asked.codec))
         wait = max(0.0, min(asked.wait_seconds, context.time_remaining() - 1.0))
         try:
             return actor, cast(Served, future.result(wait))

@@ -19,6 +19,7 @@ from sheepfold_server.cli.refusals import EXIT_FAILED, say
 from sheepfold_server.cli.up import stop_on_signals
 from sheepfold_server.shell.child import Interrupted
 from sheepfold_server.shell.supervisor import PartLost
+from sheepfold_wire.codecs import Codec
 
 EPILOG = "Example: `sheepfold demo --keep` and look at the dashboard until ctrl-C."
 EXIT_INTERRUPTED = 130
@@ -48,13 +49,14 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, max=2**31, help="Seed of the initial weights and the order of samples.")
     ] = 0,
+    codec: Annotated[Codec, typer.Option(help="How gradients travel.")] = Codec.BF16,
 ) -> None:
     """Train LeNet-5 on Fashion-MNIST on this machine, kill a worker half-way, and show that nothing is lost.
 
     Takes one or two minutes on two cores and needs no network. Fails with exit code 1 if the accuracy stays
     below 0.87 (judged from 300 steps on), or if samples are lost or counted twice.
     """
-    plan = DemoPlan(data_dir, steps, shards, workers, seed)
+    plan = DemoPlan(data_dir, steps, shards, workers, seed, codec.value)
     directory = Path(tempfile.mkdtemp(prefix="sheepfold-demo-"))
     stopped = stop_on_signals()
     keeps_logs = False

@@ -24,6 +24,7 @@ class DemoPlan:
     shards: int = 2
     workers: int = 3
     seed: int = 0
+    codec: str = "bf16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def demo_job(plan: DemoPlan, data: DataFacts) -> Job:
                 },
                 "weight_decay": 0.1,
             },
-            "wire": {"up": "bf16"},
+            "wire": {"up": plan.codec},
             "stop": {"steps": plan.steps},
         }
     )
