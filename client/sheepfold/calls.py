@@ -16,7 +16,7 @@ from sheepfold.transport import Transport, TransportError
 from sheepfold.usage import Usage
 from sheepfold.waiting import Waiting
 from sheepfold_wire.codecs import Buffer, Codec
-from sheepfold_wire.errors import NotReady, Overloaded, ShapeMismatch, SheepfoldError
+from sheepfold_wire.errors import BadConfig, NotReady, Overloaded, ShapeMismatch, SheepfoldError
 from sheepfold_wire.frames import payload_digest
 from sheepfold_wire.ids import AttemptId
 from sheepfold_wire.job import Job, job_from_json
@@ -48,7 +48,15 @@ class Terms:
 
     @classmethod
     def of(cls, reply: m.AttachReply) -> Terms:
-        job, manifest = job_from_json(reply.config_json), Manifest.from_json(reply.manifest_json)
+        """Raises BadConfig for a job of a newer server, with a codec, rule or key that is unknown here."""
+        try:
+            job = job_from_json(reply.config_json)
+        except BadConfig as error:
+            raise BadConfig(
+                f"job {reply.job} asks for what this version of sheepfold does not know: {error}; install "
+                "the server's version here"
+            ) from None
+        manifest = Manifest.from_json(reply.manifest_json)
         plan = Plan.of(manifest, len(reply.shards), job.placement.split_above_bytes)
         return cls(reply, job, manifest, plan)
 

@@ -15,10 +15,12 @@ from tests.oracle.shards import Job
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sheepfold.int8 import RowEncoder
 from sheepfold_server.optim import export, groups, layout, norms, state, upload
 from sheepfold_server.optim.kernel import EagerKernel
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_wire.codecs import Codec
+from sheepfold_wire.int8 import encode_rows, row_keys
 from sheepfold_wire.manifest import Manifest, TensorSpec
 from sheepfold_wire.plan import Plan
 
@@ -36,11 +38,11 @@ def values(seed: int) -> dict[str, np.ndarray]:
     return {t.name: rng.normal(size=t.shape).astype(np.float32) for t in MANIFEST.tensors}
 
 
-def trained(device: str, shards: int = 1, tile_rows: int = 256) -> Job:
+def trained(device: str, shards: int = 1, tile_rows: int = 256, codec: Codec = Codec.BF16) -> Job:
     job = Job.start(MANIFEST, values(0), shards, optimizer_of(clip_norm=1.0), 100_000, tile_rows, device)
     for t in range(4):
         absent = frozenset({"b"} if t == 2 else ())
-        job.step(t, [values(2 * t + 1), values(2 * t + 2)], 0.02, [1.0, 2.5], Codec.BF16, absent)
+        job.step(t, [values(2 * t + 1), values(2 * t + 2)], 0.02, [1.0, 2.5], codec, absent)
     return job
 
 
@@ -51,9 +53,10 @@ def cuda() -> str:
     return "cuda"
 
 
-def test_cuda_agrees_with_the_cpu(cuda: str) -> None:
+@pytest.mark.parametrize("codec", [Codec.BF16, Codec.INT8])
+def test_cuda_agrees_with_the_cpu(cuda: str, codec: Codec) -> None:
     """Bits may differ between device types, which the numeric fingerprint names; more may not."""
-    mine, theirs = trained(cuda).values(), trained("cpu").values()
+    mine, theirs = trained(cuda, codec=codec).values(), trained("cpu", codec=codec).values()
     for name, expected in theirs.items():
         np.testing.assert_allclose(mine[name], expected, rtol=2e-6, atol=2e-7, err_msg=name)
 
@@ -149,3 +152,19 @@ def test_a_whole_step_keeps_every_tensor_on_the_jobs_device(monkeypatch: pytest.
             shard.finish(t, 3.0)
             shard.directions(t, 0.1, 0.5, present)
             shard.apply(t, 0.1)
+
+
+def test_a_worker_encodes_int8_on_its_device_to_the_bytes_of_a_cpu(cuda: str) -> None:
+    """Subnormal, huge and tiny rows, one of zeros, one that is not finite, a short one; more than a tile."""
+    rng = np.random.default_rng(8)
+    rows = 20_000
+    values = (rng.normal(size=(rows, 1024)) * np.exp(rng.normal(size=(rows, 1)) * 15)).astype(np.float32)
+    values[3], values[4], values[5] = 0, 2.0**-149, 3e38
+    values[6, 7] = np.nan
+    flat, keys = values.reshape(-1)[:-500], row_keys(77, 64, rows)
+    mine, theirs = np.empty(rows * 1024, np.int8), torch.empty(rows * 1024, dtype=torch.int8)
+    scales, theirs_scales = np.empty(rows, np.float32), torch.empty(rows)
+    encode_rows(flat, keys, mine, scales)
+    RowEncoder(torch.device(cuda)).encode(torch.from_numpy(flat).to(cuda), keys, theirs, theirs_scales)
+    np.testing.assert_array_equal(mine, theirs.numpy())
+    np.testing.assert_array_equal(scales, theirs_scales.numpy())

@@ -27,7 +27,7 @@ from torch import nn
 import sheepfold
 import sheepfold_wire.messages as m
 from sheepfold.transport.grpc import GrpcTransport
-from sheepfold_wire.errors import LeaseEnded, NonFinite, StepClosed
+from sheepfold_wire.errors import InvalidError, LeaseEnded, NonFinite, StepClosed
 from sheepfold_wire.job import Job
 from sheepfold_wire.manifest import Manifest
 from sheepfold_wire.plan import Plan
@@ -130,9 +130,10 @@ def test_model_in_bf16_trains_against_fp32_state() -> None:
     assert torch.equal(model.wide.detach(), torch.from_numpy(found["wide"]).bfloat16())
 
 
-def test_slot_that_is_refused_three_times_skips_its_step_on_all_shards() -> None:
+@pytest.mark.parametrize("up", ["bf16", "int8"])
+def test_slot_that_is_refused_three_times_skips_its_step_on_all_shards(up: str) -> None:
     """Step 0 keeps giving NaN in slot 0: its version advances, weights, moments and counters stay."""
-    job = small_job(stop={"steps": 1}, optimizer={"lr": {"peak": 0.02}})
+    job = small_job(stop={"steps": 1}, optimizer={"lr": {"peak": 0.02}}, wire={"up": up})
     with running_fold(2) as fold:
         worker = RawWorker(fold.address, job)
         init = worker.lease()
@@ -151,6 +152,7 @@ def test_slot_that_is_refused_three_times_skips_its_step_on_all_shards() -> None
         assert report.is_skip
         assert "was refused 3 times" in report.skip_reason
         assert "tensor wide" in report.skip_reason
+        assert ("1024 non-finite" if up == "int8" else ": 1 non-finite") in report.skip_reason
         assert digest_of(fold.address, "small") == before
         assert status(fold, job).samples_skipped == 32
         worker.close()
@@ -284,6 +286,9 @@ def test_codec_asked_for_late_is_served_at_an_older_version_too() -> None:
                 np.frombuffer(pulled["fp16"][1], np.float16), exact.astype(np.float16)
             )
             assert pulled["fp16"][0] == 3
+            for unknown in ("int8", "int4", ""):
+                with pytest.raises(InvalidError, match=f"'{unknown}': weights come down as fp32, bf16, fp16"):
+                    reader.pull(shard, m.PullRequest("small", *target, unknown, 3, 5.0))
         reader.close()
 
 

@@ -23,6 +23,7 @@ from tests.integration.harness import (
 )
 from tests.oracle.lamb_float64 import Lamb, clipped
 
+import sheepfold
 from sheepfold_server.core.batch import BatchPlan
 from sheepfold_wire.samples import stream_indices
 from sheepfold_wire.schedule import learning_rate
@@ -52,6 +53,46 @@ def test_state_is_the_same_for_any_number_of_workers(workers: int) -> None:
     with running_fold(2) as fold:
         train_with(fold.address, small_job(), workers)
         assert digest_of(fold.address, "small") == golden()
+
+
+def test_state_of_an_int8_job_is_the_same_for_any_shards_workers_and_transport() -> None:
+    """What is rounded at random is rounded alike, by whoever computes a slot and wherever its rows go."""
+    job = small_job(wire={"up": "int8"})
+    digests = set()
+    for shards, workers in ((1, 1), (2, 3), (3, 2)):
+        with running_fold(shards) as fold:
+            train_with(fold.address, job, workers)
+            assert fold.fleet.status("small").version == 4
+            digests.add(digest_of(fold.address, "small"))
+    train("local:?shards=2", job)
+    digests.add(digest_of("local:?shards=2", "small"))
+    assert len(digests) == 1
+    assert golden() not in digests
+
+
+def test_numpy_and_torch_workers_round_an_int8_job_alike() -> None:
+    """Gradients of the weights themselves: both sides compute them to the last bit."""
+    job = small_job(wire={"up": "int8"}, init={"from": "first-worker"})
+    digests = []
+    for number in range(2):
+        with running_fold(2) as fold:
+            if number == 0:
+                with sheepfold.Client("small", numpy_weights(), address=fold.address, config=job) as client:
+                    while client.lease() is not None:
+                        client.push(dict(client.weights), loss=0.0)
+            else:
+                model = SmallNet()
+                with sheepfold.attach(model, address=fold.address, config=job) as run:
+                    for slot in run.slots():
+                        for parameter in model.parameters():
+                            parameter.grad = parameter.detach().clone()
+                        run.step(weight=slot.samples, loss=0.0)
+            digests.append(digest_of(fold.address, "small"))
+    assert digests[0] == digests[1]
+
+
+def numpy_weights() -> dict[str, np.ndarray]:
+    return {name: p.detach().numpy() for name, p in SmallNet().named_parameters()}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -88,13 +129,18 @@ def test_state_is_the_same_in_one_process_without_sockets(shards: int) -> None:
     assert digest_of(f"local:?shards={shards}", "small") == golden()
 
 
-def test_weights_equal_a_float64_oracle_to_the_rounding_of_fp32_and_bf16() -> None:
+@pytest.mark.parametrize(("up", "tolerance"), [("bf16", 0.02), ("int8", 0.2)])
+def test_weights_equal_a_float64_oracle_to_the_rounding_of_fp32_and_the_codec(
+    up: str, tolerance: float
+) -> None:
     """The oracle knows neither slots nor shards: whole batches, one process, the paper's formulas.
 
     Tolerance: a step moves a tensor by lr * ||w||; gradients travel as bf16 (2^-9 relative), the direction
-    normalises them, so after four steps 2 % of the movement remains, measured below 0.4 %.
+    normalises them, so after four steps 2 % of the movement remains, measured below 0.6 %. Under int8 it is
+    the row's largest gradient whose 127th part is the step, and the direction divides each element by its own
+    size: measured 13 % of the movement in `wide`, 2.4 % in `out`.
     """
-    job = small_job()
+    job = small_job(wire={"up": up})
     plan, (x, y) = BatchPlan(job), small_data()
     model = SmallNet().double()
     oracle = Lamb({name: p.detach().numpy() for name, p in model.named_parameters()})
@@ -114,7 +160,7 @@ def test_weights_equal_a_float64_oracle_to_the_rounding_of_fp32_and_bf16() -> No
         found = weights_of(fold.address, "small")
     for name, expected in oracle.x.items():
         moved = np.linalg.norm(expected - begin[name])
-        assert np.linalg.norm(found[name] - expected) <= 0.02 * moved + 1e-7, name
+        assert np.linalg.norm(found[name] - expected) <= tolerance * moved + 1e-7, name
 
 
 def _whole_batch(plan: BatchPlan, step: int) -> tuple[int, int]:
@@ -134,8 +180,6 @@ def test_unequal_weights_equal_one_big_batch() -> None:
     oracle = Lamb({name: p.detach().numpy() for name, p in model.named_parameters()})
     counted: list[int] = []
     with running_fold(2) as fold:
-        import sheepfold
-
         with sheepfold.attach(model, job="small", address=fold.address, config=job) as run:
             for number, slot in enumerate(run.slots()):
                 indices = torch.from_numpy(np.array(slot.indices[: 1 + number % 4]))

@@ -6,6 +6,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,25 @@ def initialised(driver: Driver, server: FakeServer) -> None:
     driver.attach()
     assert driver.next_lease().is_init
     assert driver.push(contribution(server, -1)) == COUNTED
+
+
+def test_a_job_with_a_codec_that_this_client_does_not_know_is_refused_with_those_it_knows(
+    server: FakeServer, make: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of an earlier version: it must neither crash nor push in another format."""
+    transport = server.connect()
+
+    def call(request: Any) -> Any:
+        reply = server.call(request)
+        if not isinstance(reply, m.AttachReply):
+            return reply
+        return replace(reply, config_json=reply.config_json.replace('"up":"fp32"', '"up":"int4"'))
+
+    monkeypatch.setattr(transport, "call", call)
+    with pytest.raises(Refused) as caught:
+        make(transport).attach()
+    for words in ("job toy", "wire.up = 'int4'", "'bf16', 'fp16' or 'int8'", "install the server's version"):
+        assert words in str(caught.value)
 
 
 class _Counted:

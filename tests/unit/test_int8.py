@@ -95,7 +95,8 @@ def test_multiples_of_the_scale_stay_what_they_are_whatever_the_noise() -> None:
 
 def test_a_row_of_zeros_is_zeros_with_scale_0() -> None:
     out, scales = encoded(np.array([0.0, -0.0] * 600, np.float32))
-    assert (out.any(), scales.tolist()) == (False, [0.0, 0.0])
+    assert not out.any()
+    assert scales.tolist() == [0.0, 0.0]
     assert not decode_rows(out, scales).any()
 
 
