@@ -186,14 +186,16 @@ def test_two_jobs_on_one_fold_do_not_touch_each_other() -> None:
         assert digest_of(fold.address, "other") != alone
 
 
-def test_window_of_two_parts_trains_to_the_same_bits() -> None:
-    """Room for two parts on each shard: leases wait, nothing deadlocks, nothing changes."""
+@pytest.mark.parametrize(("up", "parts"), [("bf16", 2), ("int8", 4)])
+def test_window_of_a_few_parts_trains_to_the_same_bits(up: str, parts: int) -> None:
+    """Room for so many parts in the job's codec: leases wait, nothing deadlocks, nothing changes."""
+    job = small_job(wire={"up": up})
     with running_fold(2) as fold:
-        train(fold.address, small_job())
+        train(fold.address, job)
         golden = digest_of(fold.address, "small")
     with running_fold(2, staging_bytes=600_000) as fold:
-        train_with(fold.address, small_job(), workers=3)
-        assert min(s.part_slots for s in fold.fleet.status("small").shards) == 2
+        train_with(fold.address, job, workers=3)
+        assert min(s.part_slots for s in fold.fleet.status("small").shards) == parts
         assert digest_of(fold.address, "small") == golden
 
 
