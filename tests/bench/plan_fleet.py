@@ -30,6 +30,7 @@ from sheepfold_server.core.state import Geometry
 from sheepfold_server.planning.setting import Costs, Fleet, Machines, Setting, Work
 from sheepfold_server.planning.step import coordinator_s, step_time
 from sheepfold_wire import messages as m
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.job import Job, parse_job
 from sheepfold_wire.manifest import Manifest, TensorSpec
 
@@ -38,7 +39,6 @@ TENSOR = 1 << 20
 LINK = 12.5e9
 TRIP_SECONDS = 0.0002
 STAGING_PARTS = 1 << 20
-BF16_BYTES = 2
 
 
 def job_of(workers: int, steps: int) -> Job:
@@ -154,8 +154,8 @@ class World:
             self.shards[shard] = Shard(self._fixed(shard, command))
         self.hand(shard, e.Command(command))
 
-    def part_bytes(self, shard: int, itemsize: int = BF16_BYTES) -> int:
-        return self.geometry.plan.part_bytes(shard, itemsize)
+    def part_bytes(self, shard: int, codec: Codec = Codec.BF16) -> int:
+        return self.geometry.plan.part_bytes(shard, codec)
 
     def _fixed(self, shard: int, command: m.OpenJob) -> ShardJob:
         return ShardJob(
@@ -168,7 +168,7 @@ class World:
             plan_digest=self.geometry.plan.digest,
             codec="bf16",
             part_bytes=self.part_bytes(shard),
-            init_bytes=self.part_bytes(shard, 4),
+            init_bytes=self.part_bytes(shard, Codec.FP32),
             presence_bytes=-(-len(self.manifest.tensors) // 8),
             part_slots=STAGING_PARTS,
             open_steps=self.job.batch.open_steps,
@@ -234,12 +234,12 @@ class World:
 
     def _push(self, worker: int, lease: m.Lease) -> None:
         """One part after the other leaves; each worker begins with another shard."""
-        left, itemsize = [self.count], 4 if lease.is_init else BF16_BYTES
+        left, codec = [self.count], Codec.FP32 if lease.is_init else Codec.BF16
         present = b"\xff" * -(-len(self.manifest.tensors) // 8)
         facts = m.Facts(lease.sample_count or 1, 1.0, lease.base_version, present)
         done = partial(self._ask, worker, lease.base_version)
         for shard in ((worker + each) % self.count for each in range(self.count)):
-            size, token = self.part_bytes(shard, itemsize), self.number()
+            size, token = self.part_bytes(shard, codec), self.number()
             fixed = self.shards[shard].job
             header = m.PushHeader(
                 job=NAME,
@@ -249,7 +249,7 @@ class World:
                 term=fixed.term,
                 manifest_digest=fixed.manifest_digest,
                 plan_digest=fixed.plan_digest,
-                codec="fp32" if lease.is_init else "bf16",
+                codec=codec.value,
                 payload_bytes=size,
                 payload_digest=b"12345678",
                 facts=facts,
