@@ -5,9 +5,9 @@
 Every decision is that of the product's cores; workers lease, pull and push in their simplest form. Links are
 queues: a push leaves its worker's link, then takes its turn on the shard's, a pull the other way.
 Processors, memory and the coordinator take no simulated time, so a step is compared with the plan's terms of
-links alone. It is shorter than these: who is served first pushes while others still pull, where shards that
-serve all alike make phases. What the coordinator's decisions take of a real processor is measured, without
-gRPC. One line of JSON comes last.
+links alone. With many workers it is shorter than these: who is served first pushes while others still pull,
+where shards that serve all alike make phases. What the coordinator's decisions take of a real processor is
+measured, without gRPC. One line of JSON comes last.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def peer(given: Given, name: str, make: MakeRank, workers: int, codec: str) -> M
 
 
 def systems(given: Given, workers: int, codec: str, options: argparse.Namespace) -> Iterator[Make]:
-    """Those of one table: one n, one dtype on the wire."""
+    """Those of one table: one n, one codec; peers have none of one byte, and send bf16 beside int8."""
     for shards in options.shards:
         for level in ("checkpoint", "wal"):
             yield ours(given, workers, shards, codec, level, options.dir)
@@ -75,7 +75,7 @@ def systems(given: Given, workers: int, codec: str, options: argparse.Namespace)
     }
     for name, make in peers.items():
         if name in options.peers:
-            yield peer(given, name, make, workers, codec)
+            yield peer(given, name, make, workers, "bf16" if codec == "int8" else codec)
 
 
 def measured(entries: list[System], rounds: int) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="bert_small_11m")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--codecs", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--codecs", nargs="+", default=["fp32", "bf16", "int8"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dir", help="where the servers keep their logs; by default the temporary directory")
     parser.add_argument("--no-oracle", dest="oracle", action="store_false", help="do not compare the weights")
