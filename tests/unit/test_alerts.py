@@ -113,6 +113,14 @@ def test_rule_is_silent_just_below_its_limit(rule: str) -> None:
     assert spoken(SILENT[rule]) == []
 
 
+@pytest.mark.parametrize(("seconds", "is_over"), [(1.5, False), (1.4, True)])
+def test_drop_that_has_begun_is_over_only_well_above_where_one_begins(seconds: float, is_over: bool) -> None:
+    reports = [*STEADY, *(report(step, seconds=seconds) for step in range(32, 40))]
+    begun = frozenset({("ThroughputDrop", STATUS.job)})
+    assert spoken(View(STATUS, reports)) == []
+    assert (spoken(View(STATUS, reports, active=begun)) == []) is is_over
+
+
 @pytest.mark.parametrize(
     ("rule", "subject", "numbers"),
     [

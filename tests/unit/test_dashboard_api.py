@@ -128,6 +128,14 @@ def test_bad_range_is_refused(client: Browser, query: str) -> None:
     assert client.get(f"{API}/steps{query}").status_code == 422
 
 
+@pytest.mark.parametrize("path", ["/steps?form=1", "/steps.csv?Limit=2", "/slices?limit=3", "/alerts?x="])
+def test_parameter_that_is_not_known_is_refused_by_its_name(client: Browser, path: str) -> None:
+    refused, given = client.get(f"{API}{path}"), path.partition("?")[2].partition("=")[0]
+    assert refused.status_code == 422
+    assert refused.json()["detail"][0]["loc"] == ["query", given]
+    assert "known: " in refused.json()["detail"][0]["msg"]
+
+
 def test_page_of_steps_is_capped_and_says_so(client: Browser) -> None:
     response = client.get(f"{API}/steps?limit=2001")
     assert (response.status_code, response.headers["x-limit-capped"]) == (200, "2000")

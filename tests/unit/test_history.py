@@ -234,6 +234,20 @@ def test_oldest_lineage_goes_when_there_are_too_many() -> None:
         history.series(JOB, "a", None, None, 10)
 
 
+def test_job_that_was_quiet_for_longest_goes_when_there_are_too_many(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.sqlite", Kept(jobs=3))
+    for seconds, job in enumerate(["quiet", "busy", "other", "busy", "newest"]):
+        history.tell(job, LINEAGE, Event(0, seconds, float(seconds), "state", "it goes on"))
+        history.begin(job, f"second of {job}")
+    assert history.jobs() == ["busy", "newest", "other"]
+    history.close()
+    again = History(tmp_path / "history.sqlite")
+    assert again.jobs() == ["busy", "newest", "other"]
+    with pytest.raises(NotKept):
+        again.events("quiet", LINEAGE, None, None, (), 10)
+    again.close()
+
+
 def test_report_known_already_changes_nothing() -> None:
     history = History()
     fill(history, range(10))

@@ -193,7 +193,8 @@ class Store:
         """Let the rules of the alerts look; what begins or ends is an event, and its step is kept whole."""
         with self._lock:
             newest, noise_scale = tuple(job.newest), job.noise.samples()
-        view = View(status, newest, self.slices(status), noise_scale)
+            active = job.alerts.active(status.lineage)
+        view = View(status, newest, self.slices(status), noise_scale, active)
         found = [] if status.state == "ended" else findings(view, self._limits)
         step = max(0, status.version - 1)
         with self._lock:

@@ -53,6 +53,10 @@ class AlertBook:
             changed.append(begun)
         return changed
 
+    def active(self, lineage: str) -> frozenset[tuple[str, str]]:
+        """(rule, subject) of what has begun and not ended."""
+        return frozenset((name, subject) for of, name, subject in self._active if of == lineage)
+
     def all(self) -> list[Alert]:
         """Active ones, the newest first, then those that ended, the last one first."""
         return [*reversed(self._active.values()), *self._ended]

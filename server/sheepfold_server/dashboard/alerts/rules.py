@@ -25,6 +25,8 @@ class Limits:
     """Skips among so many newest steps that are one too many."""
     rate_share: float = 0.5
     """Of the usual samples per second."""
+    rate_share_again: float = 0.7
+    """From which on a drop is over: a rate that wavers about one limit is one alert, not many."""
     rate_steps: int = 8
     """Newest steps whose median rate is compared with that of the steps before."""
     rate_steps_before: int = 16
@@ -53,6 +55,8 @@ class View:
     slices: Sequence[SliceRange] = ()
     noise_scale: float | None = None
     """Samples; None while it is not known."""
+    active: frozenset[tuple[str, str]] = frozenset()
+    """(rule, subject) of alerts of this lineage that have begun and not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,8 @@ def throughput_drop(view: View, limits: Limits) -> Iterator[tuple[str, str]]:
     if len(before) < limits.rate_steps_before:
         return
     now, usual = median(newest), median(before)
-    if now < limits.rate_share * usual:
+    has_begun = ("ThroughputDrop", view.status.job) in view.active
+    if now < usual * (limits.rate_share_again if has_begun else limits.rate_share):
         yield (
             view.status.job,
             f"{now:.4g} samples per second in the newest {len(newest)} steps, {usual:.4g} in the "

@@ -12,16 +12,15 @@ from fastapi import APIRouter, Query, Response
 from sheepfold_server.dashboard import chart_models
 from sheepfold_server.dashboard.api import table
 from sheepfold_server.dashboard.api.parameters import (
-    API,
     COLUMNS_DEFAULT,
     COLUMNS_MAX,
-    NOT_FOUND,
     POINTS_DEFAULT,
     JobName,
     Points,
     Range,
     SliceKey,
     StepRange,
+    api_routes,
     refuse,
 )
 from sheepfold_server.dashboard.history.charts import Chart, Window, heat
@@ -133,7 +132,7 @@ def _csv(answer: chart_models.Series) -> table.CsvResponse:
 
 
 def chart_routes(store: Store) -> APIRouter:
-    routes = APIRouter(prefix=API, tags=["charts"], responses=NOT_FOUND)
+    routes = api_routes("charts")
     reader = ChartReader(store)
 
     @routes.get("/jobs/{job}/series", summary="Series of a job: smallest, mean and largest per point.")

@@ -9,12 +9,11 @@ from fastapi import APIRouter, Query, Response
 from sheepfold_server.dashboard import event_models
 from sheepfold_server.dashboard.api import table
 from sheepfold_server.dashboard.api.parameters import (
-    API,
     EVENTS_MAX,
-    NOT_FOUND,
     JobName,
     Range,
     StepRange,
+    api_routes,
     capped,
 )
 from sheepfold_server.dashboard.history.events import Event
@@ -38,7 +37,7 @@ Limit = Annotated[int, Query(ge=1, description=f"most events to return, at most 
 
 
 def event_routes(store: Store) -> APIRouter:
-    routes = APIRouter(prefix=API, tags=["events"], responses=NOT_FOUND)
+    routes = api_routes("events")
 
     def read(job: str, steps: StepRange, kinds: list[Kind], limit: int) -> list[Event]:
         lineage = store.lineage(job, steps.lineage)

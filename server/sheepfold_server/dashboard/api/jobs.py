@@ -8,14 +8,14 @@ from typing import Any
 from fastapi import APIRouter
 
 from sheepfold_server.dashboard import models
-from sheepfold_server.dashboard.api.parameters import API, NOT_FOUND, JobName, Looking
+from sheepfold_server.dashboard.api.parameters import JobName, Looking, api_routes
 from sheepfold_server.dashboard.kept import KeptJob
 from sheepfold_server.dashboard.store import Store
 from sheepfold_server.dashboard.workers import worker_answer
 
 
 def job_routes(store: Store) -> APIRouter:
-    routes = APIRouter(prefix=API, tags=["jobs"], responses=NOT_FOUND)
+    routes = api_routes("jobs")
 
     @routes.get("/jobs", summary="All jobs, by name, with those that only the history tells of.")
     def jobs(caller: Looking) -> list[models.JobSummary]:

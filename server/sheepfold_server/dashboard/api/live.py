@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from sheepfold_server.dashboard.api.parameters import API, NOT_FOUND, Looking
+from sheepfold_server.dashboard.api.parameters import Looking, api_routes
 from sheepfold_server.dashboard.store import JobNotKept, Store
 
 Job = Annotated[str | None, Query(description="only what concerns this job; left out: all")]
@@ -24,7 +24,7 @@ A comment every 15 seconds keeps proxies from closing the stream."""
 
 
 def live_routes(store: Store) -> APIRouter:
-    routes = APIRouter(prefix=API, tags=["live"], responses=NOT_FOUND)
+    routes = api_routes("live")
 
     def shown(caller: Looking, job: Job = None) -> str | None:
         """Of which job; None: of all. Before the stream begins: later, its status could not be 404."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from sheepfold_server.dashboard import event_models
-from sheepfold_server.dashboard.api.parameters import API, NOT_FOUND, POINTS_MAX, JobName
+from sheepfold_server.dashboard.api.parameters import POINTS_MAX, JobName, api_routes
 from sheepfold_server.dashboard.forecast import forecast, schedule, stall
 from sheepfold_server.dashboard.store import Store
 
@@ -15,7 +15,7 @@ Points = Annotated[int, Query(ge=1, le=POINTS_MAX, description="most steps to an
 
 
 def outlook_routes(store: Store) -> APIRouter:
-    routes = APIRouter(prefix=API, tags=["outlook"], responses=NOT_FOUND)
+    routes = api_routes("outlook")
 
     @routes.get(
         "/jobs/{job}/schedule", summary="Learning rate and slots by step, by the newest configuration."

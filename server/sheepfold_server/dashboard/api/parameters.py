@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 
@@ -56,6 +56,24 @@ def _step_range(
 
 
 Range = Annotated[StepRange, Depends(_step_range)]
+
+
+def api_routes(tag: str) -> APIRouter:
+    """Routes under /api/v1, which refuse parameters that they do not know."""
+    return APIRouter(
+        prefix=API, tags=[tag], responses=NOT_FOUND, dependencies=[Depends(_refuse_unknown_parameters)]
+    )
+
+
+def _refuse_unknown_parameters(request: Request) -> None:
+    """A misspelt `form=10` would else be answered as if nothing had been asked for."""
+    described = request.app.openapi()["paths"][request.scope["route"].path_format]["get"].get(
+        "parameters", ()
+    )
+    known = [parameter["name"] for parameter in described if parameter["in"] == "query"]
+    for name, value in request.query_params.items():
+        if name not in known:
+            refuse(name, f"there is no such parameter here (known: {', '.join(known) or 'none'})", value)
 
 
 def refuse(field: str, why: str, value: object) -> None:

@@ -9,13 +9,12 @@ from fastapi import APIRouter, Query, Response
 from sheepfold_server.dashboard import models
 from sheepfold_server.dashboard.api import table
 from sheepfold_server.dashboard.api.parameters import (
-    API,
-    NOT_FOUND,
     STEPS_MAX,
     JobName,
     Range,
     StepNumber,
     StepRange,
+    api_routes,
     capped,
 )
 from sheepfold_server.dashboard.history.ranges import SliceRange
@@ -26,7 +25,7 @@ Lineage = Annotated[str | None, Query(description="history of the job to read; l
 
 
 def step_routes(store: Store) -> APIRouter:
-    routes = APIRouter(prefix=API, tags=["steps"], responses=NOT_FOUND)
+    routes = api_routes("steps")
 
     def read(job: str, steps: StepRange, limit: int) -> list[models.Step]:
         lineage = store.lineage(job, steps.lineage)

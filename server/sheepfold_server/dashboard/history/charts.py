@@ -28,6 +28,8 @@ class Kept:
     """Newest events."""
     lineages: int = 32
     """Newest lineages of each job."""
+    jobs: int = 256
+    """Jobs: of more, the one that nothing was heard of for longest makes room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,10 +152,20 @@ class History:
     def _lineage(self, job: str, name: str) -> Lineage:
         found = self._lineages.find(job, name)
         if found is None:
-            for old in self._lineages.of(job)[: -(self._kept.lineages - 1) or None]:
+            too_many = self._lineages.of(job)[: (1 - self._kept.lineages) or None]
+            for old in [*too_many, *self._lineages_of_quietest_job(job)]:
                 self._forget(old)
             found = self._lineages.begin(job, name)
         return found
+
+    def _lineages_of_quietest_job(self, new: str) -> list[Lineage]:
+        """Those of the job that has to make room for `new`; none if there is room, or it is no new job."""
+        jobs = self._lineages.jobs()
+        if new in jobs or len(jobs) < self._kept.jobs:
+            return []
+        quiet = min(jobs, key=lambda job: self.kept_until(job) or 0.0)
+        log.info("the history keeps %d jobs: %s makes room for %s", len(jobs), quiet, new)
+        return self._lineages.of(quiet)
 
     def _forget(self, lineage: Lineage) -> None:
         self._tables.forget(lineage)
@@ -222,10 +232,10 @@ class History:
             return self._lineages.jobs()
 
     def kept_until(self, job: str) -> float | None:
-        """Unix time of the newest step or event of a job's newest lineage; None without any."""
+        """Unix time of the newest step or event of a job; None without any."""
         with self._lock:
-            newest = self._lineages.of(job)[-1:]
-            found = [t.newest_seconds(of) for of in newest for t in (self._tables, self._events)]
+            kept = self._lineages.of(job)
+            found = [t.newest_seconds(of) for of in kept for t in (self._tables, self._events)]
         return max((seconds for seconds in found if seconds is not None), default=None)
 
     def known(self, job: str, lineage: str) -> str:

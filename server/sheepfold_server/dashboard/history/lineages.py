@@ -66,7 +66,10 @@ class Lineages:
 
     def forget(self, lineage: Lineage) -> None:
         """Drop it from the list; its rows are the caller's to delete."""
-        del self._jobs[lineage.job][lineage.name]
+        of_job = self._jobs[lineage.job]
+        del of_job[lineage.name]
+        if not of_job:
+            del self._jobs[lineage.job]
         for table, column in (("names", "lineage"), ("lineages", "id")):
             self._connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (lineage.id,))
 
