@@ -77,6 +77,10 @@ class Control:
     def status(self, job: str) -> m.JobStatus:
         return self._call(_monitor, "Status", m.StatusRequest(job), m.JobStatus)
 
+    def model(self, job: str) -> str:
+        """The job's manifest as JSON; empty while no worker has brought a model."""
+        return self._call(_monitor, "Model", m.ModelRequest(job), m.ModelReply).manifest_json
+
     def create(self, request: m.CreateJobRequest, wait_seconds: float = 0.0) -> m.CreateJobReply:
         return self._call(_coordinator, "CreateJob", request, m.CreateJobReply, wait_seconds)
 

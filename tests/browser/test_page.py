@@ -84,6 +84,15 @@ def test_values_on_the_screen_are_those_of_the_api(site: Watched) -> None:
         assert as_number(cell.inner_text()) == pytest.approx(row["trust_ratio"], rel=1e-3)
 
 
+def test_the_job_shows_its_tensors_and_which_shard_holds_them(site: Watched) -> None:
+    page = site.open("job=small&view=job")
+    card, found = page.get_by_role("region", name="Model"), site.api("/jobs/small/model")
+    expect(card.get_by_role("heading")).to_contain_text(f"{found['parameters']:,} parameters")
+    for tensor in found["tensors"]:
+        expect(card.locator("tr", has_text=tensor["name"]).last).to_contain_text(tensor["dtype"])
+    expect(card.locator("meter")).to_have_count(len(site.api("/jobs/small/shards")))
+
+
 def test_new_steps_appear_without_a_reload_also_in_a_chart(site: Watched, training: Training) -> None:
     page = site.open("job=small")
     before = site.api("/jobs/small")["version"]

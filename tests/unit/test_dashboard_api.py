@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.fake_server import job_of
 from tests.unit.browser import Browser
 from tests.unit.monitored import STATUS, step_report
 
@@ -18,6 +19,7 @@ from sheepfold_server.dashboard.access.table import ROUTES
 from sheepfold_server.dashboard.app import create_app
 from sheepfold_server.dashboard.history.history import History
 from sheepfold_server.dashboard.store import Store
+from sheepfold_wire.manifest import Manifest, TensorSpec
 
 API = "/api/v1/jobs/lenet"
 PAGES = ["/", "/docs", "/openapi.json", "/static/page.js", "/static/page.css", "/static/icon.svg"]
@@ -211,11 +213,68 @@ def test_another_lineage_begins_anew_and_the_old_one_stays_readable(client: Brow
     ]
 
 
+# --- the model and where it lies ------------------------------------------------------------------------
+
+TENSORS = (
+    TensorSpec("wide", (3000, 1024), "bfloat16", "parameter", (1000, 2000)),
+    TensorSpec("bias", (5,), "float32", "parameter"),
+    TensorSpec("mean", (7,), "float32", "statistic"),
+    TensorSpec("count", (), "int64", "statistic"),
+)
+
+
+def test_model_says_which_shard_holds_how_many_bytes_of_each_tensor(client: Browser, store: Store) -> None:
+    manifest, job = Manifest(TENSORS), job_of(placement={"split_above_bytes": 1 << 20})
+    store.set_status(replace(STATUS, manifest_digest=manifest.digest, config_json=job.to_json()), at=103.0)
+    early = client.get(f"{API}/model")
+    assert (early.status_code, "not been read yet" in early.text) == (404, True)
+    store.set_manifest("lenet", manifest)
+    found = client.get(f"{API}/model").json()
+    assert (found["digest"], found["parameters"], found["tensors_total"]) == (manifest.digest, 3072005, 4)
+    wide, bias, mean, number = found["tensors"]
+    assert (wide["shape"], wide["dtype"], wide["slices"], mean["slices"]) == ([3000, 1024], "bfloat16", 2, 0)
+    assert [held["shard"] for held in wide["shards"]] == [0, 1]
+    assert sum(held["bytes"] for held in wide["shards"]) == 4 * 3000 * 1024
+    assert [sum(held["bytes"] for held in each["shards"]) for each in (bias, mean, number)] == [20, 28, 8]
+    for total in found["shards"]:
+        parts = [h for each in found["tensors"] for h in each["shards"] if h["shard"] == total["shard"]]
+        assert (total["bytes"], total["elements"]) == tuple(
+            sum(h[name] for h in parts) for name in ("bytes", "elements")
+        )
+
+
+def test_model_is_told_page_by_page(client: Browser, store: Store) -> None:
+    manifest, job = Manifest(TENSORS), job_of()
+    store.set_status(replace(STATUS, manifest_digest=manifest.digest, config_json=job.to_json()), at=103.0)
+    store.set_manifest("lenet", manifest)
+    found = client.get(f"{API}/model?from=1&limit=2").json()
+    assert [each["name"] for each in found["tensors"]] == ["bias", "mean"]
+    assert (found["tensors_total"], found["parameters"]) == (4, 3072005)
+    assert client.get(f"{API}/model?limit=10001").headers["x-limit-capped"] == "10000"
+
+
+def test_job_without_a_model_has_no_tensors_yet(client: Browser, store: Store) -> None:
+    store.set_status(replace(STATUS, manifest_digest=""), at=103.0)
+    assert client.get(f"{API}/model").json()["tensors_total"] == 0
+
+
+def test_model_of_another_number_of_shards_is_laid_out_anew(client: Browser, store: Store) -> None:
+    manifest, job = Manifest(TENSORS), job_of()
+    status = replace(STATUS, manifest_digest=manifest.digest, config_json=job.to_json())
+    store.set_status(status, at=103.0)
+    store.set_manifest("lenet", manifest)
+    assert not store.lacks_manifest("lenet")
+    store.set_status(replace(status, shards=status.shards[:1]), at=104.0)
+    assert store.lacks_manifest("lenet")
+    store.set_manifest("lenet", manifest)
+    assert [held["shard"] for held in client.get(f"{API}/model").json()["shards"]] == [0]
+
+
 # --- jobs that only the history tells of --------------------------------------------------------------
 
 KEPT = ["steps", "steps.csv", "steps/1", "slices", "slices.csv", "series", "series.csv", "slices/0/series"]
 KEPT += ["slices/0/series.csv", "heatmap", "events", "events.csv", "alerts", "lineages"]
-ONLY_LIVE = ["config", "workers", "shards", "throughput", "schedule", "forecast", "stall"]
+ONLY_LIVE = ["config", "model", "workers", "shards", "throughput", "schedule", "forecast", "stall"]
 
 
 def test_routes_of_a_job_are_known_to_be_kept_or_not() -> None:

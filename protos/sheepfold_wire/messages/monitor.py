@@ -216,6 +216,18 @@ class StatusRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRequest:
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReply:
+    """A job's manifest as JSON; empty while no worker has brought a model."""
+
+    manifest_json: str
+
+
+@dataclass(frozen=True, slots=True)
 class ListJobsRequest:
     pass
 

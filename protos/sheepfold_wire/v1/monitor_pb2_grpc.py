@@ -45,6 +45,11 @@ class MonitorServiceStub(object):
                 request_serializer=sheepfold__wire_dot_v1_dot_monitor__pb2.StatusRequest.SerializeToString,
                 response_deserializer=sheepfold__wire_dot_v1_dot_monitor__pb2.JobStatus.FromString,
                 _registered_method=True)
+        self.Model = channel.unary_unary(
+                '/sheepfold.v1.MonitorService/Model',
+                request_serializer=sheepfold__wire_dot_v1_dot_monitor__pb2.ModelRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_monitor__pb2.ModelReply.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/sheepfold.v1.MonitorService/Watch',
                 request_serializer=sheepfold__wire_dot_v1_dot_monitor__pb2.WatchRequest.SerializeToString,
@@ -63,6 +68,12 @@ class MonitorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Status(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Model(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,6 +98,11 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=sheepfold__wire_dot_v1_dot_monitor__pb2.StatusRequest.FromString,
                     response_serializer=sheepfold__wire_dot_v1_dot_monitor__pb2.JobStatus.SerializeToString,
+            ),
+            'Model': grpc.unary_unary_rpc_method_handler(
+                    servicer.Model,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_monitor__pb2.ModelRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_monitor__pb2.ModelReply.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -149,6 +165,33 @@ class MonitorService(object):
             '/sheepfold.v1.MonitorService/Status',
             sheepfold__wire_dot_v1_dot_monitor__pb2.StatusRequest.SerializeToString,
             sheepfold__wire_dot_v1_dot_monitor__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Model(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.MonitorService/Model',
+            sheepfold__wire_dot_v1_dot_monitor__pb2.ModelRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_monitor__pb2.ModelReply.FromString,
             options,
             channel_credentials,
             insecure,

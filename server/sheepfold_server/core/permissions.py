@@ -60,6 +60,7 @@ ROLES_OF_CALL: dict[str, frozenset[Role]] = {
     _COORDINATOR + "Link": SHARDS,
     _MONITOR + "ListJobs": READERS,
     _MONITOR + "Status": READERS,
+    _MONITOR + "Model": READERS,
     _MONITOR + "Watch": READERS,
     _SHARD + "Push": WORKERS,
     _SHARD + "Pull": READERS,

@@ -13,6 +13,7 @@ from sheepfold_server.dashboard.trackers.mirror import Mirror
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.control import Control, NoAnswer
 from sheepfold_wire.errors import SheepfoldError
+from sheepfold_wire.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class Follower:
                     self._watchers[name] = Watcher(self._store, self._mirror, self._control, name)
         for name in self._watchers:
             self._store.set_status(self._control.status(name), time.monotonic())
+            if self._store.lacks_manifest(name):
+                self._store.set_manifest(name, Manifest.from_json(self._control.model(name)))
 
 
 class Watcher:

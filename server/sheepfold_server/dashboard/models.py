@@ -251,6 +251,38 @@ class KeptJob(JobSummary):
     lineage: str = Field(description="the newest history of the job that is kept")
 
 
+class Held(Answer):
+    """What one shard holds."""
+
+    shard: int = Field(description="number of the shard, from 0")
+    elements: int = Field(description="elements it holds")
+    bytes: int = Field(
+        description="bytes of these: 4 for an fp32 weight or statistic, 8 for an integer statistic; moments "
+        "take twice the weights' bytes beside them"
+    )
+
+
+class Tensor(Answer):
+    """One tensor of the model, and which shards hold how much of it."""
+
+    name: str = Field(description="name of the tensor, as in the model")
+    kind: str = Field(description="parameter, or statistic: averaged, not optimised")
+    shape: list[int] = Field(description="shape as the worker holds it")
+    dtype: str = Field(description="dtype as the worker holds it")
+    slices: int = Field(description="slices, each with a trust ratio of its own; 0 for a statistic")
+    shards: list[Held] = Field(description="by number; more than one if the tensor is cut")
+
+
+class Model(Answer):
+    """The manifest, and the plan that places it on shards."""
+
+    digest: str = Field(description="SHA-256 of the manifest, hex; empty while no worker has brought a model")
+    parameters: int = Field(description="elements of all parameters")
+    shards: list[Held] = Field(description="all that each shard holds, by number")
+    tensors_total: int = Field(description="tensors of the manifest, also those beyond this page")
+    tensors: list[Tensor] = Field(description="in manifest order")
+
+
 class Throughput(Answer):
     """Rates over the last 10 seconds."""
 

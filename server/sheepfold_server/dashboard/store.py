@@ -25,6 +25,9 @@ from sheepfold_server.dashboard.live.feed import Feed
 from sheepfold_server.dashboard.metrics.totals import Totals
 from sheepfold_server.dashboard.noise_scale import NoiseScale, SliceNoise
 from sheepfold_server.dashboard.rates import Rates, Throughput
+from sheepfold_wire.job import job_from_json
+from sheepfold_wire.manifest import Manifest
+from sheepfold_wire.plan import Plan
 
 REPORTS_JUDGED = 64
 REPORTS_RESUMED = 256
@@ -63,6 +66,7 @@ class JobNow:
         self.noise, self.slice_noise = NoiseScale(), SliceNoise()
         self.alerts = AlertBook()
         self.totals = Totals()
+        self.plan: Plan | None = None
         self.judged_at = -JUDGE_SECONDS
 
     def look(self, status: m.JobStatus, at: float, seconds: float) -> None:
@@ -72,6 +76,8 @@ class JobNow:
         if before is not None and before.lineage != status.lineage:
             self.rates, self.noise, self.slice_noise = Rates(), NoiseScale(), SliceNoise()
             self.newest.clear()
+        if self.plan is not None and self.plan.shard_count != len(status.shards):
+            self.plan = None
         self.rates.look(status, at)
         self.status = status
 
@@ -137,6 +143,15 @@ class Store:
             self._has_heard = True
         for name in gone:
             self.feed.forget(name)
+
+    def set_manifest(self, job: str, manifest: Manifest) -> None:
+        """What a job trains, once its status says that it has a model."""
+        with self._lock:
+            now = self._jobs.get(job)
+            if now is None or now.status is None:
+                return
+            split_above = job_from_json(now.status.config_json).placement.split_above_bytes
+            now.plan = Plan.of(manifest, len(now.status.shards), split_above)
 
     def set_status(self, status: m.JobStatus, at: float) -> None:
         """A job's status, read at monotonic time `at`."""
@@ -247,6 +262,19 @@ class Store:
         if isinstance(found, KeptJob):
             raise OnlyKept(found)
         return found
+
+    def plan(self, job: str) -> Plan | None:
+        """None while the job has no model. Raises OnlyKept, and NotKept until the model is read."""
+        now = self._now(self.status(job).job)
+        if self.lacks_manifest(job):
+            raise NotKept(f"the model of job {job!r} has not been read yet; ask again in a second")
+        return None if now is None else now.plan
+
+    def lacks_manifest(self, job: str) -> bool:
+        """Whether the job has a model that was not read yet."""
+        now = self._now(job)
+        status = None if now is None or now.plan is not None else now.status
+        return status is not None and status.manifest_digest != ""
 
     def throughput(self, job: str) -> Throughput:
         now = self._now(job)

@@ -206,6 +206,12 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
 
         return await guarded(context, work, request.job)
 
+    async def Model(self, request: Any, context: Context) -> Any:
+        async def work() -> Any:
+            return to_proto(self._fleet.model(request.job))
+
+        return await guarded(context, work, request.job)
+
     async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
         reports: asyncio.Queue[m.StepReport | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()

@@ -234,6 +234,10 @@ class Fleet:
     def status(self, name: str) -> m.JobStatus:
         return self.job(name).core.status(time.monotonic())
 
+    def model(self, name: str) -> m.ModelReply:
+        told = self.job(name).core.open_job
+        return m.ModelReply("" if told is None else told.manifest_json)
+
     def tick(self) -> None:
         """Time has passed, for every job."""
         for actor in list(self._jobs.values()):

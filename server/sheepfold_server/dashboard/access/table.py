@@ -51,6 +51,7 @@ ROUTES: dict[str, Row] = {
     "GET /api/v1/jobs": READ,  # the same
     _JOB: READ,
     _JOB + "/config": READ,
+    _JOB + "/model": READ,
     _JOB + "/workers": READ,
     _JOB + "/shards": READ,
     _JOB + "/throughput": READ,

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Response
 
 from sheepfold_server.dashboard import models
-from sheepfold_server.dashboard.api.parameters import JobName, Looking, api_routes
+from sheepfold_server.dashboard.api.parameters import JobName, Looking, api_routes, capped
 from sheepfold_server.dashboard.kept import KeptJob
+from sheepfold_server.dashboard.plan_by_bytes import model_answer
 from sheepfold_server.dashboard.store import Store
 from sheepfold_server.dashboard.workers import worker_answer
+
+TENSORS_MAX = 10_000
+FirstTensor = Annotated[
+    int, Query(alias="from", ge=0, le=2**31, description="first tensor to return, from 0")
+]
+Tensors = Annotated[int, Query(ge=1, description=f"most tensors, at most {TENSORS_MAX:,}")]
 
 
 def job_routes(store: Store) -> APIRouter:
@@ -39,6 +46,15 @@ def job_routes(store: Store) -> APIRouter:
     @routes.get("/jobs/{job}/shards", summary="The shards, by number.")
     def shards(job: JobName) -> list[models.Shard]:
         return [models.Shard.model_validate(shard) for shard in store.status(job).shards]
+
+    @routes.get(
+        "/jobs/{job}/model",
+        summary="The model's tensors in manifest order, and which shard holds how many bytes of each.",
+    )
+    def model(
+        job: JobName, response: Response, first: FirstTensor = 0, limit: Tensors = 1_000
+    ) -> models.Model:
+        return model_answer(store.plan(job), first, capped(limit, TENSORS_MAX, response))
 
     @routes.get(
         "/jobs/{job}/throughput", summary="Steps, samples and bytes per second over the last 10 seconds."

@@ -53,6 +53,9 @@ export interface Alert {
 }
 export interface Lineage { lineage: string; first_step: number; last_step: number; is_current: boolean }
 export interface Schedule { step: number[]; learning_rate: number[]; slots: number[]; slot_samples: number[] }
+export interface Held { shard: number; elements: number; bytes: number }
+export interface Tensor { name: string; kind: string; shape: number[]; dtype: string; slices: number; shards: Held[] }
+export interface Model { digest: string; parameters: number; shards: Held[]; tensors_total: number; tensors: Tensor[] }
 export interface Forecast { eta_seconds: number | null; steps_left: number; goodput: number | null; waste: Record<string, number> }
 export interface Stall { text: string; since_seconds: number; next_seconds: number | null }
 export interface Throughput { steps_per_second: number; samples_per_second: number; bytes_in_per_second: number; bytes_out_per_second: number }
