@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 from tests.conftest import require
 from tests.integration.test_cli_up import Up, eventually
 
 DEADLINE_MS = 20_000
+expect.set_options(timeout=DEADLINE_MS)
 
 
 class Watched:

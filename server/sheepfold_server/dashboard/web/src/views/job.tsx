@@ -52,10 +52,10 @@ export function JobView() {
             </tr>
           ))}</tbody></table></div>
       </section>
-      {!kept.value && <ModelCard found={model.found} why={model.why} />}
       {!kept.value && <section class="card" aria-label="Configuration"><h2>Configuration <span class="quiet">as in force, every value</span></h2>
         {config.found ? <pre class="scroll tall">{JSON.stringify(config.found, null, 2)}</pre> : <p class="empty">{config.why || "reading …"}</p>}
       </section>}
+      {!kept.value && <ModelCard found={model.found} why={model.why} />}
     </>
   );
 }
