@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +28,7 @@ from tests.bench.step.ceilings import ceilings
 from tests.bench.step.given import Flat, Given, oracle
 from tests.bench.step.ours import Sheepfold
 from tests.bench.step.peers import AllReduceOurs, AllReduceTimm, ReduceBroadcast, TorchRpc
+from tests.bench.step.ray_peer import RaySystem
 from tests.bench.step.system import MakeRank, System, cpu_seconds, peak_mb, wire_bytes
 
 WARM_UP = 5
@@ -62,6 +64,19 @@ def peer(given: Given, name: str, make: MakeRank, workers: int, codec: str) -> M
     return lambda: System(named, given, make, [free_port(), codec], extra)
 
 
+def ray_actors(given: Given, workers: int, codec: str) -> Make:
+    named = label("ray", workers, 0, codec, "shared", "none")
+    return lambda: RaySystem(named, given)
+
+
+def chosen(names: list[str]) -> list[str]:
+    """Without Ray, which is not part of an installation for development, if it is not there."""
+    if "ray" in names and find_spec("ray") is None:
+        print("ray is left out: pip install -c constraints.txt ray", file=sys.stderr)
+        return [name for name in names if name != "ray"]
+    return names
+
+
 def systems(given: Given, workers: int, codec: str, options: argparse.Namespace) -> Iterator[Make]:
     """Those of one table: one n, one codec; peers have none of one byte, and send bf16 beside int8."""
     for shards in options.shards:
@@ -76,6 +91,8 @@ def systems(given: Given, workers: int, codec: str, options: argparse.Namespace)
     for name, make in peers.items():
         if name in options.peers:
             yield peer(given, name, make, workers, "bf16" if codec == "int8" else codec)
+    if "ray" in options.peers:
+        yield ray_actors(given, workers, "bf16" if codec == "int8" else codec)
 
 
 def measured(entries: list[System], rounds: int) -> list[dict[str, Any]]:
@@ -162,9 +179,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dir", help="where the servers keep their logs; by default the temporary directory")
     parser.add_argument("--no-oracle", dest="oracle", action="store_false", help="do not compare the weights")
-    names = ["allreduce_timm", "allreduce_ours", "reduce_broadcast", "torch_rpc"]
+    names = ["allreduce_timm", "allreduce_ours", "reduce_broadcast", "torch_rpc", "ray"]
     parser.add_argument("--peers", nargs="*", choices=names, default=names)
     options = parser.parse_args()
+    options.peers = chosen(options.peers)
     os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
     given, rows = Given(options.model), []
     for workers in options.workers:
