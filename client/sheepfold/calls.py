@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,6 +27,7 @@ from sheepfold_wire.plan import Plan
 T = TypeVar("T")
 
 PULL_WAIT_SECONDS = 30.0
+STAGED_REMEMBERED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class WorkerCalls:
         self.opening = opening
         self.down = down
         self.usage = Usage(time.monotonic)
+        self.staged: deque[AttemptId] = deque(maxlen=STAGED_REMEMBERED)
+        """The newest attempts that every shard has said are staged."""
 
     def attach(self) -> Terms:
         return Terms.of(self.transport.call(self.opening))
@@ -152,9 +156,9 @@ class WorkerCalls:
         return reply
 
     def release(self, attempts: tuple[AttemptId, ...], reason: str, is_leaving: bool = False) -> None:
-        """All leases if `attempts` is empty."""
-        job, worker = self.opening.job, self.opening.worker
-        self.transport.call(m.ReleaseRequest(job, worker, attempts, is_leaving, reason))
+        """All leases if `attempts` is empty, but for those in `staged`."""
+        job, worker, staged = self.opening.job, self.opening.worker, tuple(self.staged)
+        self.transport.call(m.ReleaseRequest(job, worker, attempts, is_leaving, reason, staged))
 
 
 log = logging.getLogger("sheepfold")

@@ -128,7 +128,9 @@ class Driver:
             return (outcome := self.run_until(Offer()))
         finally:
             self._contribution = None
-            self._slot_clock.end(isinstance(outcome, Ready) and outcome.is_counted)
+            counted = outcome.lease if isinstance(outcome, Ready) and outcome.is_counted else None
+            self._calls.staged.extend([counted.attempt] if counted else [])
+            self._slot_clock.end(counted is not None)
 
     def release(self, reason: str) -> None:
         """Hand every lease back. A failure is no matter: a lease expires by itself."""

@@ -192,7 +192,8 @@ def test_header_is_read_up_to_a_limit(size: int, where: str) -> None:
     sent = {
         "header": GET[:-2] + b"X: " + b"x" * size + b"\r\nConnection: close\r\n\r\n",
         "many headers": GET[:-2] + b"X: xxxxx\r\n" * (size // 10) + b"Connection: close\r\n\r\n",
-        "address": GET[:-2].replace(b"jobs", b"jobs?" + b"x" * size) + b"Connection: close\r\n\r\n",
+        "address": GET[:-2].replace(b"/api/v1/jobs", b"/healthz?" + b"x" * size)
+        + b"Connection: close\r\n\r\n",
     }[where]
     with serving(PATIENT) as served, connected(served) as connection:
         try:

@@ -58,6 +58,8 @@ class SimWorker:
         """(version, value) by shard."""
         self._contribution: Contribution | None = None
         self._done = 0
+        self._staged: list[m.AttemptId] = []
+        """What every shard has said is staged."""
 
     def start(self) -> None:
         self._handle(s.Want(s.Goal.LEASE))
@@ -65,7 +67,8 @@ class SimWorker:
 
     def leave(self) -> None:
         """SIGTERM: hand leases back, then go."""
-        request = m.ReleaseRequest("sim", self.name, is_leaving=True, reason="SIGTERM")
+        staged = tuple(self._staged)
+        request = m.ReleaseRequest("sim", self.name, is_leaving=True, reason="SIGTERM", staged=staged)
         self.world.call_coordinator(request, lambda reply: None)
         self.is_alive = False
 
@@ -97,8 +100,9 @@ class SimWorker:
             case s.Ready(s.Goal.WEIGHTS):
                 invariants.pure_pull(self._weights, len(world.shards), self.session.version, None)
                 self._handle(s.Want(s.Goal.LEASE))
-            case s.Ready():
+            case s.Ready(lease=lease, is_counted=is_counted):
                 self._contribution = None
+                self._staged += [lease.attempt] if lease is not None and is_counted else []
                 looks = self.session.version >= 0 and world.workload.random() < LOOK
                 self._handle(s.Want(s.Goal.WEIGHTS if looks else s.Goal.LEASE))
             case s.Ended():

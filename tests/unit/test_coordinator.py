@@ -357,6 +357,25 @@ def test_leaving_worker_hands_its_leases_back_at_once() -> None:
     assert desk.leased("a").slot == lease.slot
 
 
+def test_leaving_worker_does_not_hand_back_what_every_shard_told_it_is_staged() -> None:
+    """The shards' own reports come over other connections, and may come later than the worker's last call."""
+    desk = Desk().start("b")
+    lease = desk.leased("b")
+    reply = desk.ask(m.ReleaseRequest("j", "b", is_leaving=True, staged=(lease.attempt,)))
+    assert reply == m.ReleaseReply(0)
+    desk.stage(lease)
+    assert desk.state.steps[0].slots[lease.slot or 0].winner is not None
+
+
+def test_attempt_that_its_worker_took_for_staged_and_is_not_expires() -> None:
+    desk = Desk().start("b")
+    lease = desk.leased("b")
+    desk.ask(m.ReleaseRequest("j", "b", is_leaving=True, staged=(lease.attempt,)))
+    desk.wait(1_000.0)
+    desk.attach("a")
+    assert desk.leased("a").slot == lease.slot
+
+
 def test_worker_that_left_is_unknown() -> None:
     desk = Desk().start("b")
     desk.ask(m.ReleaseRequest("j", "b", is_leaving=True))

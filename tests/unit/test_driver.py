@@ -392,6 +392,18 @@ def test_an_attempt_that_a_heartbeat_reports_as_ended_is_dropped_while_it_is_pus
     assert answer.why == "expired"
 
 
+def test_leaving_names_what_was_pushed_so_that_it_is_not_handed_back(
+    server: FakeServer, make: Callable[..., Driver]
+) -> None:
+    driver = make()
+    initialised(driver, server)
+    lease = driver.next_lease()
+    assert driver.push(contribution(server, 0)) == COUNTED
+    driver.next_lease()
+    driver.close()
+    assert server.named("ReleaseRequest")[-1].staged[-1] == lease.attempt
+
+
 def test_closing_hands_leases_back_once_and_closes_the_transport(
     server: FakeServer, make: Callable[..., Driver]
 ) -> None:

@@ -187,13 +187,17 @@ class HeartbeatReply:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequest:
-    """Hand leases back (all of the worker's if `attempts` is empty); `is_leaving` detaches it."""
+    """Hand leases back (all of the worker's if `attempts` is empty); `is_leaving` detaches it.
+
+    `staged`: attempts that every shard has said are staged; they are not handed back.
+    """
 
     job: str
     worker: str
     attempts: tuple[AttemptId, ...] = ()
     is_leaving: bool = False
     reason: str = "released"
+    staged: tuple[AttemptId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,18 +243,20 @@ class HeartbeatReply(_message.Message):
     def __init__(self, state: _Optional[str] = ..., version: _Optional[int] = ..., ends: _Optional[_Iterable[_Union[AttemptEnd, _Mapping]]] = ..., held_seconds: _Optional[float] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
-    __slots__ = ("job", "worker", "attempts", "is_leaving", "reason")
+    __slots__ = ("job", "worker", "attempts", "is_leaving", "reason", "staged")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     IS_LEAVING_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    STAGED_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     attempts: _containers.RepeatedCompositeFieldContainer[_shard_pb2.AttemptId]
     is_leaving: bool
     reason: str
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., attempts: _Optional[_Iterable[_Union[_shard_pb2.AttemptId, _Mapping]]] = ..., is_leaving: bool = ..., reason: _Optional[str] = ...) -> None: ...
+    staged: _containers.RepeatedCompositeFieldContainer[_shard_pb2.AttemptId]
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., attempts: _Optional[_Iterable[_Union[_shard_pb2.AttemptId, _Mapping]]] = ..., is_leaving: bool = ..., reason: _Optional[str] = ..., staged: _Optional[_Iterable[_Union[_shard_pb2.AttemptId, _Mapping]]] = ...) -> None: ...
 
 class ReleaseReply(_message.Message):
     __slots__ = ("released",)

@@ -284,7 +284,8 @@ class Coordinator:
         )
 
     def _release(self, request: m.ReleaseRequest) -> m.ReleaseReply:
-        released = self._granting.release(request.worker, request.attempts, request.reason or "released")
+        reason = request.reason or "released"
+        released = self._granting.release(request.worker, request.attempts, reason, request.staged)
         if request.is_leaving:
             self._lease_calls.leaves(request.worker)
             known = self._state.workers.get(request.worker)

@@ -279,9 +279,15 @@ class Granting:
             if not attempt.is_staged and attempt.deadline <= self._s.now:
                 self.end(attempt, "expired")
 
-    def release(self, worker: str, keys: tuple[object, ...], why: str) -> int:
-        """End the worker's unstaged attempts (those of `keys`, or all); returns how many."""
-        given = [a for a in self._s.attempts.of_worker(worker) if not keys or a.id in keys]
+    def release(
+        self, worker: str, keys: tuple[object, ...], why: str, staged: tuple[object, ...] = ()
+    ) -> int:
+        """End the worker's unstaged attempts (those of `keys`, or all); returns how many.
+
+        `staged`: those that the worker knows to be on every shard, whose reports come another way.
+        """
+        held = (a for a in self._s.attempts.of_worker(worker) if a.id not in staged)
+        given = [attempt for attempt in held if not keys or attempt.id in keys]
         for attempt in given:
             self.end(attempt, why, why if why in LOST else "handed back")
         return len(given)
