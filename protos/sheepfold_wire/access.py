@@ -125,7 +125,7 @@ def is_join_token(token: str) -> bool:
     body = rest.partition(".")[0]
     try:
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         return False
     return isinstance(claims, dict) and claims.get("use") == "join"
 

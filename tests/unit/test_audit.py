@@ -72,6 +72,20 @@ def test_what_is_changed_is_seen_and_where(tmp_path: Path, what: str) -> None:
     assert "does not follow" in outcome.stderr
 
 
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, "{}", "[]", "7", '{"hash"', "\x00", '{"hash":' + "9" * 5_000 + "}"]
+)
+def test_line_that_is_no_entry_is_named(tmp_path: Path, line: str) -> None:
+    file = written(tmp_path)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n")
+    with pytest.raises(AuditError, match=r"audit\.jsonl line 3: it is no entry of an audit log"):
+        check_log(tmp_path)
+    file.write_text("\n".join([*lines, line]) + "\n")
+    with pytest.raises(AuditError, match="no entry of an audit log"):
+        check_log(tmp_path)
+
+
 def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
     file = written(tmp_path)
     whole, seed = file.read_bytes(), random.randrange(2**32)

@@ -197,7 +197,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
         raise BadConfig(f"{text!r}: give KEY=VALUE with one of the live keys {', '.join(LIVE_KEYS)}")
     try:
         return {key: json.loads(value)}
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadConfig(f"{text!r}: {value!r} is not a number; write e.g. {key}=0.01") from None
 
 

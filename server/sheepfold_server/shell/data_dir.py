@@ -57,7 +57,7 @@ class DataDir:
             )
         except FileNotFoundError:
             return Numbers()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StartError(
                 f"{file} is not as it was written ({error}); restore it from a copy: with a term that was "
                 "used before, gradients could be counted twice"

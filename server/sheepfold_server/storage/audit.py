@@ -140,6 +140,6 @@ def _hash_of(line: bytes, file: Path, number: int) -> str:
     """`number` 0: the last line. Raises AuditError."""
     try:
         return str(json.loads(line)["hash"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         where = f"line {number}" if number else "its last line"
         raise AuditError(f"{file} {where}: it is no entry of an audit log; compare with a copy") from None
