@@ -11,7 +11,8 @@
     ├── ContributionConflict   ALREADY_EXISTS       never
     ├── AbortedError           ABORTED
     │   ├── StaleIncarnation, StaleTerm, WorkerUnknown                     attach again
-    │   └── PushInProgress, AttemptNotAnnounced                            wait, then the same bytes
+    │   ├── PushInProgress, AttemptNotAnnounced                            wait, then the same bytes
+    │   └── RegionGone                                                     the same bytes, in frames
     ├── ChunkChecksumMismatch  DATA_LOSS            the same bytes again, at most 3 times
     ├── VersionGone            OUT_OF_RANGE         pull the newest version
     ├── JobUnknown             NOT_FOUND            never
@@ -242,6 +243,13 @@ class AttemptNotAnnounced(AbortedError):
 
     reason = "ATTEMPT_NOT_ANNOUNCED"
     action = Action.WAIT
+
+
+class RegionGone(AbortedError):
+    """The shard does not hold this shared memory (any more)."""
+
+    reason = "REGION_GONE"
+    action = Action.SEND_AGAIN
 
 
 class ChunkChecksumMismatch(SheepfoldError):

@@ -8,6 +8,7 @@ client reads and writes the same frames (tests compare the two byte for byte).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,20 @@ class Chunk:
 
     offset: int
     data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class InRegion:
+    """In place of a push's chunks: the payload lies in the region of that number."""
+
+    region: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """In place of a pull's chunks: the payload, of this XXH3-64, was written to the region asked for."""
+
+    checksum: int
 
 
 def payload_digest(payload: Buffer) -> bytes:
@@ -81,6 +96,14 @@ def pull_end_frame(version: int) -> bytes:
     return bytes(shard_pb2.PullFrame(end_version=version).SerializeToString())
 
 
+def push_region_frame(region: int) -> bytes:
+    return bytes(shard_pb2.PushFrame(region=region).SerializeToString())
+
+
+def pull_region_frame(checksum: int) -> bytes:
+    return bytes(shard_pb2.PullFrame(region_checksum=checksum).SerializeToString())
+
+
 def chunk_frame(offset: int, data: Buffer) -> bytes:
     """One chunk as bytes of the wire: the only copy of the payload on the sending side."""
     checksum = xxhash.xxh3_64_intdigest(data).to_bytes(8, "little")
@@ -96,19 +119,25 @@ def chunk_frames(payload: Buffer, chunk_bytes: int = CHUNK_BYTES) -> Iterator[by
         yield chunk_frame(offset, view[offset : offset + chunk_bytes])
 
 
-def read_push_frame(frame: Buffer) -> messages.PushHeader | Chunk:
+def read_push_frame(frame: Buffer) -> messages.PushHeader | Chunk | InRegion:
     """A frame of a push; raises BadFrame, ChunkChecksumMismatch."""
     view = memoryview(frame)
     if len(view) and view[0] == _TAG_CHUNK:
         return _read_chunk(view)
     message = _parse(shard_pb2.PushFrame, frame)
-    if message.WhichOneof("frame") != "header":
-        raise BadFrame("the first frame of a push must be its header")
-    return from_proto(messages.PushHeader, message.header)
+    match message.WhichOneof("frame"):
+        case "header":
+            return from_proto(messages.PushHeader, message.header)
+        case "region":
+            return InRegion(int(message.region))
+    raise BadFrame("a frame of a push is neither header, chunk nor region")
 
 
-def read_pull_frame(frame: Buffer) -> messages.PullHeader | Chunk | int:
-    """A frame of a pull: header, chunk, or the version of the last frame; raises as read_push_frame."""
+def read_pull_frame(frame: Buffer) -> messages.PullHeader | Chunk | Written | int:
+    """A frame of a pull: header, chunk, word of a region, or the version of the last frame.
+
+    Raises as read_push_frame.
+    """
     view = memoryview(frame)
     if len(view) and view[0] == _TAG_CHUNK:
         return _read_chunk(view)
@@ -118,7 +147,9 @@ def read_pull_frame(frame: Buffer) -> messages.PullHeader | Chunk | int:
             return from_proto(messages.PullHeader, message.header)
         case "end_version":
             return int(message.end_version)
-    raise BadFrame("a frame of a pull is neither header, chunk nor end")
+        case "region_checksum":
+            return Written(int(message.region_checksum))
+    raise BadFrame("a frame of a pull is neither header, chunk, region nor end")
 
 
 def _parse(kind: Any, frame: Buffer) -> Any:
@@ -179,6 +210,14 @@ class PartBuffer:
             )
         self.payload[chunk.offset : end] = chunk.data
         self._filled = end
+
+    @contextmanager
+    def whole(self) -> Iterator[bytearray]:
+        """To be filled by other means than chunks; full afterwards. Raises BadFrame if some have come."""
+        if self._filled:
+            raise BadFrame(f"a region is named after {self._filled} bytes of the part; send one or the other")
+        yield self.payload
+        self._filled = len(self.payload)
 
     def finish(self) -> bytearray:
         """The whole payload; raises BadFrame if bytes are missing."""

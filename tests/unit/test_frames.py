@@ -18,13 +18,17 @@ from sheepfold_wire.frames import (
     CHUNK_BYTES,
     MESSAGE_BYTES_MAX,
     Chunk,
+    InRegion,
     PartBuffer,
+    Written,
     chunk_frame,
     chunk_frames,
     payload_digest,
     pull_end_frame,
     pull_header_frame,
+    pull_region_frame,
     push_header_frame,
+    push_region_frame,
     read_pull_frame,
     read_push_frame,
 )
@@ -153,11 +157,33 @@ def test_a_header_with_altered_bytes_is_a_header_or_a_bad_frame(
         read(bytes(frame))
 
 
-def test_a_push_that_begins_without_header_and_a_pull_frame_of_no_kind_are_bad_frames() -> None:
-    with pytest.raises(BadFrame, match="must be its header"):
-        read_push_frame(pull_end_frame(3))
-    with pytest.raises(BadFrame, match="neither header, chunk nor end"):
+def test_frames_of_no_kind_are_bad_frames() -> None:
+    for frame in (b"", pull_region_frame(3)):
+        with pytest.raises(BadFrame, match="neither header, chunk nor region"):
+            read_push_frame(frame)
+    with pytest.raises(BadFrame, match="neither header, chunk, region nor end"):
         read_pull_frame(b"")
+
+
+@given(st.integers(1, 2**63 - 1), st.integers(0, 2**64 - 1))
+def test_word_of_a_region_is_a_protobuf_message(region: int, checksum: int) -> None:
+    assert push_region_frame(region) == shard_pb2.PushFrame(region=region).SerializeToString()
+    assert read_push_frame(push_region_frame(region)) == InRegion(region)
+    assert pull_region_frame(checksum) == shard_pb2.PullFrame(region_checksum=checksum).SerializeToString()
+    assert read_pull_frame(pull_region_frame(checksum)) == Written(checksum)
+
+
+def test_payload_comes_by_chunks_or_by_a_region_and_not_by_both() -> None:
+    buffer = PartBuffer(8, BufferPool(64))
+    buffer.add(Chunk(0, memoryview(b"abcd")))
+    with pytest.raises(BadFrame, match="after 4 bytes"), buffer.whole():
+        pass
+    buffer = PartBuffer(8, BufferPool(64))
+    with buffer.whole() as payload:
+        payload[:] = b"abcdefgh"
+    with pytest.raises(BadFrame, match="covers bytes 0 to 4"):
+        buffer.add(Chunk(0, memoryview(b"abcd")))
+    assert buffer.finish() == b"abcdefgh"
 
 
 @pytest.mark.parametrize(

@@ -6,25 +6,31 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import grpc
 import grpc.experimental
+import xxhash
 
 import sheepfold_wire.messages as m
 from sheepfold.transport import REPLIES, CoordinatorRequest, TransportError
+from sheepfold.transport.shared_memory import Region, SharedMemory
 from sheepfold_wire.access import Access, Metadata
 from sheepfold_wire.codecs import Buffer
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.convert import from_proto, to_proto
-from sheepfold_wire.errors import BadFrame, PreconditionError
+from sheepfold_wire.errors import BadFrame, ChunkChecksumMismatch, PreconditionError, RegionGone
 from sheepfold_wire.frames import (
     MESSAGE_BYTES_MAX,
     Chunk,
     PartBuffer,
+    Written,
     chunk_frames,
     push_header_frame,
+    push_region_frame,
     read_pull_frame,
 )
 from sheepfold_wire.pooling import BufferPool
@@ -86,7 +92,9 @@ class GrpcTransport:
         self._options = channel_options(environ)
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
-        self._pull_bytes: dict[str, int] = {}
+        self._pull_bytes: dict[tuple[str, str], int] = {}
+        """How long a part is, by a shard's address and codec."""
+        self._shared = SharedMemory(self._share, environ)
         self._parts = BufferPool(sys.maxsize)
         """What pulls are received into; as large as the model is here."""
 
@@ -103,32 +111,57 @@ class GrpcTransport:
         return from_proto(REPLIES[type(request)], reply)
 
     def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
+        with suppress(RegionGone), self._shared.lent(address, len(payload)) as region:
+            if region is not None:
+                region.write(payload)
+                return self._push(address, header, iter((push_region_frame(region.number),)))
+        return self._push(address, header, chunk_frames(payload))
+
+    def _push(self, address: m.ShardAddress, header: m.PushHeader, body: Iterator[bytes]) -> m.PushReply:
         method: Any = self._channel(address.address).stream_unary(
             "/sheepfold.v1.ShardService/Push", None, shard_pb2.PushReply.FromString
         )
-        frames: Iterator[bytes] = chain((push_header_frame(header),), chunk_frames(payload))
+        frames, seconds = chain((push_header_frame(header),), body), bulk_seconds(header.payload_bytes)
         try:  # gRPC asks for no further frame once the shard has answered
-            reply = method(frames, timeout=bulk_seconds(len(payload)), metadata=self._metadata())
+            reply = method(frames, timeout=seconds, metadata=self._metadata())
         except grpc.RpcError as error:
             raise translated(error, f"Push to shard {address.shard} at {address.address}") from None
         return from_proto(m.PushReply, reply)
 
     def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
+        known = self._pull_bytes.get((address.address, request.codec))
+        with suppress(RegionGone), self._shared.lent(address, known or 0) as region:
+            if region is not None:
+                return self._pull(address, replace(request, region=region.number), region)
+        return self._pull(address, request, None)
+
+    def _pull(
+        self, address: m.ShardAddress, request: m.PullRequest, region: Region | None
+    ) -> tuple[int, Buffer]:
         method: Any = self._channel(address.address).unary_stream(
             "/sheepfold.v1.ShardService/Pull", shard_pb2.PullRequest.SerializeToString, None
         )
-        known = self._pull_bytes.get(address.address)
+        known = self._pull_bytes.get((address.address, request.codec))
         seconds = PULL_SECONDS_UNKNOWN if known is None else bulk_seconds(known)
         timeout = seconds + request.wait_seconds
         frames = method(to_proto(request), timeout=timeout, metadata=self._metadata())
         try:
             header = _header(next(frames, b""))
-            self._pull_bytes[address.address] = header.payload_bytes
-            return header.version, _payload(header, frames, self._parts)
+            self._pull_bytes[address.address, request.codec] = header.payload_bytes
+            return header.version, _payload(header, frames, self._parts, region)
         except grpc.RpcError as error:
             raise translated(error, f"Pull from shard {address.shard} at {address.address}") from None
         finally:
             frames.cancel()
+
+    def _share(self, address: m.ShardAddress) -> m.ShareReply:
+        stub: Any = ShardServiceStub(self._channel(address.address))
+        try:
+            request = to_proto(m.ShareRequest())
+            reply = stub.Share(request, timeout=UNARY_SECONDS, metadata=self._metadata())
+        except grpc.RpcError as error:
+            raise translated(error, f"Share at shard {address.shard} at {address.address}") from None
+        return from_proto(m.ShareReply, reply)
 
     def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
         stub: Any = ShardServiceStub(self._channel(address.address))
@@ -140,6 +173,7 @@ class GrpcTransport:
         return from_proto(m.DigestReply, reply)
 
     def close(self) -> None:
+        self._shared.close()
         with self._lock:
             channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
@@ -177,14 +211,23 @@ def _header(frame: bytes) -> m.PullHeader:
     return header
 
 
-def _payload(header: m.PullHeader, frames: Iterator[bytes], pool: BufferPool) -> bytearray:
-    """The rest of a pull: its chunks, then the version once more, so that a torn answer is seen."""
+def _payload(
+    header: m.PullHeader, frames: Iterator[bytes], pool: BufferPool, region: Region | None
+) -> bytearray:
+    """The rest of a pull: its chunks, or what is in the region instead; then the version once more.
+
+    Raises BadFrame, so that a torn answer is seen; RegionGone for chunks where a region was offered.
+    """
     buffer = PartBuffer(header.payload_bytes, pool)
     end: int | None = None
     for raw in frames:
         match read_pull_frame(raw):
+            case Chunk() if region is not None:
+                raise RegionGone("it does not write to the memory shared with it")
             case Chunk() as chunk if end is None:
                 buffer.add(chunk)
+            case Written(checksum) if end is None and region is not None:
+                _fill(buffer, region, checksum)
             case int(version) if end is None:
                 end = version
             case _:
@@ -192,6 +235,18 @@ def _payload(header: m.PullHeader, frames: Iterator[bytes], pool: BufferPool) ->
     if end != header.version:
         raise BadFrame(f"the pull began as version {header.version} and ended as {end}; pull again")
     return buffer.finish()
+
+
+def _fill(buffer: PartBuffer, region: Region, checksum: int) -> None:
+    """Raises ChunkChecksumMismatch where the region holds another payload, such as an earlier call's."""
+    found = xxhash.xxh3_64()
+    with buffer.whole() as payload:
+        region.read(payload, found.update)
+    if found.intdigest() != checksum:
+        raise ChunkChecksumMismatch(
+            f"shared memory of {len(payload)} bytes has XXH3 {found.hexdigest()}, written as "
+            f"{checksum:016x}; pull again"
+        )
 
 
 def translated(error: grpc.RpcError, what: str) -> Exception:

@@ -22,6 +22,8 @@ from sheepfold_wire.messages.bulk import (
     PullRequest,
     PushHeader,
     PushReply,
+    ShareReply,
+    ShareRequest,
 )
 from sheepfold_wire.messages.coordinator import (
     AttachReply,
@@ -196,6 +198,8 @@ __all__ = [
     "ShardStatus",
     "ShardStep",
     "ShardTraffic",
+    "ShareReply",
+    "ShareRequest",
     "SliceFacts",
     "SliceReport",
     "SliceTotals",

@@ -1,4 +1,4 @@
-"""What stands in shard.proto of the two bulk calls, push and pull."""
+"""What stands in shard.proto of the calls of workers: push and pull, and memory shared for both."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ class PullRequest:
     version: int | None = None
     wait_seconds: float = 0.0
     lineage: str = ""
+    region: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,20 @@ class PullHeader:
 
     version: int
     payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRequest:
+    """Ask where to hand over memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareReply:
+    """Where a worker of the same host hands over a region, and what it says there."""
+
+    boot_id: str
+    socket: str
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True)

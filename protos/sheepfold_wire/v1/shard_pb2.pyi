@@ -24,22 +24,26 @@ class Chunk(_message.Message):
     def __init__(self, offset: _Optional[int] = ..., checksum: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class PushFrame(_message.Message):
-    __slots__ = ("header", "chunk")
+    __slots__ = ("header", "chunk", "region")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     header: PushHeader
     chunk: Chunk
-    def __init__(self, header: _Optional[_Union[PushHeader, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
+    region: int
+    def __init__(self, header: _Optional[_Union[PushHeader, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., region: _Optional[int] = ...) -> None: ...
 
 class PullFrame(_message.Message):
-    __slots__ = ("header", "chunk", "end_version")
+    __slots__ = ("header", "chunk", "end_version", "region_checksum")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     END_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REGION_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     header: PullHeader
     chunk: Chunk
     end_version: int
-    def __init__(self, header: _Optional[_Union[PullHeader, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., end_version: _Optional[int] = ...) -> None: ...
+    region_checksum: int
+    def __init__(self, header: _Optional[_Union[PullHeader, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., end_version: _Optional[int] = ..., region_checksum: _Optional[int] = ...) -> None: ...
 
 class Facts(_message.Message):
     __slots__ = ("samples", "weight", "base_version", "present", "loss", "metrics")
@@ -98,7 +102,7 @@ class PushReply(_message.Message):
     def __init__(self, duplicate: bool = ...) -> None: ...
 
 class PullRequest(_message.Message):
-    __slots__ = ("job", "shard", "incarnation", "manifest_digest", "plan_digest", "codec", "version", "wait_seconds", "lineage")
+    __slots__ = ("job", "shard", "incarnation", "manifest_digest", "plan_digest", "codec", "version", "wait_seconds", "lineage", "region")
     JOB_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +112,7 @@ class PullRequest(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     job: str
     shard: int
     incarnation: int
@@ -117,7 +122,8 @@ class PullRequest(_message.Message):
     version: int
     wait_seconds: float
     lineage: str
-    def __init__(self, job: _Optional[str] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., codec: _Optional[str] = ..., version: _Optional[int] = ..., wait_seconds: _Optional[float] = ..., lineage: _Optional[str] = ...) -> None: ...
+    region: int
+    def __init__(self, job: _Optional[str] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., codec: _Optional[str] = ..., version: _Optional[int] = ..., wait_seconds: _Optional[float] = ..., lineage: _Optional[str] = ..., region: _Optional[int] = ...) -> None: ...
 
 class PullHeader(_message.Message):
     __slots__ = ("version", "payload_bytes")
@@ -126,6 +132,20 @@ class PullHeader(_message.Message):
     version: int
     payload_bytes: int
     def __init__(self, version: _Optional[int] = ..., payload_bytes: _Optional[int] = ...) -> None: ...
+
+class ShareRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShareReply(_message.Message):
+    __slots__ = ("boot_id", "socket", "key")
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    boot_id: str
+    socket: str
+    key: bytes
+    def __init__(self, boot_id: _Optional[str] = ..., socket: _Optional[str] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class DigestRequest(_message.Message):
     __slots__ = ("job",)

@@ -51,6 +51,11 @@ class ShardServiceStub(object):
                 request_serializer=sheepfold__wire_dot_v1_dot_shard__pb2.DigestRequest.SerializeToString,
                 response_deserializer=sheepfold__wire_dot_v1_dot_shard__pb2.DigestReply.FromString,
                 _registered_method=True)
+        self.Share = channel.unary_unary(
+                '/sheepfold.v1.ShardService/Share',
+                request_serializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShareRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShareReply.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer(object):
@@ -79,6 +84,13 @@ class ShardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Share(self, request, context):
+        """Where a worker of this host may hand over memory of its own, through which payloads go instead of frames.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +108,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.Digest,
                     request_deserializer=sheepfold__wire_dot_v1_dot_shard__pb2.DigestRequest.FromString,
                     response_serializer=sheepfold__wire_dot_v1_dot_shard__pb2.DigestReply.SerializeToString,
+            ),
+            'Share': grpc.unary_unary_rpc_method_handler(
+                    servicer.Share,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShareRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_shard__pb2.ShareReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +198,33 @@ class ShardService(object):
             '/sheepfold.v1.ShardService/Digest',
             sheepfold__wire_dot_v1_dot_shard__pb2.DigestRequest.SerializeToString,
             sheepfold__wire_dot_v1_dot_shard__pb2.DigestReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Share(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.ShardService/Share',
+            sheepfold__wire_dot_v1_dot_shard__pb2.ShareRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_shard__pb2.ShareReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,7 @@ ROLES_OF_CALL: dict[str, frozenset[Role]] = {
     _SHARD + "Push": WORKERS,
     _SHARD + "Pull": READERS,
     _SHARD + "Digest": READERS,
+    _SHARD + "Share": READERS,
 }
 
 OPEN_CALLS = frozenset({"/grpc.health.v1.Health/Check"})

@@ -24,6 +24,7 @@ from sheepfold_server.shell.patience import Patience
 from sheepfold_server.shell.security import Credentials
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
 from sheepfold_server.shell.shard_service import SERVICE, ShardService
+from sheepfold_server.shell.shared_memory import Regions
 from sheepfold_server.shell.start import StartError
 from sheepfold_wire.access import Access
 from sheepfold_wire.v1 import shard_pb2
@@ -57,7 +58,9 @@ class ShardServer:
             options=server_options(),
             maximum_concurrent_rpcs=CALLS_MAX,
         )
-        self._server.add_generic_rpc_handlers((ShardService(self.process, self._patience).handler(),))
+        self._regions = Regions()
+        service = ShardService(self.process, self._patience, self._regions)
+        self._server.add_generic_rpc_handlers((service.handler(),))
         health_port.add_health(self._server, self._health)
         port = credentials.add_port(self._server, config.listen)
         if port == 0:
@@ -101,6 +104,7 @@ class ShardServer:
     def start(self) -> None:
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._health.set("liveness", health_pb2.HealthCheckResponse.SERVING)
+        self._regions.start()
         self._server.start()
         self._probed.start()
         self._patience.start()
@@ -111,6 +115,7 @@ class ShardServer:
         self._health.enter_graceful_shutdown()
         self._server.stop(GRACE_SECONDS).wait()
         self._probed.stop(None).wait()
+        self._regions.close()
         self._patience.close()
         self._link.close()
         self.process.close()

@@ -6,12 +6,14 @@ server/DECISIONS.md. A call without a deadline is refused, so that no stream sta
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, cast
 
 import grpc
+import xxhash
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
@@ -21,6 +23,7 @@ from sheepfold_server.shell.options import has_deadline
 from sheepfold_server.shell.patience import Patience
 from sheepfold_server.shell.shard_actor import Served, ShardActor
 from sheepfold_server.shell.shard_process import ShardProcess
+from sheepfold_server.shell.shared_memory import Regions
 from sheepfold_wire import frames
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.convert import from_proto, to_proto
@@ -32,10 +35,13 @@ from sheepfold_wire.errors import (
     InvalidError,
     JobUnknown,
     NotReady,
+    RegionGone,
     ShapeMismatch,
 )
 from sheepfold_wire.pooling import BufferPool
 from sheepfold_wire.v1 import shard_pb2
+
+log = logging.getLogger(__name__)
 
 SERVICE = "sheepfold.v1.ShardService"
 CORE_ANSWERS_SECONDS = 30.0
@@ -61,10 +67,10 @@ def guarded(context: Any, work: Callable[[], Any]) -> Any:
 
 
 class ShardService:
-    """Push, Pull and Digest of one shard process."""
+    """Push, Pull, Digest and Share of one shard process."""
 
-    def __init__(self, process: ShardProcess, patience: Patience) -> None:
-        self._process, self._patience = process, patience
+    def __init__(self, process: ShardProcess, patience: Patience, regions: Regions) -> None:
+        self._process, self._patience, self._regions = process, patience, regions
         self._parts = BufferPool(process.config.staging_bytes)
         """Of all jobs: what their parts are received into."""
 
@@ -81,6 +87,9 @@ class ShardService:
                 ),
                 "Digest": grpc.unary_unary_rpc_method_handler(
                     self.digest, shard_pb2.DigestRequest.FromString, shard_pb2.DigestReply.SerializeToString
+                ),
+                "Share": grpc.unary_unary_rpc_method_handler(
+                    self.share, shard_pb2.ShareRequest.FromString, shard_pb2.ShareReply.SerializeToString
                 ),
             },
         )
@@ -115,7 +124,7 @@ class ShardService:
         if isinstance(answer, e.AnswerPush):
             return m.PushReply(duplicate=True)
         try:
-            payload, codec = _receive(requests, header, self._parts), Codec(header.codec)
+            payload, codec = self._receive(requests, header), Codec(header.codec)
             check = check_part(actor, payload, codec, header.facts.present)
         except BaseException:
             actor.push_broken(token)
@@ -123,12 +132,38 @@ class ShardService:
         _await(actor.received(token, header.attempt, payload, codec, check))
         return m.PushReply(duplicate=False)
 
+    def _receive(self, requests: Iterator[bytes], header: m.PushHeader) -> bytearray:
+        """The whole payload; raises BadFrame, RegionGone or ChunkChecksumMismatch, and keeps nothing then."""
+        buffer, digest = frames.PartBuffer(header.payload_bytes, self._parts), xxhash.xxh3_128()
+        for frame in requests:
+            match frames.read_push_frame(frame):
+                case frames.Chunk() as chunk:
+                    buffer.add(chunk)
+                    digest.update(chunk.data)
+                case frames.InRegion(region):
+                    with buffer.whole() as payload:
+                        self._regions.read(region, payload, digest.update)
+                case _:
+                    raise BadFrame("a second header arrived inside a push")
+        payload = buffer.finish()
+        if digest.digest() != header.payload_digest:
+            raise ChunkChecksumMismatch(
+                f"the part's digest is {digest.hexdigest()}, its header says {header.payload_digest.hex()}; "
+                "send the part again"
+            )
+        return payload
+
     # --- pull -----------------------------------------------------------------------------------------
 
     def pull(self, request: shard_pb2.PullRequest, context: Any) -> Iterator[bytes]:
-        actor, served = guarded(context, lambda: self._pull(from_proto(m.PullRequest, request), context))
+        asked = from_proto(m.PullRequest, request)
+        actor, served = guarded(context, lambda: self._pull(asked, context))
         yield frames.pull_header_frame(m.PullHeader(served.version, len(served.payload)))
-        yield from frames.chunk_frames(served.payload)
+        checksum = self._written(asked.region, served.payload)
+        if checksum is None:
+            yield from frames.chunk_frames(served.payload)
+        else:
+            yield frames.pull_region_frame(checksum)
         yield frames.pull_end_frame(served.version)
         actor.note_sent(len(served.payload))
 
@@ -147,6 +182,19 @@ class ShardService:
                 f"version {asked.version} was not applied within {wait:.1f} s; pull again"
             ) from None
 
+    def _written(self, region: int, payload: frames.Buffer) -> int | None:
+        """The checksum of what is in the region now; None if the payload has to go in chunks."""
+        try:
+            return self._regions.write(region, payload) if region else None
+        except (RegionGone, BadFrame) as error:
+            log.info("a pull is answered in frames: %s", error)
+            return None
+
+    # --- shared memory --------------------------------------------------------------------------------
+
+    def share(self, request: shard_pb2.ShareRequest, context: Any) -> Any:
+        return guarded(context, lambda: to_proto(self._regions.invite()))
+
     # --- digest -----------------------------------------------------------------------------------------
 
     def digest(self, request: shard_pb2.DigestRequest, context: Any) -> Any:
@@ -162,24 +210,6 @@ def _await(future: Future[object]) -> object:
         return future.result(CORE_ANSWERS_SECONDS)
     except FutureTimeout:
         raise NotReady(f"no decision within {CORE_ANSWERS_SECONDS:.0f} s; try again") from None
-
-
-def _receive(requests: Iterator[bytes], header: m.PushHeader, pool: BufferPool) -> bytearray:
-    """The whole payload; raises BadFrame or ChunkChecksumMismatch, and then nothing of it is kept."""
-    buffer = frames.PartBuffer(header.payload_bytes, pool)
-    for frame in requests:
-        chunk = frames.read_push_frame(frame)
-        if not isinstance(chunk, frames.Chunk):
-            raise BadFrame("a second header arrived inside a push")
-        buffer.add(chunk)
-    payload = buffer.finish()
-    found = frames.payload_digest(payload)
-    if found != header.payload_digest:
-        raise ChunkChecksumMismatch(
-            f"the part's digest is {found.hex()}, its header says {header.payload_digest.hex()}; "
-            "send the part again"
-        )
-    return payload
 
 
 def check_part(actor: ShardActor, payload: frames.Buffer, codec: Codec, present: bytes) -> e.PartCheck:

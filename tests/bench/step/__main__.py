@@ -52,8 +52,7 @@ def label(system: str, workers: int, shards: int, codec: str, transport: str, le
     }
 
 
-def ours(given: Given, workers: int, shards: int, codec: str, level: str, folder: str | None) -> Make:
-    named = label("sheepfold", workers, shards, codec, "grpc", level)
+def ours(given: Given, named: dict[str, Any], folder: str | None) -> Make:
     return lambda: Sheepfold(named, given, folder)
 
 
@@ -81,7 +80,9 @@ def systems(given: Given, workers: int, codec: str, options: argparse.Namespace)
     """Those of one table: one n, one codec; peers have none of one byte, and send bf16 beside int8."""
     for shards in options.shards:
         for level in ("checkpoint", "wal"):
-            yield ours(given, workers, shards, codec, level, options.dir)
+            for transport in options.transports:
+                named = label("sheepfold", workers, shards, codec, transport, level)
+                yield ours(given, named, options.dir)
     peers: dict[str, MakeRank] = {
         "allreduce_timm": AllReduceTimm,
         "allreduce_ours": AllReduceOurs,
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--codecs", nargs="+", default=["fp32", "bf16", "int8"])
+    parser.add_argument("--transports", nargs="+", choices=["grpc", "shared"], default=["grpc", "shared"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dir", help="where the servers keep their logs; by default the temporary directory")
     parser.add_argument("--no-oracle", dest="oracle", action="store_false", help="do not compare the weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.bench.step.system import System
 from torch import nn
 
 import sheepfold
+from sheepfold.transport.shared_memory import VARIABLE
 from sheepfold_server.shell.supervisor import Supervisor, UpConfig
 from sheepfold_wire.job import Job, parse_job
 
@@ -51,8 +53,11 @@ class SheepfoldRank:
     With gradients of 16 bits on the wire the weights come down in as many, as for a model held in bf16.
     """
 
-    def __init__(self, given: Given, rank: int, workers: int, address: str, codec: str, level: str) -> None:
+    def __init__(
+        self, given: Given, rank: int, workers: int, address: str, codec: str, level: str, transport: str
+    ) -> None:
         torch.set_num_threads(1)
+        os.environ[VARIABLE] = str(int(transport == "shared"))
         dtype = torch.bfloat16 if codec != "fp32" else torch.float32
         self._given, self._noise, self._number = given, given.noise(rank, dtype), 0
         self._model = Shaped(given, given.weights(), dtype)
@@ -99,7 +104,8 @@ class Sheepfold(System):
         try:
             self._supervisor.start()
             address = self._supervisor.coordinator.address
-            super().__init__(label, given, SheepfoldRank, [address, label["codec"], label["durability"]])
+            told = [address, label["codec"], label["durability"], label["transport"]]
+            super().__init__(label, given, SheepfoldRank, told)
         except BaseException:
             self._stop()
             raise

@@ -1,0 +1,255 @@
+"""Memory shared with the shards of this host, so that payloads need not go through sockets.
+
+Everything else of a call stays as it is. Whatever stands in the way here, the payload goes in frames.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import sheepfold_wire.messages as m
+from sheepfold.transport import TransportError
+from sheepfold_wire.codecs import Buffer
+from sheepfold_wire.errors import NotReady, Overloaded, RegionGone, SheepfoldError
+from sheepfold_wire.regions import (
+    ANSWER_BYTES_MAX,
+    Seen,
+    abstract,
+    boot_id,
+    make_region,
+    read_region,
+    write_region,
+)
+
+log = logging.getLogger("sheepfold")
+
+VARIABLE = "SHEEPFOLD_SHARED_MEMORY"
+HANDOVER_SECONDS = 2.0
+REGIONS_MAX = 2
+"""Of one shard: a push and a pull may be under way at once, and be of two lengths."""
+SIZES_KEPT = 8
+
+Ask = Callable[[m.ShardAddress], m.ShareReply]
+"""The shard's answer to Share. Raises SheepfoldError, TransportError."""
+
+
+class NotShared(Exception):
+    """Why payloads of a shard go in frames. `level`: of the log, for what somebody may have to look at."""
+
+    def __init__(self, why: str, level: int = logging.WARNING) -> None:
+        super().__init__(why)
+        self.level = level
+
+
+class Region:
+    """A memfd that a shard holds too, for one call at a time."""
+
+    def __init__(self, number: int, size: int, descriptor: int, connection: socket.socket) -> None:
+        self.number, self.size = number, size
+        self._descriptor, self._connection = descriptor, connection
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the shard has it still: it is silent on the connection, and closes it when it lets go."""
+        try:
+            self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def write(self, payload: Buffer) -> None:
+        """To its start. Raises RegionGone."""
+        try:
+            write_region(self._descriptor, payload)
+        except (OSError, EOFError) as error:
+            raise RegionGone(f"the region cannot be written ({error})") from None
+
+    def read(self, into: Buffer, seen: Seen) -> None:
+        """From its start; `seen` is told of the copy. Raises RegionGone."""
+        try:
+            read_region(self._descriptor, into, seen)
+        except (OSError, EOFError) as error:
+            raise RegionGone(f"the region cannot be read ({error})") from None
+
+    def close(self) -> None:
+        """The shard lets go of it when it sees the connection end."""
+        self._connection.close()
+        os.close(self._descriptor)
+
+
+def hand_over(reply: m.ShareReply, size: int) -> Region:
+    """A new region that the shard holds. Raises NotShared."""
+    try:
+        descriptor = make_region(size)
+    except (OSError, AttributeError) as error:
+        raise NotShared(f"no memory of {size} bytes can be made for it ({error})") from None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        number = _number(connection, reply, descriptor)
+    except BaseException:
+        connection.close()
+        os.close(descriptor)
+        raise
+    return Region(number, size, descriptor, connection)
+
+
+def _number(connection: socket.socket, reply: m.ShareReply, descriptor: int) -> int:
+    """What the shard calls the region from now on. Raises NotShared."""
+    connection.settimeout(HANDOVER_SECONDS)
+    try:
+        connection.connect(abstract(reply.socket))
+        socket.send_fds(connection, [reply.key], [descriptor])
+        answer = connection.recv(ANSWER_BYTES_MAX).decode("utf-8", "replace")
+    except OSError as error:
+        raise NotShared(f"its socket cannot be reached, perhaps from another container ({error})") from None
+    if not (answer.isascii() and answer.isdigit()):
+        raise NotShared(f"it refuses: {answer or 'without a word'}")
+    connection.setblocking(False)
+    return int(answer)
+
+
+class ShardRegions:
+    """The regions shared with one process of a shard, lent to one call each."""
+
+    def __init__(self, address: m.ShardAddress, ask: Ask) -> None:
+        self.incarnation = address.incarnation
+        self._address, self._ask = address, ask
+        self._lock = threading.Lock()
+        self._free: list[Region] = []
+        self._lent = 0
+        self._sizes: list[int] = []
+        """Of payloads that came before: one that comes once is not worth a region."""
+        self._is_given_up = False
+
+    def take(self, size: int) -> Region | None:
+        """One of exactly this size; None where the payload is to go in frames."""
+        with self._lock:
+            if self._is_given_up or not self._is_known(size):
+                return None
+            region = self._found(size)
+            if region is None and self._lent + len(self._free) >= REGIONS_MAX and not self._make_room():
+                return None
+            self._lent += 1
+        try:
+            if region is None:
+                region = self._opened(size)
+            elif not region.is_held:
+                region.close()
+                raise NotShared("it has let go of the memory shared with it", logging.INFO)
+        except NotShared as error:
+            region = None
+            self.give_up(str(error), error.level)
+        if region is None:
+            with self._lock:
+                self._lent -= 1
+        return region
+
+    def give_back(self, region: Region, is_sound: bool) -> None:
+        """After its call; `is_sound`: whether the shard has surely done with it."""
+        with self._lock:
+            self._lent -= 1
+            keeps = is_sound and not self._is_given_up
+            if keeps:
+                self._free.append(region)
+        if not keeps:
+            region.close()
+
+    def give_up(self, why: str, level: int) -> None:
+        """Frames from here on, for as long as this shard process lives; said once."""
+        with self._lock:
+            is_news, self._is_given_up = not self._is_given_up, True
+            free, self._free = self._free, []
+        for region in free:
+            region.close()
+        if is_news and why:
+            log.log(level, "payloads of shard %d go over gRPC: %s", self._address.shard, why)
+
+    def _is_known(self, size: int) -> bool:
+        if size in self._sizes:
+            return True
+        self._sizes = [*self._sizes[1 - SIZES_KEPT :], size]
+        return False
+
+    def _found(self, size: int) -> Region | None:
+        for at, region in enumerate(self._free):
+            if region.size == size:
+                return self._free.pop(at)
+        return None
+
+    def _make_room(self) -> bool:
+        """Close a region of another size, if none uses it."""
+        if self._free:
+            self._free.pop(0).close()
+            return True
+        return False
+
+    def _opened(self, size: int) -> Region | None:
+        """A new one; None if it cannot be had at the moment. Raises NotShared."""
+        try:
+            reply = self._ask(self._address)
+            if not reply.boot_id or reply.boot_id != boot_id():
+                raise NotShared("it is on another host, or takes no memory", logging.INFO)
+            region = hand_over(reply, size)
+        except (TransportError, NotReady, Overloaded):
+            return None  # perhaps at another call
+        except SheepfoldError as error:
+            raise NotShared(f"it takes no memory ({error})", logging.INFO) from None
+        log.info("payloads of shard %d go through %d bytes of shared memory", self._address.shard, size)
+        return region
+
+
+class SharedMemory:
+    """The regions of one transport, by shard."""
+
+    def __init__(self, ask: Ask, environ: Mapping[str, str]) -> None:
+        """SHEEPFOLD_SHARED_MEMORY=0 in `environ`: there are none."""
+        self._ask, self._is_off = ask, environ.get(VARIABLE) == "0"
+        self._lock = threading.Lock()
+        self._shards: dict[str, ShardRegions] = {}
+
+    @contextmanager
+    def lent(self, address: m.ShardAddress, size: int) -> Iterator[Region | None]:
+        """A region of exactly this size for one call to a shard; None: send frames.
+
+        A call that ends by RegionGone gives memory up for this shard process. After any end but an answer the
+        shard may still be at the region, which is then not used again.
+        """
+        shard = None if self._is_off or size == 0 else self._shard(address)
+        region = None if shard is None else shard.take(size)
+        if shard is None or region is None:
+            yield None
+            return
+        is_sound = False
+        try:
+            yield region
+            is_sound = True
+        except RegionGone as error:
+            shard.give_up(str(error), logging.WARNING)
+            raise
+        finally:
+            shard.give_back(region, is_sound)
+
+    def close(self) -> None:
+        """Those under way are closed as their calls end."""
+        with self._lock:
+            self._is_off = True
+            shards, self._shards = list(self._shards.values()), {}
+        for shard in shards:
+            shard.give_up("", logging.DEBUG)
+
+    def _shard(self, address: m.ShardAddress) -> ShardRegions:
+        with self._lock:
+            known = self._shards.get(address.address)
+            if known is not None and known.incarnation == address.incarnation:
+                return known
+            fresh = self._shards[address.address] = ShardRegions(address, self._ask)
+        if known is not None:
+            known.give_up("", logging.DEBUG)
+        return fresh
