@@ -27,6 +27,7 @@ from pathlib import Path
 
 from tests.bench.plan_worker import COLUMNS, LAYER, cpu_seconds
 
+from sheepfold.transport.shared_memory import VARIABLE as SHARED_MEMORY
 from sheepfold_server.planning.setting import Costs, Fleet, Machines, Setting, Work
 from sheepfold_server.planning.step import Phase, processors_s, step_time
 from sheepfold_server.shell.supervisor import Supervisor, UpConfig
@@ -73,7 +74,10 @@ class Servers:
         given = [self._address, job.to_json(), str(parameters), pids, str(pulls)]
         command = [sys.executable, "-m", "tests.bench.plan_worker", *given]
         before = cpu_seconds([self._coordinator])
-        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
+        environ = {**os.environ, SHARED_MEMORY: "0"}  # the fleet that is planned has a network
+        running = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) for _ in range(workers)
+        ]
         told = [process.communicate(timeout=SECONDS_MAX)[0] for process in running]
         if any(process.returncode for process in running):
             raise RuntimeError(f"a worker of {job.name} ended with {[p.returncode for p in running]}")

@@ -208,7 +208,10 @@ class Run:
 
 def run_once(tally: Tally, kills: int, chance: random.Random, directory: Path) -> None:
     staging = Staging(
-        proxies_seed=chance.randrange(1 << 30), has_failpoints=True, is_secured=tally.runs % 2 == 1
+        proxies_seed=chance.randrange(1 << 30),
+        has_failpoints=True,
+        is_secured=tally.runs % 2 == 1,
+        shares_memory=tally.runs % 3 == 2,
     )
     with killed_fleet(directory, job_of(tally.runs), 0, staging) as fleet:
         run = Run(Striker(fleet, tally, chance), chance)

@@ -24,6 +24,7 @@ from tests.integration.harness import digest_of
 import sheepfold_wire.messages as m
 from sheepfold.transport import TransportError
 from sheepfold.transport.grpc import GrpcTransport
+from sheepfold.transport.shared_memory import VARIABLE as SHARED_MEMORY
 from sheepfold_server.shell import child as children
 from sheepfold_server.shell import supervisor as supervision
 from sheepfold_server.shell.child import Child
@@ -78,6 +79,8 @@ class Staging:
     """None: no proxies."""
     has_failpoints: bool = False
     is_secured: bool = False
+    shares_memory: bool = True
+    """Whether payloads may go through memory, past the proxies."""
 
 
 class KilledFleet:
@@ -210,6 +213,7 @@ def killed_fleet(
         fleet = KilledFleet(directory, job, staging)
         patch.setattr(children, "tethered", lambda command: tethered(fleet.command_of(command)))
         patch.setenv(VARIABLE, str(fleet.armed.folder))
+        patch.setenv(SHARED_MEMORY, str(int(staging.shares_memory)))
         try:
             fleet.start()
             for _ in range(workers):

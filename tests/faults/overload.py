@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from tests.faults.crowd import COLUMNS
 from tests.faults.footprint import MEBIBYTE, Footprint, cpu_seconds, sample
 from tests.faults.results import record
 
+from sheepfold.transport.shared_memory import VARIABLE as SHARED_MEMORY
 from sheepfold_server.planning.memory import state_bytes_per_parameter
 from sheepfold_server.shell.options import READ_AHEAD_BYTES
 from sheepfold_server.shell.supervisor import Supervisor, UpConfig
@@ -119,6 +121,7 @@ def load(supervisor: Supervisor, job: Job, rows: int, crowds: list[tuple[int, in
     processes = [
         subprocess.Popen(
             [*command, str(honest), str(rogues), until_end],
+            env={**os.environ, SHARED_MEMORY: "0"},  # what comes through sockets is what can be too much
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -14,13 +14,15 @@ from tests.oracle.shards import pack
 
 import sheepfold_wire.messages as m
 from sheepfold.transport.grpc import GrpcTransport, translated
+from sheepfold.transport.shared_memory import Region, hand_over
 from sheepfold_wire.codecs import Codec
-from sheepfold_wire.convert import from_proto
+from sheepfold_wire.convert import from_proto, to_proto
 from sheepfold_wire.frames import Buffer, chunk_frames, payload_digest, push_header_frame
 from sheepfold_wire.job import Job
 from sheepfold_wire.manifest import Manifest, TensorSpec
 from sheepfold_wire.plan import Plan
 from sheepfold_wire.v1 import shard_pb2
+from sheepfold_wire.v1.shard_pb2_grpc import ShardServiceStub
 
 CALL_SECONDS = 20.0
 
@@ -39,6 +41,7 @@ class RawWorker:
         self.attached = self._attach()
         self.plan = Plan.of(MANIFEST, len(self.attached.shards), job.placement.split_above_bytes)
         self.held: list[m.AttemptId] = []
+        self._regions: list[Region] = []
         self._channels = {s.shard: grpc.insecure_channel(s.address) for s in self.attached.shards}
 
     def _attach(self) -> m.AttachReply:
@@ -54,6 +57,8 @@ class RawWorker:
                 time.sleep(0.02)
 
     def close(self) -> None:
+        for region in self._regions:
+            region.close()
         for channel in self._channels.values():
             channel.close()
         self.transport.close()
@@ -111,6 +116,25 @@ class RawWorker:
             return from_proto(m.PushReply, method(iter(frames), timeout=CALL_SECONDS))
         except grpc.RpcError as error:
             raise translated(error, "push") from None
+
+    def region(self, to: int, size: int) -> Region:
+        """Memory that a shard holds from now on, for its calls in any order."""
+        stub: Any = ShardServiceStub(self._channels[to])
+        reply = stub.Share(shard_pb2.ShareRequest(), timeout=CALL_SECONDS)
+        self._regions.append(hand_over(from_proto(m.ShareReply, reply), size))
+        return self._regions[-1]
+
+    def pull_request(self, to: int) -> m.PullRequest:
+        """For the newest version."""
+        incarnation, model, plan = self.attached.shards[to].incarnation, MANIFEST.digest, self.plan.digest
+        return m.PullRequest(self.job.name, to, incarnation, model, plan, "fp32", None, 10.0)
+
+    def pull_frames(self, to: int, **changes: Any) -> list[bytes]:
+        """What a shard answers to a pull; `changes` are of the request."""
+        method: Any = self._channels[to].unary_stream(
+            "/sheepfold.v1.ShardService/Pull", shard_pb2.PullRequest.SerializeToString, None
+        )
+        return list(method(to_proto(replace(self.pull_request(to), **changes)), timeout=CALL_SECONDS))
 
     def push_part(self, lease: m.Lease, to: int, **changes: Any) -> m.PushReply:
         """One part as it should be, but for changes of its header."""

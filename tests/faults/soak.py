@@ -128,7 +128,7 @@ def measure(minutes: float, seed: int) -> tuple[dict[str, Any], bool]:
     job, chance = job_of(), random.Random(seed)
     with (
         tempfile.TemporaryDirectory() as directory,
-        killed_fleet(Path(directory), job, 2, Staging(proxies_seed=seed)) as fleet,
+        killed_fleet(Path(directory), job, 2, Staging(proxies_seed=seed, shares_memory=False)) as fleet,
     ):
         fleet.until(lambda: fleet.version() >= 0, "version 0")
         soak, began = Soak(fleet, chance), time.monotonic()

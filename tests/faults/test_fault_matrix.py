@@ -263,7 +263,7 @@ KILL, LINKS, SYSCALLS = "faults/test_kill", "faults/test_links", "faults/test_cr
 SHARD, GRANTING, FLEET = "unit/test_shard", "unit/test_granting", "unit/test_fleet"
 DIRECTORIES, CHECKPOINTS = "integration/test_data_directories", "integration/test_checkpoint_life"
 SECURED, HERE = "integration/test_secured", "faults/test_fault_matrix"
-PERMISSIONS = "integration/test_permissions"
+PERMISSIONS, MEMORY = "integration/test_permissions", "integration/test_shared_memory"
 KILLED = by(KILL, "kill_9_changes_no_bit_and_costs_no_committed_step_that_is_logged")
 
 # fmt: off
@@ -396,12 +396,21 @@ MATRIX = {
         by("unit/test_errors", "a_reason_this_version_does_not_know_is_nobody")
         + by("unit/test_grpc_transport", "a_call_the_server_does_not_know_is_refused_and_not_repeated"),
         missing="the servers of an earlier release beside those of this one"),
+    45: Row("shared memory refused, or lost", "frames, said once; same bits",
+        by(MEMORY, "another_host_is_told_of_once_and_trains_to_the_same_bits",
+           "memory_lost_in_the_middle_costs_nothing_but_speed",
+           "worker_goes_on_with_the_next_process_of_a_killed_shard")),
+    46: Row("shared memory that its worker writes to meanwhile", "DATA_LOSS CHUNK_CHECKSUM_MISMATCH, or the copy",
+        by(MEMORY, "bytes_that_change_all_the_time_are_staged_whole_or_refused",
+           "bytes_changed_after_the_header_are_refused_and_those_staged_are_the_shards_own")),
+    47: Row("kill -9 of a worker that shares memory", "the shard lets go of memory and files",
+        by(MEMORY, "killed_worker_leaves_the_shard_neither_memory_nor_files")),
 }
 # fmt: on
 
 
 def test_every_row_is_shown_or_says_what_is_missing() -> None:
-    assert list(MATRIX) == list(range(1, 45))
+    assert list(MATRIX) == list(range(1, 48))
     for number, row in MATRIX.items():
         assert row.tests or row.failpoints or row.run or row.missing, number
 

@@ -19,6 +19,7 @@ from tests.faults.raw import MANIFEST, RawWorker
 from tests.integration.harness import Detour, RunningFold, digest_of, running_fold, small_job, train, until
 
 import sheepfold_wire.messages as m
+from sheepfold.transport.shared_memory import VARIABLE as SHARED_MEMORY
 from sheepfold_server.shell.certificates import make_security
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.errors import ChunkChecksumMismatch
@@ -73,7 +74,8 @@ def fold_behind(kind: type[Proxy], tls: Path | None = None) -> Iterator[Links]:
     to_shards = [kind(lambda i=i: folds[0].shards[i].address, SEED + 2 + i) for i in range(2)]  # type: ignore[misc]
     detour = Detour(of_shards.address, [proxy.address for proxy in to_shards])
     try:
-        with running_fold(2, tls=tls, detour=detour) as fold:
+        with pytest.MonkeyPatch.context() as patch, running_fold(2, tls=tls, detour=detour) as fold:
+            patch.setenv(SHARED_MEMORY, "0")  # it would lead past the proxies
             folds.append(fold)
             yield Links(fold, to_coordinator, of_shards, to_shards)
     finally:

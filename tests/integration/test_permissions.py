@@ -268,7 +268,7 @@ KINDS = {
     "TakeChore": "Chore",
     "Evaluated": "Evaluation",
 }
-OF_NO_JOB = ("Admit", "Link", "ListJobs")
+OF_NO_JOB = ("Admit", "Link", "ListJobs", "Share")
 
 
 def request_about(job: str, method: str) -> bytes:

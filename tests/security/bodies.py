@@ -10,7 +10,7 @@ from tests.security.mutate import mutated
 
 import sheepfold_wire.messages as m
 from sheepfold_wire.errors import SheepfoldError
-from sheepfold_wire.frames import chunk_frame, chunk_frames, push_header_frame
+from sheepfold_wire.frames import chunk_frame, chunk_frames, push_header_frame, push_region_frame
 
 CHUNK_BYTES = 64 << 10
 
@@ -32,6 +32,8 @@ def bodies(draw: random.Random, header: bytes, payload: bytes) -> dict[str, list
         "a header again": [*frames[:at], header, *frames[at:]],
         "no frames": [draw.randbytes(draw.randrange(1, 200)) for _ in range(3)],
         "a frame changed": [*frames[:at], frames[at][:-1] + bytes([frames[at][-1] ^ 1]), *frames[at + 1 :]],
+        "a region of nobody": [push_region_frame(draw.randrange(1, 1 << 62))],
+        "a region after frames": [*frames[:at], push_region_frame(draw.randrange(1, 1 << 62))],
         "an odd frame": [*frames[:at], mutated(draw, chunk_frame(0, b"abc")), *frames[at:]],
     }
 

@@ -22,7 +22,7 @@ from sheepfold_server.shell.tokens import Grant, Signer, Use
 from sheepfold_wire import access
 from sheepfold_wire.access import Access
 from sheepfold_wire.connection import Connection
-from sheepfold_wire.frames import chunk_frame, push_header_frame
+from sheepfold_wire.frames import chunk_frame, push_header_frame, push_region_frame
 from sheepfold_wire.status import DETAILS_KEY, from_details
 
 CALL_SECONDS = 1.0
@@ -171,6 +171,6 @@ class CallAttack:
 def messages(draw: random.Random, method: str) -> list[bytes]:
     """What a call of the method could bring, changed."""
     if method.endswith("Push"):
-        return streams(draw, [push_header_frame(push_header()), chunk_frame(0, b"abc")])
+        return streams(draw, [push_header_frame(push_header()), chunk_frame(0, b"abc"), push_region_frame(5)])
     is_about_job = method != CHECK and method.rpartition("/")[2] not in OF_NO_JOB
     return streams(draw, [request_about("small", method) if is_about_job else SHORT])

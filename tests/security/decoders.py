@@ -31,7 +31,9 @@ from sheepfold_wire.frames import (
     payload_digest,
     pull_end_frame,
     pull_header_frame,
+    pull_region_frame,
     push_header_frame,
+    push_region_frame,
     read_pull_frame,
     read_push_frame,
 )
@@ -142,12 +144,22 @@ def decoders(folder: Path) -> list[Decoder]:
     toml += b"[optimizer]\nlr = {peak = 0.02}\n[stop]\nsteps = 4\n"
     lost = to_details(SheepfoldError("x"))
     return [
-        Decoder("push frame", read_push_frame, ours, [push_header_frame(header), chunk_frame(0, b"abc")]),
+        Decoder(
+            "push frame",
+            read_push_frame,
+            ours,
+            [push_header_frame(header), chunk_frame(0, b"abc"), push_region_frame(5)],
+        ),
         Decoder(
             "pull frame",
             read_pull_frame,
             ours,
-            [pull_header_frame(m.PullHeader(3, 10)), chunk_frame(7, b"abcdef"), pull_end_frame(3)],
+            [
+                pull_header_frame(m.PullHeader(3, 10)),
+                chunk_frame(7, b"abcdef"),
+                pull_region_frame(9),
+                pull_end_frame(3),
+            ],
         ),
         Decoder("reports", _reports, (*ours, DecodeError), [reports_to_proto([hello]).SerializeToString()]),
         Decoder(

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import sheepfold_wire.messages as m
 from sheepfold.transport import TransportError
@@ -105,14 +105,22 @@ def _number(connection: socket.socket, reply: m.ShareReply, descriptor: int) -> 
     connection.settimeout(HANDOVER_SECONDS)
     try:
         connection.connect(abstract(reply.socket))
-        socket.send_fds(connection, [reply.key], [descriptor])
-        answer = connection.recv(ANSWER_BYTES_MAX).decode("utf-8", "replace")
+        with suppress(BrokenPipeError):  # it may have refused already, and said why
+            socket.send_fds(connection, [reply.key], [descriptor])
+        answer = _heard(connection)
     except OSError as error:
         raise NotShared(f"its socket cannot be reached, perhaps from another container ({error})") from None
     if not (answer.isascii() and answer.isdigit()):
         raise NotShared(f"it refuses: {answer or 'without a word'}")
     connection.setblocking(False)
     return int(answer)
+
+
+def _heard(connection: socket.socket) -> str:
+    """The shard's answer; that it closed before it had read all is told first, and once."""
+    with suppress(ConnectionResetError):
+        return connection.recv(ANSWER_BYTES_MAX).decode("utf-8", "replace")
+    return connection.recv(ANSWER_BYTES_MAX).decode("utf-8", "replace")
 
 
 class ShardRegions:
@@ -126,7 +134,7 @@ class ShardRegions:
         self._lent = 0
         self._sizes: list[int] = []
         """Of payloads that came before: one that comes once is not worth a region."""
-        self._is_given_up = False
+        self._is_given_up = self._is_said = False
 
     def take(self, size: int) -> Region | None:
         """One of exactly this size; None where the payload is to go in frames."""
@@ -201,7 +209,9 @@ class ShardRegions:
             return None  # perhaps at another call
         except SheepfoldError as error:
             raise NotShared(f"it takes no memory ({error})", logging.INFO) from None
-        log.info("payloads of shard %d go through %d bytes of shared memory", self._address.shard, size)
+        if not self._is_said:
+            log.info("payloads of shard %d go through shared memory", self._address.shard)
+        self._is_said = True
         return region
 
 

@@ -58,8 +58,8 @@ class ShardServer:
             options=server_options(),
             maximum_concurrent_rpcs=CALLS_MAX,
         )
-        self._regions = Regions()
-        service = ShardService(self.process, self._patience, self._regions)
+        self.regions = Regions()
+        service = ShardService(self.process, self._patience, self.regions)
         self._server.add_generic_rpc_handlers((service.handler(),))
         health_port.add_health(self._server, self._health)
         port = credentials.add_port(self._server, config.listen)
@@ -104,7 +104,7 @@ class ShardServer:
     def start(self) -> None:
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._health.set("liveness", health_pb2.HealthCheckResponse.SERVING)
-        self._regions.start()
+        self.regions.start()
         self._server.start()
         self._probed.start()
         self._patience.start()
@@ -115,7 +115,7 @@ class ShardServer:
         self._health.enter_graceful_shutdown()
         self._server.stop(GRACE_SECONDS).wait()
         self._probed.stop(None).wait()
-        self._regions.close()
+        self.regions.close()
         self._patience.close()
         self._link.close()
         self.process.close()
