@@ -400,7 +400,7 @@ MATRIX = {
         by(MEMORY, "another_host_is_told_of_once_and_trains_to_the_same_bits",
            "memory_lost_in_the_middle_costs_nothing_but_speed",
            "worker_goes_on_with_the_next_process_of_a_killed_shard")),
-    46: Row("shared memory that its worker writes to meanwhile", "DATA_LOSS CHUNK_CHECKSUM_MISMATCH, or the copy",
+    46: Row("shared memory that its worker still writes to", "CHUNK_CHECKSUM_MISMATCH, or the shard's copy",
         by(MEMORY, "bytes_that_change_all_the_time_are_staged_whole_or_refused",
            "bytes_changed_after_the_header_are_refused_and_those_staged_are_the_shards_own")),
     47: Row("kill -9 of a worker that shares memory", "the shard lets go of memory and files",

@@ -286,7 +286,7 @@ REFUSALS: dict[str, tuple[client.Ask, int]] = {
     "or takes no memory": (lambda _: m.ShareReply("", "", b""), logging.INFO),
     "its socket cannot be reached": (
         lambda _: m.ShareReply(boot_id(), "sheepfold-nobody", bytes(16)),
-        logging.WARNING,
+        logging.INFO,
     ),
 }
 

@@ -109,7 +109,8 @@ def _number(connection: socket.socket, reply: m.ShareReply, descriptor: int) -> 
             socket.send_fds(connection, [reply.key], [descriptor])
         answer = _heard(connection)
     except OSError as error:
-        raise NotShared(f"its socket cannot be reached, perhaps from another container ({error})") from None
+        why = f"its socket cannot be reached ({error}), as from another container of its host"
+        raise NotShared(why, logging.INFO) from None
     if not (answer.isascii() and answer.isdigit()):
         raise NotShared(f"it refuses: {answer or 'without a word'}")
     connection.setblocking(False)
