@@ -336,5 +336,8 @@ class FakeTransport:
     def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
         return self.server.digest(address.shard)
 
+    def way(self, address: m.ShardAddress) -> str:
+        return "a test"
+
     def close(self) -> None:
         self.is_closed = True

@@ -122,7 +122,7 @@ class WorkerCalls:
         due = terms.plan.part_bytes(shard, self.down)
         if len(part) != due:
             raise ShapeMismatch(f"shard {shard} sent {len(part)} bytes, {due} are due; attach again")
-        self.usage.pulled(shard, due, seconds)
+        self.usage.pulled(shard, due, seconds, self.transport.way(address))
         return found, part
 
     def push(self, terms: Terms, shard: int, attempt: AttemptId, contribution: Contribution) -> None:
@@ -142,7 +142,7 @@ class WorkerCalls:
             facts=contribution.facts,
         )
         _, seconds = self.usage.timed(lambda: self.transport.push(address, header, part))
-        self.usage.pushed(shard, len(part), seconds)
+        self.usage.pushed(shard, len(part), seconds, self.transport.way(address))
 
     def heartbeat(
         self, progress: tuple[m.AttemptProgress, ...], ends_heard: int, wait_seconds: float = 0.0

@@ -34,11 +34,11 @@ class Usage:
         answer = call()
         return answer, self._clock() - began
 
-    def pushed(self, shard: int, count: int, seconds: float) -> None:
-        self._add(m.ShardTraffic(shard, count, seconds, 0, 0.0))
+    def pushed(self, shard: int, count: int, seconds: float, way: str) -> None:
+        self._add(m.ShardTraffic(shard, count, seconds, 0, 0.0, way))
 
-    def pulled(self, shard: int, count: int, seconds: float) -> None:
-        self._add(m.ShardTraffic(shard, 0, 0.0, count, seconds))
+    def pulled(self, shard: int, count: int, seconds: float, way: str) -> None:
+        self._add(m.ShardTraffic(shard, 0, 0.0, count, seconds, way))
 
     def _add(self, new: m.ShardTraffic) -> None:
         with self._lock:
@@ -49,6 +49,7 @@ class Usage:
                 old.seconds_up + new.seconds_up,
                 old.bytes_down + new.bytes_down,
                 old.seconds_down + new.seconds_down,
+                new.way,
             )
 
     def computed(self, seconds: float) -> None:

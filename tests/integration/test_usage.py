@@ -46,6 +46,7 @@ def test_traffic_and_times_of_a_worker_arrive_with_its_heartbeat() -> None:
             assert traffic.seconds_up > 0
             assert traffic.seconds_down > 0
             assert traffic.bytes_down % plan.part_bytes(traffic.shard, down) == 0
+            assert traffic.way == "shared memory"
         assert f"torch {torch.__version__.partition('+')[0]}" in worker.versions
         shards = control.status("told").shards
         assert all(shard.memory_bytes > 10 << 20 for shard in shards)

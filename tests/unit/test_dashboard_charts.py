@@ -235,12 +235,16 @@ def test_a_coordinator_that_began_again_is_a_restart(client: Browser, store: Sto
 
 def test_workers_tell_what_they_measured(client: Browser, store: Store) -> None:
     usage = m.WorkerUsage(
-        8.0, 2.0, 0.004, (m.ShardTraffic(0, 100, 2.0, 0, 0.0), m.ShardTraffic(1, 50, 1.0, 40, 4.0))
+        8.0,
+        2.0,
+        0.004,
+        (m.ShardTraffic(0, 100, 2.0, 0, 0.0, "shared memory"), m.ShardTraffic(1, 50, 1.0, 40, 4.0, "grpc")),
     )
     worker = replace(STATUS.workers[0], usage=usage, zone="z1", refused=2)
     store.set_status(replace(STATUS, workers=(worker,)), at=30.0)
     (found,) = answer(client, "/workers")
     assert (found["zone"], found["refused"], found["data_wait_share"]) == ("z1", 2, 0.25)
+    assert found["way"] == "grpc, shared memory"
     assert (found["up_bytes_per_second"], found["down_bytes_per_second"]) == (100.0, 10.0)
     assert found["traffic"][0]["down_bytes_per_second"] is None
 

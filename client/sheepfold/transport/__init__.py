@@ -64,6 +64,9 @@ class Transport(Protocol):
     def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
         """Digests of the shard's state, piece by piece."""
 
+    def way(self, address: m.ShardAddress) -> str:
+        """How payloads of that shard go at present: grpc, shared memory, or this process. For people."""
+
     def close(self) -> None:
         """Ends every call under way."""
 
@@ -73,7 +76,7 @@ class Borrowed:
 
     def __init__(self, transport: Transport) -> None:
         self.call, self.push = transport.call, transport.push
-        self.pull, self.digest = transport.pull, transport.digest
+        self.pull, self.digest, self.way = transport.pull, transport.digest, transport.way
 
     def close(self) -> None:
         """The owner's own."""

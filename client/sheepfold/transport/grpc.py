@@ -172,6 +172,9 @@ class GrpcTransport:
             raise translated(error, f"Digest of shard {address.shard} at {address.address}") from None
         return from_proto(m.DigestReply, reply)
 
+    def way(self, address: m.ShardAddress) -> str:
+        return "shared memory" if self._shared.is_used(address) else "grpc"
+
     def close(self) -> None:
         self._shared.close()
         with self._lock:

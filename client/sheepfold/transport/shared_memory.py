@@ -137,6 +137,11 @@ class ShardRegions:
         """Of payloads that came before: one that comes once is not worth a region."""
         self._is_given_up = self._is_said = False
 
+    @property
+    def has_any(self) -> bool:
+        with self._lock:
+            return bool(self._free) or self._lent > 0
+
     def take(self, size: int) -> Region | None:
         """One of exactly this size; None where the payload is to go in frames."""
         with self._lock:
@@ -246,6 +251,12 @@ class SharedMemory:
             raise
         finally:
             shard.give_back(region, is_sound)
+
+    def is_used(self, address: m.ShardAddress) -> bool:
+        """Whether the shard holds a region of ours."""
+        with self._lock:
+            shard = self._shards.get(address.address)
+        return shard is not None and shard.has_any
 
     def close(self) -> None:
         """Those under way are closed as their calls end."""

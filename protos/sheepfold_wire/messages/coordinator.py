@@ -55,6 +55,8 @@ class ShardTraffic:
     seconds_up: float
     bytes_down: int
     seconds_down: float
+    way: str = ""
+    """How payloads go at present: grpc, shared memory, or this process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,18 +65,20 @@ class AttachRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., manifest_json: _Optional[str] = ..., is_reader: bool = ..., data_samples: _Optional[int] = ..., data_fingerprint: _Optional[str] = ..., device: _Optional[str] = ..., network: _Optional[str] = ..., versions: _Optional[str] = ..., zone: _Optional[str] = ...) -> None: ...
 
 class ShardTraffic(_message.Message):
-    __slots__ = ("shard", "bytes_up", "seconds_up", "bytes_down", "seconds_down")
+    __slots__ = ("shard", "bytes_up", "seconds_up", "bytes_down", "seconds_down", "way")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     BYTES_UP_FIELD_NUMBER: _ClassVar[int]
     SECONDS_UP_FIELD_NUMBER: _ClassVar[int]
     BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
     SECONDS_DOWN_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
     shard: int
     bytes_up: int
     seconds_up: float
     bytes_down: int
     seconds_down: float
-    def __init__(self, shard: _Optional[int] = ..., bytes_up: _Optional[int] = ..., seconds_up: _Optional[float] = ..., bytes_down: _Optional[int] = ..., seconds_down: _Optional[float] = ...) -> None: ...
+    way: str
+    def __init__(self, shard: _Optional[int] = ..., bytes_up: _Optional[int] = ..., seconds_up: _Optional[float] = ..., bytes_down: _Optional[int] = ..., seconds_down: _Optional[float] = ..., way: _Optional[str] = ...) -> None: ...
 
 class WorkerUsage(_message.Message):
     __slots__ = ("slot_seconds", "data_wait_seconds", "round_trip_seconds", "traffic")

@@ -173,6 +173,9 @@ class Worker(Answer):
     down_bytes_per_second: float | None = Field(
         description="rate of its pulls while they run; null before one"
     )
+    way: str = Field(
+        description="how payloads go: grpc, shared memory, this process; each that is used, empty before one"
+    )
     traffic: list[Traffic] = Field(description="the same for each shard, by number")
 
 

@@ -28,6 +28,7 @@ def worker_answer(status: m.WorkerStatus) -> models.Worker:
         round_trip_seconds=usage.round_trip_seconds or None,
         up_bytes_per_second=_rate((t.bytes_up, t.seconds_up) for t in usage.traffic),
         down_bytes_per_second=_rate((t.bytes_down, t.seconds_down) for t in usage.traffic),
+        way=", ".join(sorted({t.way for t in usage.traffic if t.way})),
         traffic=[
             models.Traffic(
                 shard=t.shard,

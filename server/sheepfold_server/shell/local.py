@@ -140,6 +140,9 @@ class LocalTransport:
         _result(actor.received(token, header.attempt, kept, codec, check))
         return m.PushReply(duplicate=False)
 
+    def way(self, address: m.ShardAddress) -> str:
+        return "this process"
+
     def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
         """(version, payload); the payload is shared and must not be written to."""
         actor = self._fold.processes[address.shard].actor(request.job)

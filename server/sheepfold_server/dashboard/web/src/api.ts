@@ -14,7 +14,7 @@ export interface Worker {
   worker: string; host: string; pid: number; device: string; seconds_since_seen: number; slots_committed: number;
   samples_committed: number; holding: number; versions?: string; zone?: string; refused?: number;
   seconds_attached?: number; data_wait_share?: number | null; round_trip_seconds?: number;
-  up_bytes_per_second?: number | null; down_bytes_per_second?: number | null;
+  up_bytes_per_second?: number | null; down_bytes_per_second?: number | null; way?: string;
 }
 export interface Shard {
   shard: number; address: string; incarnation: number; is_connected: boolean; version: number;

@@ -12,7 +12,7 @@ export function Workers() {
       {kept.value ? <OnlyLive /> : rows.length === 0 && status.value?.state === "ended" ? <p class="empty">None is attached: the job has ended.</p> : rows.length === 0 ? <p class="empty">None is attached. Start a training script with this server's address in <code>SHEEPFOLD</code>.</p> : (
         <div class="scroll"><table>
           <thead><tr><th>worker</th><th>host</th><th class="n">pid</th><th>device</th><th>zone</th><th class="n">slots</th><th class="n">samples</th><th class="n">samples/s</th>
-            <th class="n" title="waiting for data, of the time of its slots">data wait</th><th class="n">up</th><th class="n">down</th><th class="n" title="of a call to the coordinator">round trip</th>
+            <th class="n" title="waiting for data, of the time of its slots">data wait</th><th class="n">up</th><th class="n">down</th><th title="how gradients and weights go">way</th><th class="n" title="of a call to the coordinator">round trip</th>
             <th class="n">refused</th><th class="n">holding</th><th class="n">last seen</th><th>versions</th></tr></thead>
           <tbody>{rows.map((row) => (
             <tr key={row.worker}>
@@ -22,6 +22,7 @@ export function Workers() {
               <td class="n">{percent(row.data_wait_share)}</td>
               <td class="n">{row.up_bytes_per_second ? `${bytes(row.up_bytes_per_second)}/s` : "–"}</td>
               <td class="n">{row.down_bytes_per_second ? `${bytes(row.down_bytes_per_second)}/s` : "–"}</td>
+              <td>{row.way ?? ""}</td>
               <td class="n">{row.round_trip_seconds ? duration(row.round_trip_seconds) : "–"}</td>
               <td class={row.refused ? "n bad" : "n"}>{count(row.refused ?? 0)}</td><td class="n">{row.holding}</td>
               <td class={row.seconds_since_seen > SILENT_SECONDS ? "n bad" : "n"}>{duration(row.seconds_since_seen)}</td><td class="quiet">{row.versions ?? ""}</td>
