@@ -22,7 +22,7 @@ PAGE := server/sheepfold_server/dashboard/web
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel bench-dashboard bench-goodput bench-plan bench-recovery bench-step sim chaos soak overload security chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
+.PHONY: help demo test lint bench-kernel bench-dashboard bench-goodput bench-plan bench-recovery bench-scale bench-step sim chaos soak overload security chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ bench-goodput: $(VENV)/installed-dev ## steps per second while workers die every
 
 bench-plan: $(VENV)/installed-dev ## what `sheepfold plan` predicts beside what steps take, 2 minutes (ARGS="--save FILE")
 	@$(BIN)/python -m tests.bench.plan $(ARGS)
+
+bench-scale: $(VENV)/installed-dev ## what a step costs as parameters, tensors, workers, shards grow (ARGS="--only workers")
+	@$(BIN)/python -m tests.bench.scale $(ARGS)
 
 bench-step: $(VENV)/installed-dev ## time a step beside all-reduce, torch RPC and others, 10 minutes (ARGS="--workers 2")
 	@$(BIN)/python -m tests.bench.step $(ARGS)

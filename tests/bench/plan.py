@@ -65,19 +65,27 @@ class Servers:
         """CPU-seconds, in the job that was run last."""
 
     def run(
-        self, workers: int, parameters: int, slots: int, steps: int, pulls: int = 0
+        self, workers: int, parameters: int, slots: int, steps: int, pulls: int = 0, tensors: int = 0
     ) -> list[dict[str, Taken]]:
-        """Trains; the moves of each worker, by kind."""
+        """Trains; the moves of each worker, by kind. `tensors`: so many of equal size, 0: layers."""
         self._jobs += 1
         job = job_of(f"bench-{self._jobs}", slots, steps + WARM_UP)
         pids = ",".join(map(str, self._shards))
-        given = [self._address, job.to_json(), str(parameters), pids, str(pulls)]
+        given = [self._address, job.to_json(), str(parameters), pids, str(pulls), str(tensors)]
         command = [sys.executable, "-m", "tests.bench.plan_worker", *given]
         before = cpu_seconds([self._coordinator])
         environ = {**os.environ, SHARED_MEMORY: "0"}  # the fleet that is planned has a network
+        pipe = subprocess.PIPE
         running = [
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) for _ in range(workers)
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environ) for _ in range(workers)
         ]
+        for process in running:
+            assert process.stdout is not None
+            process.stdout.readline()
+        for process in running:  # all are attached: none computes what was meant for one that starts later
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
         told = [process.communicate(timeout=SECONDS_MAX)[0] for process in running]
         if any(process.returncode for process in running):
             raise RuntimeError(f"a worker of {job.name} ended with {[p.returncode for p in running]}")
@@ -193,9 +201,10 @@ def setting_of(workers: int, shards: int, parameters: int, costs: Costs) -> Sett
     return Setting(work, Fleet(workers, shards), Machines(host_cores=os.cpu_count() or 1), costs)
 
 
-def measured(fleet: Servers, workers: int, parameters: int, steps: int) -> Taken:
+def measured(fleet: Servers, workers: int, parameters: int, steps: int, tensors: int = 0) -> Taken:
     """A step: seconds, and CPU-seconds of all workers and of the shards."""
-    found = [each["step"] for each in fleet.run(workers, parameters, workers, steps)]
+    moves = fleet.run(workers, parameters, workers, steps, tensors=tensors)
+    found = [each["step"] for each in moves]
     return Taken(
         statistics.mean(each.seconds for each in found),
         sum(each.client_cpu_s for each in found),

@@ -1,10 +1,11 @@
 """A worker of `tests/bench/plan.py` that computes nothing, and tells what the moves of a step took.
 
-python -m tests.bench.plan_worker ADDRESS JOB_JSON PARAMETERS SHARD_PIDS PULLS
+python -m tests.bench.plan_worker ADDRESS JOB_JSON PARAMETERS SHARD_PIDS PULLS TENSORS
 
-Prints a line of JSON for each slot, from the beginning of its push to that of the next one: `step` if a
-version came between, else `slot`; seconds; CPU-seconds of this process and of the shards. Before the first
-one, such lines for pulls alone, of a version that stays. Ends with the job.
+Says that it is attached, and begins when it is told a line. Then prints a line of JSON for each slot, from
+the beginning of its push to that of the next one: `step` if a version came between, else `slot`; seconds;
+CPU-seconds of this process and of the shards. Before the first one, such lines for pulls alone, of a version
+that stays. Ends with the job.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ LAYER = ROWS_MAX * COLUMNS
 Moment = tuple[float, float, float]
 
 
-def arrays(parameters: int, scale: float) -> dict[str, np.typing.NDArray[np.float32]]:
+def arrays(parameters: int, scale: float, tensors: int = 0) -> dict[str, np.typing.NDArray[np.float32]]:
+    """`tensors` of equal size; 0: layers of up to 262,144 parameters."""
     draw, made, rows = np.random.default_rng(1), {}, max(1, parameters // COLUMNS)
+    if tensors:
+        size = parameters // tensors
+        return {f"t{n}": (draw.standard_normal(size) * scale).astype(np.float32) for n in range(tensors)}
     for first in range(0, rows, ROWS_MAX):
         shape = (min(ROWS_MAX, rows - first), COLUMNS)
         made[f"layer{first}"] = (draw.standard_normal(shape) * scale).astype(np.float32)
@@ -61,10 +66,12 @@ def pull(address: str, job: Job, shards: list[int], pulls: int) -> None:
             tell("pull", before, moment(shards))
 
 
-def main(address: str, job_json: str, parameters: str, shard_pids: str, pulls: str) -> None:
-    weights, gradients = arrays(int(parameters), 0.05), arrays(int(parameters), 0.01)
+def main(address: str, job_json: str, parameters: str, shard_pids: str, pulls: str, tensors: str) -> None:
+    weights, gradients = (arrays(int(parameters), scale, int(tensors)) for scale in (0.05, 0.01))
     shards, job = [int(pid) for pid in shard_pids.split(",")], job_from_json(job_json)
     with sheepfold.Client(job.name, weights, address=address, config=job) as worker:
+        print("attached", flush=True)
+        sys.stdin.readline()
         before: Moment | None = None
         version = -1
         while (lease := worker.lease()) is not None:

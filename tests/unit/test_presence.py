@@ -41,6 +41,23 @@ def test_an_attempt_that_ends_is_told_at_once() -> None:
     assert desk.answer_of(102) is None  # it was heard of: told once
 
 
+def test_that_an_attempt_counts_is_told_by_the_next_call_and_ends_no_heartbeat() -> None:
+    """Else each slot of a fleet would cost its coordinator one more call."""
+    desk = Desk(job_of(1)).start()
+    hold(desk, 101)
+    lease = desk.leased("a")
+    desk.stage(lease)
+    desk.folded()
+    desk.finish(0)
+    assert desk.answer_of(101) is None
+    told = desk.lease_reply("a").ends
+    assert [(end.attempt, end.is_committed) for end in told] == [(lease.attempt, True)]
+    desk.wait(2.25)
+    reply = desk.answer_of(101)
+    assert isinstance(reply, m.HeartbeatReply)
+    assert reply.ends == told
+
+
 def test_a_worker_that_leaves_is_no_longer_held() -> None:
     desk = Desk().start()
     hold(desk, 101)

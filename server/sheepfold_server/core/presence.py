@@ -9,7 +9,7 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core.events import Answer, Refuse
 from sheepfold_server.core.granting import Granting
 from sheepfold_server.core.state import JobState
-from sheepfold_server.core.workers import Worker
+from sheepfold_server.core.workers import Worker, is_urgent
 from sheepfold_wire.errors import SheepfoldError
 
 WAIT_SECONDS_MAX = 60.0
@@ -19,7 +19,7 @@ GONE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A heartbeat that is answered when its time is over, or an attempt of its worker has ended."""
+    """A heartbeat that is answered when its time is over, or an attempt ended that its worker may be at."""
 
     caller: int
     worker: str
@@ -50,7 +50,8 @@ class Presence:
         wait = min(max(0.0, request.wait_seconds), WAIT_SECONDS_MAX)
         now = self._s.now
         self._held.append(_Held(caller, request.worker, request.ends_heard, now, now + wait))
-        self._due_at = min(self._due_at, now if worker.ends_after(request.ends_heard) else now + wait)
+        is_due = is_urgent(worker.ends_after(request.ends_heard))
+        self._due_at = min(self._due_at, now if is_due else now + wait)
 
     def serve(self) -> None:
         """Answer the calls that need not be held any longer; nothing to do after most events."""
@@ -65,7 +66,7 @@ class Presence:
                 self._s.outbox.append(Refuse(held.caller, error))
                 continue
             ends = worker.ends_after(held.ends_heard)
-            if ends or held.until <= self._s.now:
+            if is_urgent(ends) or held.until <= self._s.now:
                 self._s.outbox.append(Answer(held.caller, self._reply(held, ends)))
             else:
                 waiting.append(held)

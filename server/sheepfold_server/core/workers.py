@@ -11,6 +11,11 @@ from sheepfold_server.core.attempts import Attempt
 ENDS_KEPT = 256
 
 
+def is_urgent(ends: tuple[m.AttemptEnd, ...]) -> bool:
+    """Whether the worker may be at work for nothing: that an attempt counts can wait for its next call."""
+    return any(not end.is_committed for end in ends)
+
+
 @dataclass(slots=True)
 class Worker:
     request: m.AttachRequest
@@ -50,7 +55,7 @@ class Workers:
         self.lost: set[str] = set()
         """Those whose connection broke and that have not called since."""
         self.has_news = False
-        """Whether an attempt ended or a worker left since `Presence` looked."""
+        """Whether an attempt ended that will not count, or a worker left, since `Presence` looked."""
 
     def attach(self, request: m.AttachRequest, now: float) -> bool:
         """Whether the worker is new; attaching again keeps its counts."""
@@ -118,7 +123,7 @@ class Workers:
         worker = self._workers.get(attempt.worker)
         if worker is not None:
             worker.end(attempt, why, is_committed)
-            self.has_news = True
+            self.has_news |= not is_committed
 
     def note_committed(self, attempt: Attempt) -> None:
         worker = self._workers.get(attempt.worker)
