@@ -108,6 +108,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dir", type=Path, default=None, help="a folder on the disk to be measured")
     given = parser.parse_args()
+    if given.dir is not None:
+        given.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.dir) as folder:
         print(json.dumps(measure(Path(folder), given)))
 
