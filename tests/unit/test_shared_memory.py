@@ -103,12 +103,20 @@ def test_key_ends_by_itself() -> None:
 def test_keys_are_bounded_and_others_come_once_they_end() -> None:
     now = [100.0]
     desk = Regions(clock=lambda: now[0])
+    desk.start()
     for _ in range(server.KEYS_MAX):
         desk.invite()
     with pytest.raises(Overloaded, match="64 keys for memory"):
         desk.invite()
     now[0] += server.KEY_SECONDS
     assert desk.invite().key
+    desk.close()
+
+
+def test_shard_that_never_starts_holds_no_socket_and_names_none() -> None:
+    """Another of its addresses may be taken."""
+    desk = Regions()
+    assert desk.invite() == m.ShareReply("", "", b"")
     desk.close()
 
 

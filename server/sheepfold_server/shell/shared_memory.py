@@ -82,15 +82,10 @@ class Regions:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shared-memory", daemon=True)
         self._name = f"sheepfold-{secrets.token_hex(16)}"
-        self._host = boot_id()
+        self._host = ""
+        """This host's boot id, once there is a socket."""
         self._selector = selectors.DefaultSelector()
-        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._listening.bind(abstract(self._name))
-            self._listening.listen(SILENT_MAX)
-        except OSError as error:
-            log.info("memory cannot be shared with workers here, payloads go over gRPC: %s", error)
-            self._host = ""
+        self._listening: socket.socket | None = None
 
     @property
     def count(self) -> int:
@@ -98,17 +93,27 @@ class Regions:
             return len(self._held)
 
     def start(self) -> None:
-        if self._host:
-            self._listening.setblocking(False)
-            self._selector.register(self._listening, selectors.EVENT_READ, self._accept)
-            self._thread.start()
+        """From here on workers are told where to come."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            listening.bind(abstract(self._name))
+            listening.listen(SILENT_MAX)
+        except OSError as error:
+            log.info("memory cannot be shared with workers here, payloads go over gRPC: %s", error)
+            listening.close()
+            return
+        listening.setblocking(False)
+        self._selector.register(listening, selectors.EVENT_READ, self._accept)
+        self._listening, self._host = listening, boot_id()
+        self._thread.start()
 
     def close(self) -> None:
         """Lets go of all regions."""
         self._closing.set()
-        if self._thread.is_alive():
+        if self._listening is not None:
             self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread
             self._thread.join()
+            self._listening.close()
         with self._lock:
             held, self._held = self._held, {}
         for region in held.values():
@@ -116,7 +121,6 @@ class Regions:
         for connection in self._silent:
             connection.close()
         self._selector.close()
-        self._listening.close()
 
     # --- for calls ------------------------------------------------------------------------------------
 
