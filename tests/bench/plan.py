@@ -73,7 +73,6 @@ class Servers:
         pids = ",".join(map(str, self._shards))
         given = [self._address, job.to_json(), str(parameters), pids, str(pulls), str(tensors)]
         command = [sys.executable, "-m", "tests.bench.plan_worker", *given]
-        before = cpu_seconds([self._coordinator])
         environ = {**os.environ, SHARED_MEMORY: "0"}  # the fleet that is planned has a network
         pipe = subprocess.PIPE
         running = [
@@ -82,6 +81,7 @@ class Servers:
         for process in running:
             assert process.stdout is not None
             process.stdout.readline()
+        before = cpu_seconds([self._coordinator])
         for process in running:  # all are attached: none computes what was meant for one that starts later
             assert process.stdin is not None
             process.stdin.write("go\n")

@@ -76,9 +76,15 @@ def chosen(names: list[str]) -> list[str]:
     return names
 
 
+def groups(peers: list[str]) -> list[list[str]]:
+    """Ray's own processes are never idle: it is timed beside all-reduce alone, and nobody beside it."""
+    others = [name for name in peers if name != "ray"]
+    return [others, ["allreduce_ours", "ray"]] if "ray" in peers else [others]
+
+
 def systems(given: Given, workers: int, codec: str, options: argparse.Namespace) -> Iterator[Make]:
     """Those of one table: one n, one codec; peers have none of one byte, and send bf16 beside int8."""
-    for shards in options.shards:
+    for shards in () if "ray" in options.peers else options.shards:
         for level in ("checkpoint", "wal"):
             for transport in options.transports:
                 named = label("sheepfold", workers, shards, codec, transport, level)
@@ -189,7 +195,8 @@ def main() -> None:
     given, rows = Given(options.model), []
     for workers in options.workers:
         for codec in options.codecs:
-            rows += table(given, workers, codec, options)
+            for peers in groups(options.peers):
+                rows += table(given, workers, codec, argparse.Namespace(**{**vars(options), "peers": peers}))
     for row in rows:
         del row["seconds"]
     found = {"bench": "step", "model": options.model, "cores": os.cpu_count(), "rows": rows}
