@@ -116,8 +116,9 @@ def test_death_at_the_most_delicate_moments_changes_no_bit_and_a_kill_that_kills
         with monkeypatch.context() as patch:
             patch.setattr(disturbed, "kill", lambda child: None)
             patch.setattr(strikes, "HIT_SECONDS", 1.0)
-            patch.setattr(fleet, "DEADLINE_SECONDS", 1.0)
+            # The coordinator may be on its way back: to ask it takes longer than that.
             assert not striker.fire(replace(named("shard.appended"), name="shard.that_is_nowhere"))
+            patch.setattr(fleet, "DEADLINE_SECONDS", 1.0)
             with pytest.raises(AssertionError, match="the death of"):
                 striker.kill("shard")
         assert disturbed.finish() == golden()
