@@ -6,6 +6,7 @@ hold   prints `slot N` and waits for a line on standard input before each push
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ import sheepfold
 from sheepfold_wire.job import job_from_json
 
 
+def told_to_go_on() -> None:
+    """A line came. A signal that comes just before a read would be seen only after it: so none blocks."""
+    while not select.select([sys.stdin], [], [], 0.05)[0]:
+        pass
+    sys.stdin.readline()
+
+
 def main(address: str, job_json: str, doing: str = "fast") -> None:
     x, y = small_data()
     model = SmallNet()
@@ -30,7 +38,7 @@ def main(address: str, job_json: str, doing: str = "fast") -> None:
         slot.backward(slot_loss(model, x[indices], y[indices]))
         if doing == "hold":
             print(f"slot {number}", flush=True)
-            sys.stdin.readline()
+            told_to_go_on()
         result = run.step()
         print(f"step {result.step} {result.counted}", flush=True)
     print(f"ended at {run.version}", flush=True)
