@@ -157,7 +157,8 @@ class WorkerCalls:
 
     def release(self, attempts: tuple[AttemptId, ...], reason: str, is_leaving: bool = False) -> None:
         """All leases if `attempts` is empty, but for those in `staged`."""
-        job, worker, staged = self.opening.job, self.opening.worker, tuple(self.staged)
+        job, worker = self.opening.job, self.opening.worker
+        staged = tuple(attempt for attempt in self.staged if attempt not in attempts)
         self.transport.call(m.ReleaseRequest(job, worker, attempts, is_leaving, reason, staged))
 
 

@@ -88,8 +88,8 @@ class Driver:
         self._heartbeat = Heartbeat(self.beat_once)
         self._pid = os.getpid()
         atexit.register(self.close, "the script ended")
-        self._slot_clock = SlotClock(clock, notice_seconds)
-        leave_on_sigterm(self._slot_clock)
+        self.slot_clock = SlotClock(clock, notice_seconds)
+        leave_on_sigterm(self.slot_clock)
 
     # --- what the script asks for -------------------------------------------------------------------
 
@@ -104,12 +104,12 @@ class Driver:
 
     def next_lease(self) -> m.Lease:
         """The next lease, once the weights it wants are pulled; raises JobEnded when there is no more."""
-        if self._slot_clock.is_leaving:
+        if self.slot_clock.is_leaving:
             sys.exit(EXIT_TRY_AGAIN)
         lease = self._reach(Want(Goal.LEASE)).lease
         assert lease is not None
         if not lease.is_init:
-            self._slot_clock.begin()
+            self.slot_clock.begin()
         return lease
 
     def pull(self, version: int | None = None, limit_seconds: float | None = None) -> int:
@@ -121,23 +121,23 @@ class Driver:
             self._limit_seconds = math.inf
         return self.version
 
-    def push(self, contribution: Contribution) -> Ready | Ended:
-        """Push a part to every shard; the answer says whether all staged it, or lease or job ended."""
+    def push(self, contribution: Contribution, lease: m.Lease | None = None) -> Ready | Ended:
+        """Push the parts of this session's shards; the answer says whether they staged it, or what ended."""
         self._contribution, outcome = contribution, None
         try:
-            return (outcome := self.run_until(Offer()))
+            return (outcome := self.run_until(Offer(lease)))
         finally:
             self._contribution = None
             counted = outcome.lease if isinstance(outcome, Ready) and outcome.is_counted else None
             self._calls.staged.extend([counted.attempt] if counted else [])
-            self._slot_clock.end(counted is not None)
+            self.slot_clock.end(counted is not None)
 
-    def release(self, reason: str) -> None:
-        """Hand every lease back. A failure is no matter: a lease expires by itself."""
-        self._slot_clock.end(is_counted=False)
+    def release(self, reason: str, attempts: tuple[AttemptId, ...] = ()) -> None:
+        """Hand leases back, all or these. A failure is no matter: a lease expires by itself."""
+        self.slot_clock.end(is_counted=False)
         with self._lock:
             self._session.handle(Want(Goal.NOTHING), self._clock())
-        self._release_quietly((), reason)
+        self._release_quietly(attempts, reason)
 
     def take_weights(self) -> tuple[Buffer, ...] | None:
         """The parts that the last goal pulled, in shard order; None if it needed none."""

@@ -3,6 +3,7 @@
 Exception
 ├── JobEnded             there is no more work; a loop over `run.slots()` simply ends
 ├── ServerUnavailable    nobody answered for a stated number of seconds
+├── GroupBroken          another rank of this host's process group has failed or gone
 └── Refused              the server, or this client, says no: the text names the remedy
 """
 
@@ -29,6 +30,16 @@ class ServerUnavailable(Exception):
         super().__init__(
             f"no answer for {after:.0f} s, last failure: {what}. Check that the server runs "
             "(`sheepfold status`) and that $SHEEPFOLD names its coordinator, then start the script again"
+        )
+
+
+class GroupBroken(Exception):
+    """Another rank of the process group has failed or gone. What was under way counts once, or not at all."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the process group is broken: {what}. No rank can go on alone: start all of them again, as "
+            "torchrun --max-restarts does"
         )
 
 

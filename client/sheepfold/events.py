@@ -105,7 +105,12 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The contribution of the current lease is ready to be pushed to every shard."""
+    """The contribution of the current lease is ready to be pushed to this session's shards.
+
+    `lease`: one that another session was given, where several push for it.
+    """
+
+    lease: m.Lease | None = None
 
 
 @dataclass(frozen=True, slots=True)

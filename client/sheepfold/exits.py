@@ -1,7 +1,8 @@
 """Exit codes of a training script, for whatever starts it again or does not.
 
 0   the job has ended
-75  try again: nobody answered for too long, or SIGTERM asked this worker to go (EX_TEMPFAIL)
+75  try again: nobody answered for too long, another rank of this host's process group has gone, or SIGTERM
+    asked this worker to go (EX_TEMPFAIL)
 78  never retry: the server, or this client, refused (EX_CONFIG)
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-from sheepfold.errors import JobEnded, Refused, ServerUnavailable
+from sheepfold.errors import GroupBroken, JobEnded, Refused, ServerUnavailable
 
 EXIT_ENDED = 0
 EXIT_TRY_AGAIN = 75
@@ -24,7 +25,7 @@ def exit_code(error: BaseException) -> int | None:
     match error:
         case JobEnded():
             return EXIT_ENDED
-        case ServerUnavailable():
+        case ServerUnavailable() | GroupBroken():
             return EXIT_TRY_AGAIN
         case Refused():
             return EXIT_NEVER_RETRY

@@ -173,6 +173,7 @@ class Packer:
         self._codec: Codec | None = None
         self._encoders: dict[torch.device, RowEncoder] = {}
         """Of int8, by where gradients are."""
+        self._recoded: dict[tuple[int, Codec], npt.NDArray[np.uint8]] = {}
 
     @torch.no_grad()
     def pack(
@@ -205,7 +206,8 @@ class Packer:
         for layout, part in zip(self._layouts, parts, strict=True):
             view = layout.stretches(part, codec)
             if codec is Codec.INT8:
-                self._fill_rows(layout.parameters, view, flat, seed)
+                sources = [_source(move, flat) for move in layout.parameters]
+                self._fill_rows(layout.parameters, view, sources, seed)
             else:
                 _fill(layout.parameters, _torch_view(view.parameters, codec), flat)
             _fill(layout.floats, _torch_view(view.floats, Codec.FP32), flat)
@@ -213,18 +215,40 @@ class Packer:
         return tuple(part.data for part in parts)
 
     def _fill_rows(
-        self, moves: Sequence[Move], view: Stretches, flat: Sequence[Tensor | None], seed: int
+        self, moves: Sequence[Move], view: Stretches, sources: Sequence[Tensor | None], seed: int
     ) -> None:
-        for move in moves:
+        for move, source in zip(moves, sources, strict=True):
             rows, scales = (torch.from_numpy(array) for array in view.rows_of(move))
-            if (source := flat[move.tensor]) is None:
+            if source is None:
                 rows.zero_()
                 scales.zero_()
                 continue
             if (encoder := self._encoders.get(source.device)) is None:
                 encoder = self._encoders[source.device] = RowEncoder(source.device)
             keys = row_keys(seed, move.row, move.rows)
-            encoder.encode(source.narrow(0, move.first, move.count), keys, rows, scales)
+            encoder.encode(source, keys, rows, scales)
+
+    def sums(self, shard: int, part: Buffer) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        """Views of an fp32 part, to add others to: all that is a float, and the integers."""
+        view = self._layouts[shard].stretches(part, Codec.FP32)
+        raw: npt.NDArray[np.uint8] = np.frombuffer(part, np.uint8)
+        floats = raw[: view.parameters.nbytes + view.floats.nbytes].view("<f4")
+        return torch.from_numpy(floats), view.integers
+
+    @torch.no_grad()
+    def recoded(self, shard: int, part: Buffer, codec: Codec, seed: int) -> memoryview:
+        """An fp32 part in another codec, int8 by noise of `seed`; valid until the next call for the shard."""
+        layout = self._layouts[shard]
+        source = layout.stretches(part, Codec.FP32)
+        found = self._recoded.setdefault((shard, codec), layout.new_part(codec))
+        view, values = layout.stretches(found, codec), _torch_view(source.parameters, Codec.FP32)
+        if codec is Codec.INT8:
+            sources = [values.narrow(0, move.at, move.count) for move in layout.parameters]
+            self._fill_rows(layout.parameters, view, sources, seed)
+        else:
+            _torch_view(view.parameters, codec).copy_(values)
+        view.floats[:], view.integers[:] = source.floats, source.integers
+        return found.data
 
     def presence(self, values: Mapping[str, Tensor | None]) -> bytes:
         """Which tensors contribute: those with a gradient, and every statistic."""
@@ -260,13 +284,19 @@ class Packer:
         return value.detach().reshape(-1)
 
 
+def _source(move: Move, flat: Sequence[Tensor | None]) -> Tensor | None:
+    """What a move takes; None of an absent tensor."""
+    tensor = flat[move.tensor]
+    return None if tensor is None else tensor.narrow(0, move.first, move.count)
+
+
 def _fill(moves: Sequence[Move], out: Tensor, flat: Sequence[Tensor | None]) -> None:
     for move in moves:
-        target, source = out.narrow(0, move.at, move.count), flat[move.tensor]
+        target, source = out.narrow(0, move.at, move.count), _source(move, flat)
         if source is None:
             target.zero_()
         else:
-            target.copy_(source.narrow(0, move.first, move.count))
+            target.copy_(source)
 
 
 def _fill_integers(moves: Sequence[Move], out: npt.NDArray[np.int64], flat: Sequence[Tensor | None]) -> None:

@@ -15,7 +15,7 @@ class StepResult:
     `version` is the one the gradient was computed at. `counted`: every shard has staged it; it may still lose
     its slot to an equal of another worker. False if the lease was lost meanwhile; nothing is wrong then
     either, and the next slot brings the newest weights. `loss` is the slot's weighted mean, if losses were
-    given.
+    given; in a process group, that of this rank's share.
     """
 
     step: int | None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from sheepfold.slot import Slot
 from sheepfold.transport import Transport
 from sheepfold.weights import ModelWeights
 from sheepfold.worker import Config, Joining, Worker, join
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 log = logging.getLogger("sheepfold")
 
@@ -46,6 +49,7 @@ def attach(
     data_fingerprint: str = "",
     threads: int | None = None,
     notice_seconds: float = NOTICE_SECONDS,
+    process_group: ProcessGroup | None = None,
 ) -> Run:
     """Attach a model to a job: from now on its weights and buffers are those of the job's current version.
 
@@ -53,7 +57,8 @@ def attach(
     if it does not exist; without `job` and `config`, the only job of the server is meant. `data_samples`,
     `data_fingerprint`: of your data set, compared with the job's. `threads`: CPU threads of torch; the same
     number on all workers is one condition for the same bits. `notice_seconds`: after SIGTERM a slot that will
-    be finished within that time is; any other is handed back at once.
+    be finished within that time is; any other is handed back at once. `process_group`: its ranks, which all
+    attach, are one worker and share each slot; best one group for each host.
     Raises Refused, ServerUnavailable, JobEnded; BadAddress and TransportMissing for the address.
     """
     if threads is not None:
@@ -66,7 +71,13 @@ def attach(
         data_fingerprint=data_fingerprint,
         notice_seconds=notice_seconds,
     )
-    return Run.of(tensors_of(model), joining)
+    return Run.of(tensors_of(model), joining, process_group)
+
+
+def _join_group(joining: Joining, group: ProcessGroup) -> Worker:
+    from sheepfold.host_group import join_group  # torch may be built without torch.distributed
+
+    return join_group(joining, group)
 
 
 class Run:
@@ -85,11 +96,12 @@ class Run:
         self._is_closed = False
 
     @classmethod
-    def of(cls, tensors: ModelTensors, joining: Joining) -> Run:
+    def of(cls, tensors: ModelTensors, joining: Joining, group: ProcessGroup | None = None) -> Run:
         """Join with these tensors, and say on what terms; loads the newest weights if there are any yet."""
         leave_on_rerun(tensors.parameters.values())
         manifest, down = manifest_of(tensors), down_codec(tensors)
-        worker = join(replace(joining, manifest=manifest, down=down, device=tensors.device))
+        joining = replace(joining, manifest=manifest, down=down, device=tensors.device)
+        worker = join(joining) if group is None else _join_group(joining, group)
         try:
             check_loss_scale(tensors, worker.job)
             return cls(worker, tensors)._begun()
@@ -99,7 +111,7 @@ class Run:
 
     def _begun(self) -> Run:
         worker = self._worker
-        if worker.job.name not in _announced:
+        if worker.leads and worker.job.name not in _announced:
             _announced.add(worker.job.name)
             print(contract(worker), file=sys.stderr)
         if worker.version_at_attach >= 0:
@@ -146,12 +158,12 @@ class Run:
         Give the loader to `run.slots` or `run.batches`. Raises Refused unless leases name samples and
         `micro_batch` divides the job's slots.
         """
-        self._sampler = SlotSampler(self._worker.job, micro_batch)
+        self._sampler = SlotSampler(self._worker.own_job, micro_batch)
         return self._sampler
 
     def follow(self, loader: Any) -> None:
         """From the next slot on, slots have this loader's micro-batches; Refused if it does not fit."""
-        feed = feed_of(loader, self._worker.job, self._sampler)
+        feed = feed_of(loader, self._worker.own_job, self._sampler)
         self._close_feed()
         self._feed = feed
         self._worker.plans_ahead = self._feed.plans_ahead

@@ -35,7 +35,7 @@ from sheepfold.events import (
     WaitUntil,
     Want,
 )
-from sheepfold.rounds import Progress, Retries
+from sheepfold.rounds import ALONE, Progress, Retries, Share, remember_end
 from sheepfold.waiting import Waiting
 from sheepfold_wire.errors import Action as Remedy
 from sheepfold_wire.errors import JobHasEnded, SheepfoldError
@@ -46,19 +46,22 @@ BACKOFF_SECONDS_MAX = 5.0
 LEASE_WAIT_SECONDS = 10.0
 CHECKSUM_RETRIES_MAX = 3
 LEASES_REMEMBERED = 16
-OUTCOMES_REMEMBERED = 64
 
 
 class Session:
     """One worker's side of one job."""
 
     def __init__(
-        self, jitter: Callable[[], float], give_up_seconds: float = 600.0, takes_newer_versions: bool = False
+        self,
+        jitter: Callable[[], float],
+        give_up_seconds: float = 600.0,
+        takes_newer_versions: bool = False,
+        share: Share = ALONE,
     ) -> None:
         """`jitter` returns numbers in [0, 1). Without any answer for `give_up_seconds` the session fails."""
         self._jitter = jitter
         self._give_up_seconds = give_up_seconds
-        self.takes_newer_versions = takes_newer_versions
+        self.takes_newer_versions, self._share = takes_newer_versions, share
         self.attached: m.AttachReply | None = None
         self.lease: m.Lease | None = None
         self.version: int = NOTHING_LOADED
@@ -90,16 +93,17 @@ class Session:
         match event:
             case Want():
                 self._begin(event.goal, event.version)
-            case Offer() if self.lease is None:
+            case Offer(lease) if lease is None and self.lease is None:
                 self._drop("the job went back to a checkpoint")
-            case Offer():
+            case Offer(lease):
+                self.lease = lease or self.lease
                 self._begin(Goal.PUSH, None)
             case Attached(reply):
                 self._on_attached(reply)
             case LeaseAnswer(reply):
                 self._on_ends(reply.ends)
                 self._on_lease(reply, now)
-            case Pulled() | Pushed() if self._is_stale(event.round):
+            case Pulled() | Pushed() if event.round != self.round:
                 pass
             case Pulled():
                 self._on_pulled(event)
@@ -108,7 +112,7 @@ class Session:
                 self._progress.asked.discard(shard)
                 self._progress.done.add(shard)
             case CallFailed():
-                if event.shard < 0 or not self._is_stale(event.round):
+                if event.shard < 0 or event.round == self.round:
                     self._on_failed(event, now)
             case Heard(reply):
                 self._on_ends(reply.ends)
@@ -132,9 +136,6 @@ class Session:
         self.round += 1
         self._progress = Progress()
 
-    def _is_stale(self, round_of_call: int) -> bool:
-        return round_of_call != self.round
-
     def _reach(self, action: SessionAction) -> None:
         self._goal = Goal.NOTHING
         self._begin_round()
@@ -148,7 +149,8 @@ class Session:
         if self.attached is None:
             self._make(Call.ATTACH, now)
             return
-        shards = range(len(self.attached.shards))
+        is_init = self.lease is not None and self.lease.is_init
+        shards = (ALONE if is_init else self._share).of(len(self.attached.shards))
         if self._goal is Goal.PUSH:
             self._push(shards, now)
         elif self._goal is Goal.LEASE and self.lease is None:
@@ -272,9 +274,7 @@ class Session:
         """What became of our attempts; what is computed for one that ended can be dropped."""
         for end in ends:
             self.ends_heard = max(self.ends_heard, end.number)
-            self.outcomes[end.attempt] = end
-            while len(self.outcomes) > OUTCOMES_REMEMBERED:
-                del self.outcomes[next(iter(self.outcomes))]
+            remember_end(self.outcomes, end)
             if end.is_committed:
                 continue
             if self.lease is not None and end.attempt == self.lease.attempt and self._goal is Goal.PUSH:

@@ -9,7 +9,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sheepfold_wire.messages as m
 from sheepfold.address import find_address
@@ -19,6 +19,7 @@ from sheepfold.errors import Refused
 from sheepfold.events import Ended, Ready
 from sheepfold.exits import set_exit_codes
 from sheepfold.initial import read_file
+from sheepfold.rounds import ALONE, Share
 from sheepfold.session import Session
 from sheepfold.signals import NOTICE_SECONDS
 from sheepfold.transport import Borrowed, Transport, connect
@@ -30,6 +31,7 @@ from sheepfold_wire.job import FIRST_WORKER, Job, parse_job
 from sheepfold_wire.manifest import Manifest
 
 Config = Job | Mapping[str, Any]
+Joined = TypeVar("Joined", bound="Worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Joining:
     notice_seconds: float = NOTICE_SECONDS
     patience: Patience = field(default_factory=Patience)
     jitter: Callable[[], float] = random.random
+    share: Share = ALONE
 
 
 class Worker:
@@ -70,7 +73,18 @@ class Worker:
 
     @property
     def up(self) -> Codec:
+        """What contributions are packed in."""
         return Codec(self.job.wire.up)
+
+    @property
+    def own_job(self) -> Job:
+        """The job, with slots as large as what this process computes of one."""
+        return self.job
+
+    @property
+    def leads(self) -> bool:
+        """Whether it speaks for all who are this worker."""
+        return True
 
     @property
     def version(self) -> int:
@@ -194,6 +208,11 @@ def join(joining: Joining) -> Worker:
 
     Raises BadAddress, TransportMissing, Refused, ServerUnavailable, JobEnded.
     """
+    return join_as(joining, Worker)
+
+
+def join_as(joining: Joining, kind: type[Joined]) -> Joined:
+    """As a worker of this kind."""
     set_exit_codes()
     given = joining.address
     network = ""
@@ -207,13 +226,13 @@ def join(joining: Joining) -> Worker:
         calls = WorkerCalls(used, replace(_opening(joining, name), network=network), joining.down)
         if joining.config is not None:
             _create(joining, calls)
-        session = Session(joining.jitter, joining.patience.give_up_seconds)
+        session = Session(joining.jitter, joining.patience.give_up_seconds, share=joining.share)
         driver = Driver(calls, session, joining.patience.clock, joining.notice_seconds)
     except BaseException:
         used.close()
         raise
     try:
-        return Worker(driver, driver.attach(), joining, used)
+        return kind(driver, driver.attach(), joining, used)
     except BaseException:
         driver.close()
         raise

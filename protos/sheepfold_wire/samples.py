@@ -21,6 +21,11 @@ def slot_seed(job_seed: int, step: int, slot: int) -> int:
     return xxhash.xxh3_64_intdigest(f"{job_seed}/{step}/{slot}".encode()) >> 1
 
 
+def rank_seed(seed: int, rank: int) -> int:
+    """A lease's seed for one rank of a host group: its own for rank 0, so that a group of one is no other."""
+    return xxhash.xxh3_64_intdigest(f"{seed}/rank/{rank}".encode()) >> 1 if rank else seed
+
+
 def _scrambled(values: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint64]:
     """splitmix64 of `values + key`. Source: Steele, Lea, Flood 2014, Fast splittable generators."""
     z = values + np.uint64(key & _UINT64)

@@ -236,3 +236,24 @@ def test_a_gradient_of_another_shape_is_refused_with_both_shapes() -> None:
     _, _, packer = made(1, nn.Linear(2, 2, bias=False))
     with pytest.raises(Refused, match=r"shape \(3, 2\), the job's is \(2, 2\)"):
         packer.pack({"weight": torch.zeros(3, 2)}, Codec.BF16)
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_fp32_parts_recoded_are_parts_packed_at_once(codec: Codec) -> None:
+    """Ranks of a host add up fp32 parts; what they send is what one worker with that gradient sends."""
+    tensors, plan, packer = made()
+    values = {**gradients_of(tensors), "scale": None}
+    exact = [bytearray(part) for part in packer.pack(values, Codec.FP32)]
+    due = [bytes(part) for part in Packer(plan.manifest, plan).pack(values, codec, seed=5)]
+    assert [bytes(packer.recoded(shard, exact[shard], codec, 5)) for shard in range(2)] == due
+
+
+def test_sums_are_views_of_all_floats_and_all_integers_of_a_part() -> None:
+    tensors, plan, packer = made()
+    parts = packer.pack(gradients_of(tensors), Codec.FP32)
+    for shard, part in enumerate(parts):
+        floats, integers = packer.sums(shard, part)
+        assert floats.numel() * 4 + integers.nbytes == plan.part_bytes(shard, Codec.FP32)
+        floats.zero_()
+        integers[:] = 0
+        assert not any(part)
