@@ -31,7 +31,6 @@ from sheepfold.events import (
     Say,
     SessionAction,
     SessionEvent,
-    Tick,
     WaitUntil,
     Want,
 )
@@ -103,7 +102,7 @@ class Session:
             case LeaseAnswer(reply):
                 self._on_ends(reply.ends)
                 self._on_lease(reply, now)
-            case Pulled() | Pushed() if event.round != self.round:
+            case Pulled() | Pushed() if self._is_stale(event.round):
                 pass
             case Pulled():
                 self._on_pulled(event)
@@ -112,12 +111,10 @@ class Session:
                 self._progress.asked.discard(shard)
                 self._progress.done.add(shard)
             case CallFailed():
-                if event.shard < 0 or event.round == self.round:
+                if event.shard < 0 or not self._is_stale(event.round):
                     self._on_failed(event, now)
             case Heard(reply):
                 self._on_ends(reply.ends)
-            case Tick():
-                pass
         self._go_on(now)
         out, self._out = self._out, []
         return out
@@ -135,6 +132,9 @@ class Session:
         """Answers to calls made until now no longer matter."""
         self.round += 1
         self._progress = Progress()
+
+    def _is_stale(self, round_of_call: int) -> bool:
+        return round_of_call != self.round
 
     def _reach(self, action: SessionAction) -> None:
         self._goal = Goal.NOTHING
