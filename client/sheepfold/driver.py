@@ -65,7 +65,7 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
         notice_seconds: float = NOTICE_SECONDS,
     ) -> None:
-        self._calls, self._session, self._clock = calls, session, clock
+        self.calls, self._session, self._clock = calls, session, clock
         self.usage = calls.usage
         self._lock = threading.RLock()
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -129,7 +129,7 @@ class Driver:
         finally:
             self._contribution = None
             counted = outcome.lease if isinstance(outcome, Ready) and outcome.is_counted else None
-            self._calls.staged.extend([counted.attempt] if counted else [])
+            self.calls.staged.extend([counted.attempt] if counted else [])
             self.slot_clock.end(counted is not None)
 
     def release(self, reason: str, attempts: tuple[AttemptId, ...] = ()) -> None:
@@ -258,7 +258,7 @@ class Driver:
                 self._wake_at = at if self._wake_at is None else min(at, self._wake_at)
             case Say(text):
                 if text != self._last_said:
-                    log.warning("job %s: %s", self._calls.opening.job, text)
+                    log.warning("job %s: %s", self.calls.opening.job, text)
                 self._last_said = text
             case _:
                 self._outcome = self._outcome or action
@@ -301,13 +301,13 @@ class Driver:
             assert make.attempt is not None
             self._release_quietly((make.attempt,), "its version is no longer served")
             return None, None
-        answer = self._calls.answer(make, self._terms, contribution, self.plans_ahead)
+        answer = self.calls.answer(make, self._terms, contribution, self.plans_ahead)
         if make.call is Call.PUSH:
             self.note_progress()
         return answer
 
     def _attach(self) -> m.AttachReply:
-        terms = self._calls.attach()
+        terms = self.calls.attach()
         with self._lock:
             log.info("job %s: attached at version %d", terms.reply.job, terms.reply.version)
             self._terms = terms
@@ -322,15 +322,15 @@ class Driver:
         with self._lock:
             lease, done, heard = self._session.lease, self._work_done, self._session.ends_heard
         progress = () if lease is None else (m.AttemptProgress(lease.attempt, done),)
-        self._handle(Heard(self._calls.heartbeat(progress, heard, wait_seconds)))
+        self._handle(Heard(self.calls.heartbeat(progress, heard, wait_seconds)))
 
     def _release_quietly(
         self, attempts: tuple[AttemptId, ...], reason: str, is_leaving: bool = False
     ) -> None:
         try:
-            self._calls.release(attempts, reason, is_leaving)
+            self.calls.release(attempts, reason, is_leaving)
         except (SheepfoldError, TransportError) as error:
-            log.debug("job %s: release: %s", self._calls.opening.job, error)
+            log.debug("job %s: release: %s", self.calls.opening.job, error)
 
     def close(self, reason: str = "closed") -> None:
         """Hand leases back, leave the job, end every call. Again, or in a forked child, it does nothing."""
@@ -346,5 +346,5 @@ class Driver:
         if self._session.attached is not None:
             self._release_quietly((), reason, is_leaving=True)
         self._heartbeat.join()
-        self._calls.transport.close()
+        self.calls.transport.close()
         self._threads.close(JOIN_SECONDS)

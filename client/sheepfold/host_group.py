@@ -261,9 +261,14 @@ class GroupWorker(Worker):
         heard = self._heard(news)
         return m.ChoreReply(self.leads and heard["yours"], heard["over"], *heard["at"])
 
-    def release(self, reason: str) -> None:
+    @property
+    def pushes_beside(self) -> bool:
+        """All ranks take part in a push, in turn with all else that they do together."""
+        return False
+
+    def release(self, reason: str, attempts: tuple[m.AttemptId, ...] = ()) -> None:
         if self.leads:
-            super().release(reason)
+            super().release(reason, attempts)
 
 
 def share_of(lease: m.Lease, share: Share) -> m.Lease:

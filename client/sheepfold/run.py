@@ -17,10 +17,10 @@ from torch import Tensor, nn
 import sheepfold_wire.messages as m
 from sheepfold.contract import contract
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
-from sheepfold.events import Ready
 from sheepfold.loading import Feed, SlotSampler, feed_of
 from sheepfold.packing import ModelTensors, check_loss_scale, down_codec, manifest_of, tensors_of
 from sheepfold.places import leave_on_rerun, remember
+from sheepfold.pushes import Pushes
 from sheepfold.result import StepResult
 from sheepfold.signals import NOTICE_SECONDS
 from sheepfold.slot import Slot
@@ -86,6 +86,7 @@ class Run:
     def __init__(self, worker: Worker, tensors: ModelTensors) -> None:
         self._worker = worker
         self._weights = ModelWeights(worker, tensors)
+        self._pushes = Pushes(worker)
         self._slot: Slot | None = None
         self._slot_began = 0.0
         self._feed: Feed | None = None
@@ -216,6 +217,7 @@ class Run:
         """The next slot, with its weights in the model; None once the job has ended."""
         if self._slot is not None:
             self.give_back("left without run.step()")
+        self._pushes.check()
         if self._ended is not None:
             return None
         try:
@@ -257,22 +259,13 @@ class Run:
         usage.data_wait_seconds = self.data_wait_seconds
         if outcome.weight > m.WEIGHT_MIN and not self._weights.has_gradient:
             raise Refused("no parameter has a gradient: call slot.backward(loss) before run.step()")
+        self._pushes.wait()
         parts, present = self._weights.contribution(slot.lease.seed)
         facts = m.Facts(outcome.samples, outcome.weight, self.version, present, outcome.loss, slot.metrics())
-        # A push broken off may be staged in part: never offer its attempt again with other bytes.
         self._slot = None
-        try:
-            answer = self._worker.push(parts, facts)
-        except BaseException:
-            self._worker.release("its push was broken off")
-            raise
-        counted = isinstance(answer, Ready) and answer.is_counted
-        if not counted:
-            place = f"slot {slot.lease.slot} of step {slot.step}"
-            log.info("job %s: %s does not count: %s", self.job, place, answer.why)
-        attempt = slot.lease.attempt
-        fate = partial(self._worker.outcome, attempt)
-        return StepResult(slot.step, self.version, counted, outcome.loss, answer.why, fate)
+        answer = self._pushes.push(parts, facts, slot)
+        fate = partial(self._worker.outcome, slot.lease.attempt)
+        return StepResult(slot.step, self.version, outcome.loss, answer, fate)
 
     def log(self, values: Mapping[str, float | Tensor]) -> None:
         """Numbers to see beside the loss: averaged by weight over a step's slots, shown with its version.
@@ -305,8 +298,9 @@ class Run:
 
     def give_back(self, reason: str) -> None:
         """Hand the slot back at once, so that nobody waits for its lease to expire."""
-        self._slot = None
-        self._worker.release(reason)
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._worker.release(reason, (slot.lease.attempt,))
 
     def _close_feed(self) -> None:
         if self._feed is not None:
@@ -327,6 +321,7 @@ class Run:
         """Hand leases back and leave the job. May be repeated."""
         self._slot, self._is_closed = None, True
         self._close_feed()
+        self._pushes.close()
         self._worker.close()
 
     def __enter__(self) -> Run:

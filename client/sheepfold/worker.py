@@ -8,6 +8,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -22,11 +23,11 @@ from sheepfold.initial import read_file
 from sheepfold.rounds import ALONE, Share
 from sheepfold.session import Session
 from sheepfold.signals import NOTICE_SECONDS
-from sheepfold.transport import Borrowed, Transport, connect
+from sheepfold.transport import Borrowed, Transport, TransportError, connect
 from sheepfold.usage import Usage, versions, zone
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.digest import combine_digests
-from sheepfold_wire.errors import BadConfig, NotReady
+from sheepfold_wire.errors import BadConfig, NotReady, SheepfoldError
 from sheepfold_wire.job import FIRST_WORKER, Job, parse_job
 from sheepfold_wire.manifest import Manifest
 
@@ -114,9 +115,37 @@ class Worker:
 
     def push(self, parts: tuple[Buffer, ...], facts: m.Facts) -> Ready | Ended:
         """A contribution to the lease held, in codec `up`. A loss that is not finite is left out."""
+        return self._push(parts, facts, None)
+
+    def push_for(self, lease: m.Lease, parts: tuple[Buffer, ...], facts: m.Facts) -> Ready | Ended:
+        """The same for a lease of this job that another session was given."""
+        return self._push(parts, facts, lease)
+
+    def _push(self, parts: tuple[Buffer, ...], facts: m.Facts, lease: m.Lease | None) -> Ready | Ended:
         if facts.loss is not None and not math.isfinite(facts.loss):
             facts = replace(facts, loss=None)
-        return self._driver.push(Contribution(parts, self.up, facts))
+        return self._driver.push(Contribution(parts, self.up, facts), lease)
+
+    @property
+    def pushes_beside(self) -> bool:
+        """Whether a push may go on while the next slot is leased, pulled and computed."""
+        return self.job.batch.delay > 0
+
+    def second(self) -> Worker:
+        """Another session in the same job, for pushes beside this one's calls; what it measures is ours."""
+        joining = Joining(self.job.name, Borrowed(self._transport), down=self.down, patience=self._patience)
+        other = join(joining)
+        other._driver.calls.usage, other._driver.calls.staged = self.usage, self._driver.calls.staged
+        return other
+
+    @property
+    def notice_seconds(self) -> float:
+        """What a worker that is told to go may take to finish its slot."""
+        return self._driver.slot_clock.notice_seconds
+
+    def slot_is_over(self) -> None:
+        """It is computed, and pushed by another session."""
+        self._driver.slot_clock.end(is_counted=True)
 
     @property
     def usage(self) -> Usage:
@@ -164,9 +193,14 @@ class Worker:
     def note_progress(self) -> None:
         self._driver.note_progress()
 
-    def release(self, reason: str) -> None:
-        """Hand the leases back at once, instead of letting them expire."""
-        self._driver.release(reason)
+    def release(self, reason: str, attempts: tuple[m.AttemptId, ...] = ()) -> None:
+        """Hand leases back at once, all or these, instead of letting them expire."""
+        self._driver.release(reason, attempts)
+
+    def hand_back(self, attempt: m.AttemptId, reason: str) -> None:
+        """One that another session could not push; from any thread. A failure is no matter: it expires."""
+        with suppress(SheepfoldError, TransportError):
+            self._driver.calls.release((attempt,), reason)
 
     def source(self, framework: str) -> dict[str, Any] | None:
         """The tensors that version 0 is to be made of, by their names there; None: the worker's own.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,36 +89,35 @@ class SheepfoldRank:
         self._run.close()
 
 
+@contextmanager
+def servers(shards: int, folder: str | None) -> Iterator[Supervisor]:
+    """Servers that run, in a directory of their own."""
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        directory = Path(made)
+        url = str(directory / "checkpoints")
+        config = UpConfig(directory, shard_count=shards, port=0, dashboard_port=0, checkpoint_url=url)
+        supervisor = Supervisor(config, threading.Event(), lambda _: None)
+        try:
+            supervisor.start()
+            yield supervisor
+        finally:
+            supervisor.stop()
+
+
 class Sheepfold(System):
-    """Servers of its own, in a directory of their own."""
+    """Servers of its own."""
 
     def __init__(self, label: dict[str, Any], given: Given, folder: str | None) -> None:
-        self._folder = tempfile.TemporaryDirectory(dir=folder)
-        directory = Path(self._folder.name)
-        config = UpConfig(
-            directory,
-            shard_count=label["shards"],
-            port=0,
-            dashboard_port=0,
-            checkpoint_url=str(directory / "checkpoints"),
-        )
-        self._supervisor = Supervisor(config, threading.Event(), lambda _: None)
-        try:
-            self._supervisor.start()
+        with ExitStack() as stack:
+            self._supervisor = stack.enter_context(servers(label["shards"], folder))
             address = self._supervisor.coordinator.address
             told = [address, label["codec"], label["durability"], label["transport"]]
             super().__init__(label, given, SheepfoldRank, told)
-        except BaseException:
-            self._stop()
-            raise
+            self._open = stack.pop_all()
 
     def server_pids(self) -> list[int]:
         return [int(child.pid or 0) for child in (self._supervisor.coordinator, *self._supervisor.shards)]
 
     def close(self) -> None:
         super().close()
-        self._stop()
-
-    def _stop(self) -> None:
-        self._supervisor.stop()
-        self._folder.cleanup()
+        self._open.close()
