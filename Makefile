@@ -22,7 +22,7 @@ PAGE := server/sheepfold_server/dashboard/web
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint bench-kernel bench-dashboard bench-goodput bench-plan bench-recovery bench-scale bench-step sim chaos soak overload security chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
+.PHONY: help demo test lint docs bench-kernel bench-dashboard bench-goodput bench-plan bench-recovery bench-scale bench-step sim chaos soak overload security chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ lint: $(VENV)/installed-dev ## ruff, mypy --strict, arrow of imports
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 	$(BIN)/lint-imports
+
+docs: $(VENV)/installed-dev ## build the user guide into client/guide/site, without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file client/guide/mkdocs.yml
 
 bench-kernel: $(VENV)/installed-dev ## time one optimizer step beside public ones, 3 minutes (ARGS="--threads 1")
 	@$(BIN)/python -m tests.bench.kernel $(ARGS)
@@ -106,7 +109,7 @@ protos: protos-tool ## regenerate the stubs beside protos/sheepfold_wire/v1/*.pr
 protos-tool: $(PROTOS_VENV)/grpcio-tools-$(GRPCIO_TOOLS) ## the generator of the stubs, in .tools/protos
 
 clean: ## remove .venv, .tools and every cache
-	rm -rf $(VENV) .tools $(PAGE)/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .tools $(PAGE)/node_modules client/guide/site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find client server protos tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than what was installed from; installing dev installs all, so it renews both.
