@@ -50,7 +50,7 @@ def output(command: str) -> str:
     assert program == "sheepfold", command
     done = CliRunner().invoke(app, arguments, env={"COLUMNS": COLUMNS, "TERM": "dumb", "SHEEPFOLD": ""})
     assert done.exit_code == 0, done.output
-    return fenced("text", "\n".join(line.rstrip() for line in done.stdout.splitlines()))
+    return fenced("text", "\n".join([f"$ {command}", *(line.rstrip() for line in done.stdout.splitlines())]))
 
 
 def alerts(_nothing: str) -> str:
