@@ -29,7 +29,7 @@ class Ranks:
         self._global = dist.get_process_group_ranks(group)
         self.share = Share(dist.get_rank(group), len(self._global))
         self._bulk = group
-        is_nccl = dist.get_backend(group) == "nccl"
+        is_nccl = torch.cuda.is_available() and "nccl" in str(dist.get_backend_config(group))
         self._device = torch.device("cuda", torch.cuda.current_device()) if is_nccl else torch.device("cpu")
         with _named():
             made = dist.new_group(self._global, WAIT, "gloo", use_local_synchronization=True)

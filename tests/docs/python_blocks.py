@@ -58,6 +58,7 @@ def for_bert() -> dict[str, Any]:
     x, labels = torch.randn(SAMPLES, 16, generator=draw), torch.randint(0, 4, (SAMPLES,), generator=draw)
     return {
         "sheepfold": sheepfold,
+        "dist": torch.distributed,
         "DataLoader": DataLoader,
         "model": WithLoss(),
         "train_set": [{"x": x[i], "labels": labels[i]} for i in range(SAMPLES)],
@@ -93,6 +94,8 @@ def main() -> None:
     # Of eight loader processes, where there are two cores.
     warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
     os.environ["SHEEPFOLD"] = "local:?shards=2"
+    # As torchrun leaves it for a single process; port 0 is any that is free.
+    os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"})
     blocks: dict[str, str] = json.load(sys.stdin)
     declare()
     errors = {name: error_of(text) for name, text in blocks.items()}
