@@ -62,6 +62,35 @@ def test_window_is_the_least_room_of_any_shard() -> None:
     assert desk.state.window() == 3
 
 
+def test_jobs_share_the_room_of_the_shards() -> None:
+    desk = Desk(part_slots=9).start(*"bcdefgh")
+    desk.tell(e.Tick(jobs=2))
+    assert desk.state.window() == 4
+    assert [desk.lease(worker) is not None for worker in "abcd"] == [True, True, True, False]
+    desk.tell(e.Tick(jobs=1))
+    assert desk.lease("d") is not None
+
+
+def test_job_keeps_the_two_places_that_no_job_can_do_without() -> None:
+    desk = Desk(part_slots=5).start("b")
+    desk.tell(e.Tick(jobs=4))
+    assert desk.state.window() == 2
+    assert desk.lease("a") is not None
+    assert desk.lease("b") is None
+
+
+def test_lowest_slot_is_leased_again_by_a_job_that_holds_more_than_its_share_of_late() -> None:
+    """All above it wait for it, so that nothing else could ever make room."""
+    desk = Desk(part_slots=4).start("b", "c")
+    lowest, *others = (desk.leased(worker) for worker in "abc")
+    for lease in others:
+        desk.stage(lease)
+    desk.tell(e.Tick(jobs=2))
+    desk.ask(m.ReleaseRequest("j", "a", (lowest.attempt,)))
+    assert desk.leased("b").slot == lowest.slot
+    assert desk.lease("c") is None
+
+
 def test_last_place_is_for_the_lowest_slot_again() -> None:
     """Its holder is late, the window is full: another worker takes the same slot, none a higher one."""
     desk = practised(slots=8, part_slots=2)

@@ -9,8 +9,10 @@ from tests.unit.desk import MODEL, Desk, job_of
 from tests.unit.test_cli import Outcome
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
 from sheepfold_server.core.quotas import Quotas, parse_quotas
+from sheepfold_server.core.state import Life
 from sheepfold_server.shell.fleet import Fleet
 from sheepfold_wire.errors import BadConfig, Overloaded, PreconditionError
 
@@ -76,6 +78,51 @@ def test_one_job_too_many_is_refused_with_the_quota() -> None:
         if is_refused:
             with pytest.raises(PreconditionError, match=r"1 jobs exist already, quota: jobs = 1; raise it"):
                 fleet.create(m.CreateJobRequest("", job.to_json()))
+
+
+def test_job_for_which_others_leave_no_room_is_refused_when_it_is_created() -> None:
+    fleet, sent = Fleet(1), list[m.ShardCommand]()
+    send = sent.append
+    fleet.link_up(m.Hello(0, 0, 1, "h:0", "eager/cpu", 100), send)
+
+    def create(name: str) -> None:
+        fleet.create(m.CreateJobRequest("", job_of(name=name).to_json(), MODEL.to_json())).result(1)
+
+    create("one")
+    (told,) = (command for command in sent if isinstance(command, m.OpenJob))
+    fleet.report(0, m.JobOpened("one", 3, -1, told.term), send)
+    assert fleet.job("one").core.staging_room == 3
+    with pytest.raises(
+        PreconditionError, match=r"3 parts of job one, too few to be shared by 2 jobs that need 2"
+    ):
+        create("two")
+
+
+def test_job_that_has_ended_takes_no_share() -> None:
+    fleet = Fleet(1)
+    for name in ("one", "two"):
+        fleet.create(m.CreateJobRequest("", job_of(name=name).to_json())).result(1)
+    first = fleet.job("one").core._state.quotas
+    assert first.sharing == 2
+    fleet.call(m.ControlRequest("two", "stop", "the test")).result(1)
+    fleet.tick()
+    assert first.sharing == 1
+
+
+def test_job_that_others_leave_too_little_of_a_shard_is_paused_with_the_number() -> None:
+    desk = Desk(part_slots=5)
+    desk.tell(e.Tick(jobs=3))
+    desk.open()
+    assert desk.state.life is Life.PAUSED
+    assert "(100 bytes, to be shared by 3 jobs) holds 5 parts of job j, 6 are needed" in desk.state.why
+
+
+def test_parts_that_may_be_staged_are_told_beside_those_that_are_reserved() -> None:
+    desk = Desk(part_slots=8).start()
+    desk.lease("a")
+    assert quota(desk, "staged_parts") == m.Quota("staged_parts", 8.0, 1.0, 0)
+    desk.tell(e.Tick(jobs=2))
+    assert quota(desk, "staged_parts") == m.Quota("staged_parts", 4.0, 1.0, 0)
 
 
 def test_quotas_are_read_with_units() -> None:

@@ -162,7 +162,12 @@ def shard(
     ] = "cpu",
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the optimizer step.")] = 1,
     staging_bytes: Annotated[
-        int, typer.Option(min=4096, metavar="BYTES", help="Memory for gradients that wait to be folded.")
+        int,
+        typer.Option(
+            min=4096,
+            metavar="BYTES",
+            help="Memory for gradients that wait to be folded, shared equally by jobs that have not ended.",
+        ),
     ] = STAGING_BYTES,
     directory: DataDirectory = None,
     health_listen: HealthListen = "",

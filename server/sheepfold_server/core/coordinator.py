@@ -142,7 +142,8 @@ class Coordinator:
             case ShardDown(shard):
                 self._opening.on_shard_down(shard)
                 self._checkpointing.on_shard_down(shard)
-            case Tick():
+            case Tick(jobs):
+                state.quotas.sharing = jobs
                 self._granting.expire()
                 self._presence.expire()
                 self._expire_pins()
@@ -170,6 +171,11 @@ class Coordinator:
     def answer_to(self, call: str, request_id: str) -> WorkerReply | None:
         """What an administrative call was answered, if it was made before."""
         return self._answered.get(f"{call}/{request_id}")
+
+    @property
+    def staging_room(self) -> int:
+        """Parts that every shard has room for, if no other job takes any; 0 until all have opened the job."""
+        return self._state.room()
 
     @property
     def has_ended(self) -> bool:

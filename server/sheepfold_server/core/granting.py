@@ -128,9 +128,13 @@ class Granting:
                 yield from ((number, index) for index in free)
 
     def _has_room(self, place: _Place) -> bool:
-        """Whether every shard has room to stage it: the last room is for the lowest slot not admitted."""
-        spare = self._s.window() - self._s.unfolded()
-        return spare > 1 or (spare == 1 and place == self._lowest())
+        """Whether every shard has room to stage it: the last room is for the lowest slot not admitted.
+
+        That one is leased also where another job has come, and this one holds more than its share of late.
+        """
+        if place == self._lowest():
+            return self._s.unfolded() < self._s.room()
+        return self._s.window() - self._s.unfolded() > 1
 
     def _lowest(self) -> _Place | None:
         """The slot that admission waits for."""
@@ -145,7 +149,7 @@ class Granting:
         lowest = next(self._free_slots(), None)
         if lowest is None or not self._has_room(lowest):
             return None
-        if self._s.window() - self._s.unfolded() == 1:
+        if self._s.window() - self._s.unfolded() <= 1:
             return lowest
         known = self._s.workers.get(worker)
         mine = None if known is None else known.expects

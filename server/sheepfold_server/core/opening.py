@@ -5,6 +5,7 @@ from __future__ import annotations
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import ShardUp, ToShard
 from sheepfold_server.core.kernels import choose_kernel
+from sheepfold_server.core.quotas import SLOTS_MIN
 from sheepfold_server.core.records import JobCreated, KernelChosen, ModelGiven
 from sheepfold_server.core.recovery import Recovery
 from sheepfold_server.core.rewinding import Rewinding
@@ -162,11 +163,13 @@ class Opening:
         link.part_slots, link.is_ready = report.part_slots, not lost
         if state.pins.versions:
             state.tell_pins(shard)
-        if report.part_slots < 2:
-            budget = link.hello.staging_bytes if link.hello else 0
+        if report.part_slots < SLOTS_MIN * state.quotas.sharing:
+            budget, sharing = link.hello.staging_bytes if link.hello else 0, state.quotas.sharing
+            among = "" if sharing == 1 else f", to be shared by {sharing} jobs"
             why = (
-                f"the staging budget of shard {shard} ({budget} bytes) holds {report.part_slots} parts of "
-                f"job {state.name}, 2 are needed; raise --staging-bytes or add shards"
+                f"the staging budget of shard {shard} ({budget} bytes{among}) holds {report.part_slots} "
+                f"parts of job {state.name}, {SLOTS_MIN * sharing} are needed; raise --staging-bytes or add "
+                "shards"
             )
             state.spoil(WindowTooSmall(why))
         elif lost:

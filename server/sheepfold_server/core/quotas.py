@@ -12,6 +12,8 @@ import sheepfold_wire.messages as m
 from sheepfold_wire.errors import BadConfig, Overloaded, PreconditionError
 
 _VALUE = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>[KMG]?)")
+SLOTS_MIN = 2
+"""Parts: one that is folded next, and one beside it."""
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -39,6 +41,12 @@ class QuotaBook:
 
     of: Quotas = field(default_factory=Quotas)
     refused: Counter[str] = field(default_factory=Counter)
+    sharing: int = 1
+    """Jobs that share the staging memory of shards, this one included."""
+
+    def share(self, slots: int) -> int:
+        """Of so many parts that a shard has room for: an equal share, and the two no job can do without."""
+        return min(slots, max(SLOTS_MIN, slots // self.sharing))
 
     def check_parameters(self, job: str, parameters: int) -> None:
         """Raises PreconditionError."""
@@ -58,12 +66,17 @@ class QuotaBook:
                 "one waits for a place; more: --quota workers=... of the coordinator"
             )
 
-    def status(self, parameters: int, workers: int, steps_per_second: float) -> tuple[m.Quota, ...]:
-        """Beside what the job takes of each now."""
+    def status(
+        self, parameters: int, workers: int, steps_per_second: float, staged: tuple[int, int]
+    ) -> tuple[m.Quota, ...]:
+        """Beside what the job takes of each now. `staged`: parts that may be, and that are reserved."""
         used = {"parameters": parameters, "workers": workers, "steps_per_second": steps_per_second}
-        return tuple(
-            m.Quota(name, float(getattr(self.of, name)), float(value), self.refused[name])
-            for name, value in used.items()
+        return (
+            *(
+                m.Quota(name, float(getattr(self.of, name)), float(value), self.refused[name])
+                for name, value in used.items()
+            ),
+            m.Quota("staged_parts", float(staged[0]), float(staged[1]), 0),
         )
 
     def wait_seconds(self, since_last_commit: float) -> float:

@@ -43,7 +43,7 @@ class Recovery:
     def _leaves_room(self, step: OpenStep, lost: int) -> bool:
         """Whether the lost slot could be leased if those above it waited for it, staged and not folded."""
         above = step.admitted - lost - 1
-        return self._s.attempts.unadmitted() + above < self._s.window()
+        return self._s.attempts.unadmitted() + above < self._s.room()
 
     def restart(self, step: OpenStep, why: str) -> None:
         """RESTART(t): every sum is zeroed and every attempt of the step ended; slots are leased anew."""

@@ -225,7 +225,9 @@ def job_status(state: JobState) -> m.JobStatus:
         checkpoint_version=NOTHING_LOADED if kept.kept is None else kept.kept.version,
         checkpoint_age_seconds=0.0 if kept.kept_at is None else state.now - kept.kept_at,
         checkpoint_every_seconds=60.0 * state.job.checkpoint.every_minutes if kept.url else 0.0,
-        quotas=state.quotas.status(state.parameters, state.workers.attached, steps_per_second),
+        quotas=state.quotas.status(
+            state.parameters, state.workers.attached, steps_per_second, (state.window(), state.unfolded())
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from sheepfold_server.core.files import FileLedger
 from sheepfold_server.core.history import History
 from sheepfold_server.core.loss_scale import LossScale
 from sheepfold_server.core.pins import Pins
-from sheepfold_server.core.quotas import QuotaBook
+from sheepfold_server.core.quotas import SLOTS_MIN, QuotaBook
 from sheepfold_server.core.records import ConfigChanged, CoordinatorRecord, Paused, Rewound
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_server.core.steps import OpenStep
@@ -241,8 +241,7 @@ class JobState:
 
     def present_worker(self, name: str) -> Worker:
         """Raises WorkerUnknown."""
-        worker = self.workers.get(name)
-        if worker is None:
+        if (worker := self.workers.get(name)) is None:
             raise WorkerUnknown(f"worker {name} is not attached (any more); attach again")
         return worker
 
@@ -320,9 +319,8 @@ class JobState:
         """Where the job stands when it is not paused."""
         if self.version > NOTHING_LOADED:
             return Life.RUNNING
-        if self.geometry is None:
-            return Life.DECLARED
-        return Life.INITIALISING if all(s.part_slots >= 2 for s in self.shards) else Life.OPENING
+        opened = Life.INITIALISING if self.room() >= SLOTS_MIN else Life.OPENING
+        return Life.DECLARED if self.geometry is None else opened
 
     def loss_scale_of(self, step: int) -> float:
         """In force when the step was opened, also if that was before a restart."""
@@ -331,9 +329,13 @@ class JobState:
             return self.job.loss_scale.initial
         return self.loss_scales.get(opened_at, self.loss_scale.value)
 
-    def window(self) -> int:
-        """W: live unfolded attempts that every shard has room for."""
+    def room(self) -> int:
+        """Parts that every shard has room for, if no other job takes any."""
         return min(shard.part_slots for shard in self.shards)
+
+    def window(self) -> int:
+        """W: live unfolded attempts, of this job's share of that room."""
+        return self.quotas.share(self.room())
 
     def unfolded(self) -> int:
         """Attempts that hold reserved room: not admitted, or admitted and not yet in every sum."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.coordinator import Coordinator
-from sheepfold_server.core.quotas import UNBOUND, Quotas, said
+from sheepfold_server.core.quotas import SLOTS_MIN, UNBOUND, Quotas, said
 from sheepfold_server.core.records import Books
 from sheepfold_server.core.remembering import identity
 from sheepfold_server.shell.checkpoint_desk import CheckpointDesk, new_lineage
@@ -178,6 +178,7 @@ class Fleet:
                 job_log.remove()
             else:
                 self._jobs[job.name] = actor
+                self.tick()  # so that each knows of the others before the first lease
                 self._link_job(actor)
         return answer
 
@@ -187,6 +188,15 @@ class Fleet:
                 f"{len(self._jobs)} jobs exist already, quota: {said('jobs', self.quotas)}; raise it with "
                 "--quota jobs=... of the coordinator"
             )
+        others = unended(self._jobs.values())
+        for actor in others:
+            room, jobs = actor.core.staging_room, len(others) + 1
+            if room and room < SLOTS_MIN * jobs:
+                raise PreconditionError(
+                    f"the staging memory of a shard holds {room} parts of job {actor.core.job.name}, too few "
+                    f"to be shared by {jobs} jobs that need {SLOTS_MIN} each; raise --staging-bytes of the "
+                    "shards, or stop a job"
+                )
 
     def restore(self, request: m.RestoreRequest) -> m.RestoreReply:
         """Take up a job from its checkpoint, on as many shards as there are; may take minutes.
@@ -210,6 +220,7 @@ class Fleet:
             actor = self._actor(core, job_log)
             job_log.append(books)
             self._jobs[request.job] = actor
+            self.tick()
             self._link_job(actor)
         return m.RestoreReply(books.lineage, books.ledger.version, passed_over)
 
@@ -240,8 +251,10 @@ class Fleet:
 
     def tick(self) -> None:
         """Time has passed, for every job."""
-        for actor in list(self._jobs.values()):
-            actor.submit(e.Tick())
+        actors = list(self._jobs.values())
+        jobs = len(unended(actors))
+        for actor in actors:
+            actor.submit(e.Tick(jobs))
 
     # --- shards ---------------------------------------------------------------------------------------
 
@@ -314,3 +327,8 @@ class Fleet:
         link = self._links.get(shard)
         if link is not None:
             link.send(command)
+
+
+def unended(actors: Iterable[JobActor]) -> list[JobActor]:
+    """Those that share the shards' staging memory."""
+    return [actor for actor in actors if not actor.core.has_ended]

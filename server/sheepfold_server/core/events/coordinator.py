@@ -106,7 +106,9 @@ class CallLost:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed. `jobs`: of this coordinator that have not ended, this one included."""
+
+    jobs: int = 1
 
 
 CoordinatorEvent = (
