@@ -54,7 +54,7 @@ def until(is_so: Callable[[], bool], what: str, processes: list[subprocess.Popen
 
 def documented_commands(path: Path) -> list[list[str]]:
     """What the docstring says to type, as often as it takes for two workers."""
-    lines = re.findall(rf"(?:python|torchrun) [^\n#]*client/examples/{path.name}", path.read_text())
+    lines = re.findall(rf"(?:python|torchrun) [^\n#]*client/examples/{path.name}[^\n#]*", path.read_text())
     if not lines:
         raise Failed("its docstring names no command")
     torchrun = [line for line in lines if line.startswith("torchrun")]
