@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.job import Job
 from sheepfold_wire.optimizer import LearningRate
 
@@ -90,3 +92,56 @@ def batch_at(job: Job, step: int) -> tuple[int, int]:
         if step < end or stage is job.batch.stage[-1]:
             return stage.samples or job.batch.samples, stage.slot_samples or job.batch.slot_samples
     return job.batch.samples, job.batch.slot_samples
+
+
+def check_plan(job: Job) -> None:
+    """Whether a job's end, rates and data reach as far as its batch plan; asked when it is created.
+
+    Not asked again when it is changed or restored: `stop.steps` may be lowered at any time. Raises BadConfig
+    with one line for each contradiction.
+    """
+    found = list(_too_long(job)) or [*_rates_too_short(job), *_data_too_small(job)]
+    if found:
+        raise BadConfig("\n".join(found))
+
+
+def _too_long(job: Job) -> Iterator[str]:
+    planned = sum(stage.steps for stage in job.batch.stage)
+    if planned > job.stop.steps:
+        counts = " + ".join(str(stage.steps) for stage in job.batch.stage)
+        yield (
+            f"stop.steps = {job.stop.steps} ends before the batch plan: its stages have {counts} = {planned} "
+            f"steps; give stop.steps = {planned}, or stages of {job.stop.steps} steps together"
+        )
+
+
+def _rates_too_short(job: Job) -> Iterator[str]:
+    for lr, first, steps in segments(job):
+        last = first + steps - 1
+        if lr.values and len(lr.values) < steps:
+            yield (
+                f"the learning rate's table ends before the plan: {len(lr.values)} values for the {steps} "
+                f"steps {first} to {last}; give {steps} values, or let the plan end earlier"
+            )
+        warmup = warmup_steps(lr, job.data.samples)
+        if warmup and warmup + lr.warmup_from >= steps:
+            yield (
+                f"the warm-up does not end before its schedule: {warmup} steps from {lr.warmup_from} on"
+                f"{_in_passes(lr, job)}, but the schedule has the {steps} steps {first} to {last}; give a "
+                "shorter warm-up, or more steps"
+            )
+
+
+def _in_passes(lr: LearningRate, job: Job) -> str:
+    if lr.warmup_epochs is None:
+        return ""
+    return f" ({lr.warmup_epochs:g} passes over {job.data.samples} samples at a batch of {lr.base_batch})"
+
+
+def _data_too_small(job: Job) -> Iterator[str]:
+    largest = max([stage.samples or job.batch.samples for stage in job.batch.stage] or [job.batch.samples])
+    if 0 < job.data.samples < largest:
+        yield (
+            f"data.samples = {job.data.samples} is too small for the plan: a step reads {largest}, some of "
+            f"them twice; give more data, or batches of at most {job.data.samples}"
+        )

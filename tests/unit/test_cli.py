@@ -171,6 +171,13 @@ def test_check_shows_every_value_and_what_follows(job_file: Path) -> None:
         assert re.search(line, shown), line
 
 
+def test_check_refuses_a_plan_that_its_job_does_not_reach(job_file: Path) -> None:
+    text = job_file.read_text("utf-8")
+    job_file.write_text(text.replace("[data]", "[[batch.stage]]\nsteps = 100_000\n\n[data]", 1))
+    refusal = Outcome("job", "check", "-f", str(job_file)).refusal()
+    assert "ends before the batch plan: its stages have 100000 = 100000 steps" in refusal
+
+
 def test_check_shows_how_the_slots_grow_with_a_stage(job_file: Path) -> None:
     text = job_file.read_text()
     stages = "[[batch.stage]]\nsteps = 100\nsamples = 512\n[[batch.stage]]\nsteps = 200\n[data]"

@@ -117,6 +117,19 @@ def test_model_without_parameters_is_refused() -> None:
         desk.attach("a", Manifest(WITH_BUFFER.tensors[2:]))
 
 
+def test_job_that_ends_before_its_plan_is_refused_when_it_is_created_and_may_be_shortened_later() -> None:
+    stages = {"stage": [{"steps": 3}, {"steps": 4}]}
+    short, whole = (job_of(batch=stages, stop={"steps": steps}) for steps in (6, 7))
+    with pytest.raises(BadConfig, match=r"stop\.steps = 6 ends before .* 3 \+ 4 = 7 steps"):
+        Desk(short).ask(m.CreateJobRequest("r1", short.to_json()))
+    desk = Desk(whole)
+    desk.ask(m.CreateJobRequest("r1", whole.to_json()))
+    desk.ask(m.ConfigChangeRequest("c1", "j", 1, '{"stop.steps": 6}', "me"))
+    again = desk.ask(m.CreateJobRequest("r2", whole.to_json()))
+    assert isinstance(again, m.CreateJobReply)
+    assert not again.is_new
+
+
 def test_manifest_that_is_no_json_is_refused() -> None:
     with pytest.raises(BadConfig, match="no JSON"):
         create(Desk(), manifest="{")

@@ -9,7 +9,7 @@ from tests.unit.desk import job_of
 
 from sheepfold_server.core.schedule import ConfigHistory
 from sheepfold_wire.errors import BadConfig
-from sheepfold_wire.schedule import learning_rate, lr_for_batch, warmup_steps
+from sheepfold_wire.schedule import check_plan, learning_rate, lr_for_batch, warmup_steps
 
 
 def rates(steps: int = 10, batch: dict[str, object] | None = None, **lr: object) -> list[float]:
@@ -141,3 +141,60 @@ def test_refused_change_changes_nothing() -> None:
     with pytest.raises(BadConfig, match="sealed"):
         history.change(1, {"optimizer.lr.peak": 0.5, "seed": 3})
     assert history.newest == job_of()
+
+
+def refusal(**sections: object) -> str:
+    with pytest.raises(BadConfig) as refused:
+        check_plan(job_of(**sections))  # type: ignore[arg-type]
+    return str(refused.value)
+
+
+def test_a_job_that_ends_before_its_plan_is_refused_with_both() -> None:
+    stages = [{"steps": 270}, {"steps": 60, "samples": 8}]
+    said = refusal(batch={"stage": stages}, stop={"steps": 300})
+    assert "stop.steps = 300 ends before the batch plan: its stages have 270 + 60 = 330 steps" in said
+    check_plan(job_of(batch={"stage": stages}, stop={"steps": 330}))
+
+
+def test_a_table_of_rates_that_ends_before_the_plan_is_refused_with_both() -> None:
+    lr = {"peak": 1.0, "schedule": "table", "values": [0.1] * 4}
+    said = refusal(optimizer={"lr": lr}, stop={"steps": 5})
+    assert "table ends before the plan: 4 values for the 5 steps 0 to 4; give 5 values" in said
+    check_plan(job_of(optimizer={"lr": lr}, stop={"steps": 4}))
+
+
+def test_a_table_of_a_stage_is_compared_with_its_own_steps() -> None:
+    table = {"peak": 1.0, "schedule": "table", "values": [0.1] * 5}
+    stages = [{"steps": 3}, {"steps": 6, "rewarm": True, "lr": table}]
+    assert "5 values for the 6 steps 3 to 8" in refusal(batch={"stage": stages}, stop={"steps": 9})
+
+
+def test_a_warm_up_in_passes_that_outlasts_its_stage_is_refused_with_the_steps_it_takes() -> None:
+    """1,000 samples, batches of 16: half a pass are 31 steps, in whichever stage."""
+    lr = {"peak": 1.0, "base_batch": 16, "warmup_epochs": 0.5}
+    stages = [{"steps": 40}, {"steps": 30, "rewarm": True}]
+    said = refusal(optimizer={"lr": lr}, batch={"stage": stages}, stop={"steps": 70})
+    assert "31 steps from -1 on (0.5 passes over 1000 samples at a batch of 16), but" in said
+    assert "the 30 steps 40 to 69" in said
+    stages[1]["steps"] = 31
+    check_plan(job_of(optimizer={"lr": lr}, batch={"stage": stages}, stop={"steps": 71}))
+
+
+def test_a_warm_up_that_reaches_its_peak_at_the_last_step_is_taken() -> None:
+    lr = {"peak": 1.0, "warmup_steps": 5}
+    check_plan(job_of(optimizer={"lr": lr}))
+    assert learning_rate(job_of(optimizer={"lr": lr}), 4) == 1.0
+    assert "5 steps from 0 on" in refusal(optimizer={"lr": {**lr, "warmup_from": 0}})
+
+
+def test_data_smaller_than_the_largest_step_are_refused_with_both() -> None:
+    stages = [{"steps": 2}, {"steps": 3, "samples": 64}]
+    said = refusal(batch={"stage": stages}, data={"samples": 63})
+    assert "data.samples = 63 is too small for the plan: a step reads 64" in said
+    check_plan(job_of(batch={"stage": stages}, data={"samples": 64}))
+    check_plan(job_of(batch={"stage": stages}, data={"mode": "free"}))
+
+
+def test_all_that_contradicts_the_plan_is_told_at_once() -> None:
+    lr = {"peak": 1.0, "schedule": "table", "values": [0.1]}
+    assert len(refusal(optimizer={"lr": lr}, data={"samples": 3}).splitlines()) == 2

@@ -20,6 +20,7 @@ from sheepfold_wire import messages as m
 from sheepfold_wire.control import Control
 from sheepfold_wire.errors import BadConfig
 from sheepfold_wire.job import LIVE_KEYS, job_from_json, job_from_toml, job_schema
+from sheepfold_wire.schedule import check_plan
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Create, look at and steer jobs.")
 
@@ -55,6 +56,7 @@ def check(
     With the names of the model's parameters: also the group, decay and trust ratio that each name decides.
     """
     job = job_from_toml(file)
+    check_plan(job)
     tables = [job_table(job)]
     if parameters is not None:
         tables.append(parameter_table(job, names_in(parameters)))

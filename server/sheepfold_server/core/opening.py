@@ -22,6 +22,7 @@ from sheepfold_wire.errors import (
 )
 from sheepfold_wire.manifest import Manifest, ManifestError
 from sheepfold_wire.optimizer import with_slices
+from sheepfold_wire.schedule import check_plan
 
 
 class Opening:
@@ -50,6 +51,8 @@ class Opening:
                 'durability.level = "checkpoint", and this coordinator keeps none: start it with '
                 '--checkpoints URL, or give "wal"'
             )
+        if not self.is_created:
+            check_plan(asked)
         is_new, self.is_created = not self.is_created, True
         if is_new:
             config, shards = state.job.to_json(), len(state.shards)
