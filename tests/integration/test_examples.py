@@ -30,7 +30,7 @@ LAST_LINES = {
     "numpy_regression.py": r"version 30: accuracy 0\.[89]\d+",
     "torchrun_worker.py": r"version 120: loss 0\.\d+",
 }
-RECIPES = {"bert_mlm.py"}
+RECIPES = {"bert_mlm.py", "lenet.py", "resnet.py"}
 """At small size, by test_recipes.py."""
 
 

@@ -123,7 +123,8 @@ def _unpack(path: Path) -> bytes:
     except FileNotFoundError:
         raise DataSetError(
             f"{path}: not there; point --data-dir or SHEEPFOLD_DATA at a folder with"
-            f" {', '.join(_TRAIN_FILES + _TEST_FILES)}, or leave both out for the packaged subset"
+            f" {', '.join(_TRAIN_FILES + _TEST_FILES)}, or leave both out for the packaged subset. Whole:"
+            f" `sudo apt-get install dataset-fashion-mnist`, which puts them into {DEBIAN_DIR}"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataSetError(f"{path}: not readable as gzip ({error}); fetch it again") from error
