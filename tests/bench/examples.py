@@ -3,10 +3,10 @@
     make examples
 
 Two workers each (torchrun starts its own two). A job is paused until both are there, and one of them is
-killed by SIGKILL once it has contributed and half of the steps are committed. An example has failed unless
-what is left of it ends with exit code 0 and the job with all its steps. The last line is JSON: samples that
-no committed or skipped step covers (lost), and samples that more than one slot covers (doubled), by the step
-reports.
+killed by SIGKILL once it has contributed and half of the steps are committed. Where a command names a FOLDER
+of images, it holds pictures of Fashion-MNIST. An example has failed unless what is left of it ends with exit
+code 0 and the job with all its steps. The last line is JSON: samples that no committed or skipped step covers
+(lost), and samples that more than one slot covers (doubled), by the step reports.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import sheepfold_wire.messages as m
+from sheepfold.demo.data import PACKAGED_DIR, read_idx
 from sheepfold_wire.control import Control
 from sheepfold_wire.job import job_from_json
+from sheepfold_wire.schedule import batch_at
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "client" / "examples"
@@ -52,13 +56,24 @@ def until(is_so: Callable[[], bool], what: str, processes: list[subprocess.Popen
         time.sleep(LOOK_SECONDS)
 
 
-def documented_commands(path: Path) -> list[list[str]]:
+def write_pictures(folder: Path, count: int = 320) -> None:
+    """The first pictures of Fashion-MNIST, as folder/CLASS/NUMBER.png."""
+    pixels, labels = (
+        read_idx(PACKAGED_DIR / f"train-{name}-ubyte.gz") for name in ("images-idx3", "labels-idx1")
+    )
+    for number, (picture, label) in enumerate(zip(pixels[:count], labels[:count], strict=True)):
+        place = folder / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{number}.png")
+
+
+def documented_commands(path: Path, images: Path) -> list[list[str]]:
     """What the docstring says to type, as often as it takes for two workers."""
     lines = re.findall(rf"(?:python|torchrun) [^\n#]*client/examples/{path.name}[^\n#]*", path.read_text())
     if not lines:
         raise Failed("its docstring names no command")
     torchrun = [line for line in lines if line.startswith("torchrun")]
-    program, *arguments = shlex.split((torchrun or lines)[0])
+    program, *arguments = shlex.split((torchrun or lines)[0].replace("FOLDER", str(images)))
     launcher = [sys.executable, "-m", "torch.distributed.run"] if program == "torchrun" else [sys.executable]
     return [[*launcher, *arguments]] * (1 if torchrun else 2)
 
@@ -85,13 +100,14 @@ class Fold:
         self.process.wait(SECONDS_MAX)
 
 
-def run(fold: Fold, path: Path) -> tuple[int, int]:
+def run(fold: Fold, path: Path, images: Path) -> tuple[int, int]:
     """(samples lost, samples doubled) of one example; raises Failed."""
     known = set(fold.control.jobs())
     environment = {**os.environ, "SHEEPFOLD": fold.address, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [
-        subprocess.Popen(command, env=environment, cwd=ROOT, **pipes) for command in documented_commands(path)
+        subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
+        for command in documented_commands(path, images)
     ]
     readers = [threading.Thread(target=_drain, args=(process,), daemon=True) for process in processes]
     for reader in readers:
@@ -163,9 +179,9 @@ class Reports:
         if [report.version for report in self._found] != list(range(1, status.version + 1)):
             raise Failed(f"{len(self._found)} step reports of {status.version} versions came")
         counted = [report for report in self._found if not report.is_skip]
+        due = sum(batch_at(job, step)[0] for step in range(status.version))
         if job.data.mode == "free":
             covered = sum(report.samples for report in counted) + status.samples_skipped
-            due = status.version * job.batch.samples
             return max(0, due - covered), max(0, covered - due)
         places: Counter[int] = Counter()
         for report in counted:
@@ -173,7 +189,6 @@ class Reports:
                 places.update(range(slot.sample_start, slot.sample_start + slot.samples))
         for skipped in status.skipped_samples:
             places.update(range(skipped.start, skipped.start + skipped.count))
-        due = status.version * job.batch.samples
         lost = sum(place not in places for place in range(due))
         return lost, sum(count - 1 for count in places.values())
 
@@ -187,12 +202,14 @@ def main() -> int:
         "samples_doubled": 0,
     }
     with tempfile.TemporaryDirectory() as directory:
+        images = Path(directory) / "images"
+        write_pictures(images)
         fold = Fold(Path(directory) / "state")
         try:
             for path in sorted(EXAMPLES.glob("*.py")):
                 began = time.monotonic()
                 try:
-                    lost, doubled = run(fold, path)
+                    lost, doubled = run(fold, path, images)
                 except (Failed, subprocess.TimeoutExpired) as failure:
                     result["failed"].append(path.name)
                     outcome = f"FAILED: {failure}"
