@@ -69,14 +69,15 @@ SIZES = {  # layers, width, heads, as published by Devlin et al. 2019 (base, lar
 def read_texts(folder: Path | None = None) -> list[str]:
     """Documents: those of a folder, or the State of the Union addresses that are shipped.
 
-    A folder holds .txt files, or the files of the Brown corpus (ca01 to cr09), whose tags are taken off.
+    A folder holds the files of the Brown corpus (ca01 to cr09), whose tags are taken off, or else .txt files.
     """
     if folder is None:
         with lzma.open(PACKAGED, "rt", encoding="utf-8") as lines:
             return [line.partition("\t")[2] for line in lines]
-    texts = [path.read_text("utf-8", "replace") for path in sorted(folder.glob("*.txt"))]
-    tagged = [path.read_text("utf-8", "replace") for path in sorted(folder.glob("c[a-r][0-9][0-9]"))]
-    texts += [" ".join(word.rsplit("/", 1)[0] for word in text.split()) for text in tagged]
+    tagged = sorted(folder.glob("c[a-r][0-9][0-9]"))
+    texts = [path.read_text("utf-8", "replace") for path in tagged or sorted(folder.glob("*.txt"))]
+    if tagged:
+        return [" ".join(word.rsplit("/", 1)[0] for word in text.split()) for text in texts]
     if texts:
         return texts
     raise DataSetError(

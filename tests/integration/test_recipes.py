@@ -181,7 +181,8 @@ def test_a_folder_without_text_is_told_what_is_wanted_and_how_to_get_it(tmp_path
     assert [word for word in said if word not in str(refused.value)] == []
 
 
-def test_files_of_the_brown_corpus_are_read_without_their_tags(tmp_path: Path) -> None:
+def test_files_of_the_brown_corpus_are_read_alone_and_without_their_tags(tmp_path: Path) -> None:
+    (tmp_path / "cats.txt").write_text("ca01 news")
     (tmp_path / "ca01").write_text("\n\tThe/at jury/nn said/vbd 1/2/cd ./.\n")
     assert bert_mlm.read_texts(tmp_path) == ["The jury said 1/2 ."]
 
