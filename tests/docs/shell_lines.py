@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -178,6 +179,16 @@ def _activate(command: Command) -> None:
         raise Wrong(f"{command}: make installs into .venv")
 
 
+def _pip(command: Command) -> None:
+    """This repository with extras that it has, by its constraints."""
+    if command.words[1:5] != ("install", "-c", "constraints.txt", "-e") or len(command.words) != 6:
+        raise Wrong(f"{command}: install this repository, by `pip install -c constraints.txt -e '.[EXTRA]'`")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    asked = re.fullmatch(r"\.\[([\w,]+)\]", command.words[5])
+    if asked is None or not set(asked[1].split(",")) <= extras.keys():
+        raise Wrong(f"{command}: the extras are {', '.join(extras)}")
+
+
 def _nothing_more(_command: Command) -> None:
     """Programs of the system."""
 
@@ -197,6 +208,7 @@ CHECKS: dict[str, Callable[[Command], None]] = {
     "helm": _helm,
     "kubectl": _kubectl,
     "make": _make,
+    "pip": _pip,
     "python": _script,
     "sbatch": _script,
     "sed": _nothing_more,
