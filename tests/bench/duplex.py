@@ -41,10 +41,7 @@ def worker(address: str, options: dict[str, Any], told: Connection) -> None:
         model = Shaped(given, given.weights(), torch.bfloat16)
         for parameter, view in zip(model.parameters(), given.views(given.gradient(gradient, 0)), strict=True):
             parameter.grad = view
-        job = job_of(options["workers"], "bf16", "checkpoint")
-        job = job.model_copy(
-            update={"name": f"delay-{delay}", "batch": job.batch.model_copy(update={"delay": delay})}
-        )
+        job = job_of(options["workers"], "bf16", "checkpoint", delay)
         runs.append(sheepfold.attach(model, address=address, config=job, threads=1))
     for delay, steps in iter(told.recv, None):
         began = time.perf_counter()

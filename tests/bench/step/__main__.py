@@ -60,7 +60,7 @@ def peer(given: Given, name: str, make: MakeRank, workers: int, codec: str) -> M
     transport = "tensorpipe" if make is TorchRpc else "gloo"
     named = label(name, workers, 0, codec, transport, "none")
     extra = 1 if make is TorchRpc else 0  # the server, which is a rank of torch RPC's
-    return lambda: System(named, given, make, [free_port(), codec], extra)
+    return lambda: System(named, given, make, [f"127.0.0.1:{free_port()}", codec], extra)
 
 
 def ray_actors(given: Given, workers: int, codec: str) -> Make:

@@ -17,16 +17,17 @@ from tests.bench.step.system import System
 from torch import nn
 
 import sheepfold
+from sheepfold.result import StepResult
 from sheepfold.transport.shared_memory import VARIABLE
 from sheepfold_server.shell.supervisor import Supervisor, UpConfig
 from sheepfold_wire.job import Job, parse_job
 
 
-def job_of(workers: int, codec: str, durability: str) -> Job:
+def job_of(workers: int, codec: str, durability: str, delay: int = 0) -> Job:
     return parse_job(
         {
-            "name": "step",
-            "batch": {"samples": workers, "slot_samples": 1},
+            "name": f"step-delay-{delay}",
+            "batch": {"samples": workers, "slot_samples": 1, "delay": delay},
             "data": {"mode": "free"},
             "optimizer": {"lr": {"peak": RATE}, "eps": EPSILON, "weight_decay": DECAY},
             "wire": {"up": codec},
@@ -56,7 +57,15 @@ class SheepfoldRank:
     """
 
     def __init__(
-        self, given: Given, rank: int, workers: int, address: str, codec: str, level: str, transport: str
+        self,
+        given: Given,
+        rank: int,
+        workers: int,
+        address: str,
+        codec: str,
+        level: str,
+        transport: str,
+        delay: int = 0,
     ) -> None:
         torch.set_num_threads(1)
         os.environ[VARIABLE] = str(int(transport == "shared"))
@@ -64,8 +73,9 @@ class SheepfoldRank:
         self._given, self._noise, self._number = given, given.noise(rank, dtype), 0
         self._model = Shaped(given, given.weights(), dtype)
         self._run = sheepfold.attach(
-            self._model, address=address, config=job_of(workers, codec, level), threads=1
+            self._model, address=address, config=job_of(workers, codec, level, delay), threads=1
         )
+        self._result: StepResult | None = None
         self._lease()
 
     def _lease(self) -> None:
@@ -77,8 +87,8 @@ class SheepfoldRank:
         gradient = self._given.gradient(self._noise, self._number)
         for parameter, view in zip(self._model.parameters(), self._given.views(gradient), strict=True):
             parameter.grad = view
-        result = self._run.step(weight=1.0)
-        assert result.counted, result
+        result, self._result = self._result, self._run.step(weight=1.0)
+        assert result is None or result.counted, result  # of the last step: with delay, asking waits
         self._lease()
         self._number += 1
 

@@ -22,9 +22,10 @@ from sheepfold_wire.plan import Plan
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def join_gloo(rank: int, workers: int, port: int) -> None:
+def join_gloo(rank: int, workers: int, meeting: str) -> None:
+    """`meeting`: HOST:PORT of rank 0."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=workers)
+    dist.init_process_group("gloo", f"tcp://{meeting}", rank=rank, world_size=workers)
 
 
 class FlatLamb:
@@ -81,8 +82,8 @@ class FlatLamb:
 class AllReduceOurs:
     """The strongest plain baseline: a packed gradient, all-reduced, and our kernel on every rank."""
 
-    def __init__(self, given: Given, rank: int, workers: int, port: int, codec: str) -> None:
-        join_gloo(rank, workers, port)
+    def __init__(self, given: Given, rank: int, workers: int, meeting: str, codec: str) -> None:
+        join_gloo(rank, workers, meeting)
         self._given, self._noise, self._workers = given, given.noise(rank, DTYPES[codec]), workers
         self._lamb, self._number = FlatLamb(given), 0
         rows = self._lamb.rows()
@@ -109,8 +110,8 @@ class AllReduceOurs:
 class AllReduceTimm:
     """As most would write it: the gradients of a flat buffer all-reduced, then timm's Lamb on every rank."""
 
-    def __init__(self, given: Given, rank: int, workers: int, port: int, codec: str) -> None:
-        join_gloo(rank, workers, port)
+    def __init__(self, given: Given, rank: int, workers: int, meeting: str, codec: str) -> None:
+        join_gloo(rank, workers, meeting)
         self._given, self._noise, self._workers = given, given.noise(rank, DTYPES[codec]), workers
         self._flat, self._number = torch.from_numpy(given.weights()), 0
         self._parameters = [view.requires_grad_() for view in given.views(self._flat)]
@@ -143,8 +144,8 @@ class AllReduceTimm:
 class ReduceBroadcast:
     """The floor of a parameter server with one server: rank 0 alone steps, with our kernel."""
 
-    def __init__(self, given: Given, rank: int, workers: int, port: int, codec: str) -> None:
-        join_gloo(rank, workers, port)
+    def __init__(self, given: Given, rank: int, workers: int, meeting: str, codec: str) -> None:
+        join_gloo(rank, workers, meeting)
         self._given, self._workers, self._number = given, workers, 0
         self._noise = given.noise(rank, DTYPES[codec])
         self._lamb = FlatLamb(given) if rank == 0 else None
@@ -216,14 +217,14 @@ def _push_pull(gradient: Tensor) -> Tensor:
 class TorchRpc:
     """A client of torch RPC; rank -1 is the server's process."""
 
-    def __init__(self, given: Given, rank: int, workers: int, port: int, codec: str) -> None:
+    def __init__(self, given: Given, rank: int, workers: int, meeting: str, codec: str) -> None:
         import torch.distributed.rpc as rpc
 
         torch.set_num_threads(1)
         self._rpc, self._given, self._number = rpc, given, 0
         name = "server" if rank == workers - 1 else f"worker{rank}"
         options = rpc.TensorPipeRpcBackendOptions(
-            init_method=f"tcp://127.0.0.1:{port}", num_worker_threads=2 * workers, rpc_timeout=300
+            init_method=f"tcp://{meeting}", num_worker_threads=2 * workers, rpc_timeout=300
         )
         rpc.init_rpc(name, rank=rank, world_size=workers, rpc_backend_options=options)
         self._is_server = name == "server"
