@@ -3,10 +3,10 @@
     python -m tests.bench.links [--rates 1gbit 10gbit] [--workers 2 4] [--rounds 7]
 
 Each worker and each shard is a machine of its own: a network namespace behind a link that lets so many bits
-through in each direction. All share this machine's processors, so that where `ideal_s` is below what they need
-for the step, it is they that are measured. Gradients and weights travel in bf16; level `checkpoint`; compiled
-kernel on all sides. `ideal_s`: what the links alone take, by the formulas of `sheepfold plan`. Systems of one
-table step in turns. Needs root. The last line is JSON.
+through in each direction. All share this machine's processors, so that where `ideal_s` is below what these
+need for the step, it is they that are measured. Gradients and weights travel in bf16; level `checkpoint`;
+compiled kernel on all sides. `ideal_s`: what the links alone take, by the formulas of `sheepfold plan`. The
+systems of one table step in turns. Needs root. The last line is JSON.
 """
 
 from __future__ import annotations
