@@ -107,6 +107,9 @@ def test_job_that_has_ended_takes_no_share() -> None:
     fleet.call(m.ControlRequest("two", "stop", "the test")).result(1)
     fleet.tick()
     assert first.sharing == 1
+    fleet.call(m.ControlRequest("one", "stop", "the test")).result(1)
+    fleet.tick()
+    assert fleet.status("one").quotas  # also once nobody shares anything
 
 
 def test_job_that_others_leave_too_little_of_a_shard_is_paused_with_the_number() -> None:

@@ -252,7 +252,7 @@ class Fleet:
     def tick(self) -> None:
         """Time has passed, for every job."""
         actors = list(self._jobs.values())
-        jobs = len(unended(actors))
+        jobs = max(1, len(unended(actors)))
         for actor in actors:
             actor.submit(e.Tick(jobs))
 

@@ -106,7 +106,7 @@ class CallLost:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed. `jobs`: of this coordinator that have not ended, this one included."""
+    """Time has passed. `jobs`: of this coordinator that have not ended; at least 1."""
 
     jobs: int = 1
 
