@@ -22,7 +22,7 @@ PAGE := server/sheepfold_server/dashboard/web
 # A venv copied along with its checkout still imports the old checkout: forget what was installed into it.
 $(shell grep -qsF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || rm -f $(VENV)/installed-*)
 
-.PHONY: help demo test lint docs bench-kernel bench-dashboard bench-goodput bench-plan bench-recovery bench-scale bench-step sim chaos soak overload security chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
+.PHONY: help demo test lint docs bench-kernel bench-dashboard bench-goodput bench-plan bench-recovery bench-scale bench-step sim study chaos soak overload security chart chart-tools chart-files image image-check wheels page examples protos protos-tool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ bench-dashboard: $(VENV)/installed-dev ## time charts of 1,000,000 steps x 400 s
 
 sim: $(VENV)/installed-dev ## simulate 20,000 seeds of faults and every ablation, 10 minutes (SEEDS=2000)
 	@$(BIN)/python -m tests.sim.campaign --seeds $(or $(SEEDS),20000) $(ARGS)
+
+study: $(VENV)/installed-dev ## LAMB and rivals against batch size, into tests/study/REPORT.md, 90 minutes (QUICK=1: 6, FULL=1: a day)
+	@$(BIN)/python -m tests.study $(if $(FULL),full,$(if $(QUICK),quick,normal)) $(ARGS)
 
 chaos: $(VENV)/installed-dev ## kill real processes 200 times, at random and at every failpoint, over bad links (KILLS=20)
 	@$(BIN)/python -m tests.faults.chaos --kills $(or $(KILLS),200) $(ARGS)
