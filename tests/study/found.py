@@ -50,6 +50,11 @@ class Found:
         return interval(known) if len(known) == len(scales) else None
 
     @property
+    def staleness(self) -> float:
+        """Versions behind, over all slots of all seeds."""
+        return sum(result.staleness for result in self.results) / len(self.results)
+
+    @property
     def skipped(self) -> int:
         return sum(result.skipped for result in self.results)
 

@@ -13,7 +13,7 @@ T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Of a mean over seeds. Of one seed nothing is known but its value: `half` is None."""
+    """Of a mean over seeds. Of one seed, or where one diverged, `half` is None."""
 
     mean: float
     deviation: float | None
@@ -34,9 +34,9 @@ def t_quantile(freedom: int) -> float:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Of the mean of independent values, one per seed."""
+    """Of the mean of independent values, one per seed. Where one is not finite, neither is the mean."""
     mean = statistics.fmean(values)
-    if len(values) < 2:
+    if len(values) < 2 or not math.isfinite(mean):
         return Interval(mean, None, None, len(values))
     deviation = statistics.stdev(values)
     half = t_quantile(len(values) - 1) * deviation / math.sqrt(len(values))

@@ -7,6 +7,7 @@ what a run costs does not depend on its rate.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,7 +71,7 @@ SIZES = {
         3,
         (0.8, 1.2),
         {
-            "lenet": TaskSize((64, 256, 1_024), 20_480, grid=ADAMW.grid[1:3]),
+            "lenet": TaskSize((64, 256, 1_024), 16_384, grid=ADAMW.grid[1:3]),
             "bert": TaskSize((64, 512), 4_096, grid=ADAMW.grid[1:3]),
         },
         large=1_024,
@@ -145,7 +146,9 @@ def tuned(size: Size, store: Store, task: str, contender: Contender, batch: int)
     if any(run not in store for _, run in tried):
         return Peak(tried[len(tried) // 2][0], batch)
     sign = 1 if MEASURES[task].is_better_above else -1
-    return Peak(max(tried, key=lambda one: sign * store[one[1]].value)[0], batch)
+    values = [sign * store[run].value for _, run in tried]
+    finite = [value if math.isfinite(value) else -math.inf for value in values]  # one that diverged is last
+    return Peak(tried[finite.index(max(finite))][0], batch)
 
 
 def tables(size: Size, store: Store) -> Tables:

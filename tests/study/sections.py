@@ -203,7 +203,7 @@ def modes(size: Size, store: Store) -> Lines:
         [
             one.cell.series,
             rounded(one.seconds),
-            f"{sum(result.staleness for result in one.results) / len(one.results):.2f}",
+            f"{one.staleness:.2f}",
             *_against(by_mode[0], one),
         ]
         for one in by_mode
@@ -246,4 +246,15 @@ def _modes_words(cells: Sequence[Found]) -> Lines:
         f"**Worse than synchronous by more than {limit}** in the mean (LeNet): {listed(worse)}.",
         """`delay` gives the same bits again; the modes below it depend on which thread was quick, so their
         runs do not, and versions behind are as measured.""",
+        lag(cells[-1]),
     )
+
+
+def lag(asynchronous: Found) -> str:
+    """Says so where weights are further behind than workers that take turns explain."""
+    workers, behind = asynchronous.cell.runs[0].mode.workers, asynchronous.staleness
+    if behind <= workers:
+        return ""
+    return f"""**Asynchronous workers fall behind** (LeNet): {workers} that take turns would be {workers - 1}
+    versions behind, these are {behind:.1f} in the mean: they push faster than steps are applied here, and
+    nothing holds them back."""

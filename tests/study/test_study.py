@@ -21,6 +21,7 @@ from tests.study.intervals import T_975, interval, paired, t_quantile
 from tests.study.plan import SIZES, Cell, Size, grid, repeated, runs, tables, tuned
 from tests.study.report import PAGE, newest, page
 from tests.study.runs import Mode, Result, Run, canonical, result_from
+from tests.study.sections import lag
 from tests.study.store import Store
 from tests.study.tasks import MEASURES
 
@@ -58,6 +59,11 @@ def test_interval_of_three_values_is_the_textbooks() -> None:
 def test_one_seed_has_no_interval_and_excludes_nothing() -> None:
     assert interval([7.0]).half is None
     assert not interval([7.0]).excludes_zero
+
+
+@pytest.mark.parametrize("diverged", [math.nan, math.inf])
+def test_mean_with_a_seed_that_diverged_has_no_interval(diverged: float) -> None:
+    assert interval([1.0, diverged, 2.0]).half is None
 
 
 def test_more_seeds_than_the_table_has_are_refused_with_their_number() -> None:
@@ -129,6 +135,15 @@ def test_lower_loss_is_the_better_one_when_a_rate_is_tuned(empty: Store) -> None
     assert tuned(quick, empty, "bert", ADAMW, 64) == Peak(tried[-1][0], 64)
 
 
+@pytest.mark.parametrize("diverged", [math.nan, math.inf])
+def test_rate_under_which_training_diverged_is_never_the_tuned_one(diverged: float, empty: Store) -> None:
+    quick = SIZES["quick"]
+    (_, first), (lr, second) = grid(quick, "bert", ADAMW, 64)
+    empty.add("tuning", result_of(first, diverged))
+    empty.add("tuning", result_of(second, 7.0))
+    assert tuned(quick, empty, "bert", ADAMW, 64) == Peak(lr, 64)
+
+
 # --- budget ------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +212,13 @@ def test_lower_loss_counts_as_better() -> None:
         for run, value in ((replace(TINY, task="bert"), 5.0), (replace(TINY, task="bert"), 6.0))
     )
     assert better_by(low, high).mean == 1.0
+
+
+@pytest.mark.parametrize(("behind", "is_said"), [(3.7, False), (11.5, True)])
+def test_lag_is_told_where_taking_turns_does_not_explain_it(behind: float, is_said: bool) -> None:
+    run = replace(TINY, mode=Mode(max_staleness="unbounded", workers=4))
+    told = lag(Found(Cell("", "", (run,)), (replace(result_of(run, 0.5), staleness=behind),)))
+    assert bool(told) == is_said
 
 
 def test_report_is_what_the_stored_results_give() -> None:
