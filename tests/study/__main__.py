@@ -21,7 +21,8 @@ from tests.study.budget import Costs, calibrate, total
 from tests.study.engine import perform
 from tests.study.plan import SIZES, TUNING, Size, repeated, runs, tables
 from tests.study.runs import Run
-from tests.study.store import Store
+from tests.study.store import FOLDER, Store
+from tests.study.tasks import task
 
 Plan = Callable[[Store], Sequence[tuple[str, Run]]]
 """(table, run) of everything, given what is stored."""
@@ -66,6 +67,13 @@ def work_off(plan: Plan, store: Store, costs: Mapping[str, Costs]) -> int:
     return done
 
 
+def of_other_data(planned: Sequence[tuple[str, Run]], store: Store) -> list[str]:
+    """Tables with results of data that the tasks no longer have."""
+    return sorted(
+        {table for table, run in planned if run in store and store[run].data != task(run.task).fingerprint}
+    )
+
+
 def differing(size: Size, store: Store) -> list[str]:
     """Tables whose repetition over gRPC has other bits."""
     return [
@@ -83,6 +91,9 @@ def main() -> int:
     logging.getLogger("sheepfold").setLevel(logging.ERROR)
     size, store = SIZES[given.size], Store()
     began, planned = time.perf_counter(), runs(SIZES[given.size], store)
+    if stale := of_other_data(planned, store):
+        print(f"results of other data: remove {', '.join(stale)} (.jsonl) from {FOLDER}", file=sys.stderr)
+        return 2
     due = store.missing(run for _, run in planned)
     if due:
         print("a few short runs first, to reckon the budget by", flush=True)

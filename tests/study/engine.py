@@ -125,6 +125,7 @@ def perform(run: Run) -> Result:
         digest=digest,
         noise_scale=watcher.noise.samples(),
         staleness=watcher.staleness,
+        data=what.fingerprint,
     )
 
 

@@ -158,6 +158,8 @@ class Result:
     """In samples, over the run's newest 50 steps or so; None where it is not defined."""
     staleness: float
     """Mean over the slots: versions that the weights were behind."""
+    data: str
+    """Fingerprint of the task's data."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

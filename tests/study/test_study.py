@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from scipy import stats  # type: ignore[import-untyped]
-from tests.study.__main__ import work_off
+from tests.study.__main__ import of_other_data, work_off
 from tests.study.budget import Costs, costs, total, trial_runs
 from tests.study.contenders import ADAMW, LAMB, UNTUNED, Peak, schedule
 from tests.study.engine import perform
@@ -26,6 +26,7 @@ from tests.study.store import Store
 from tests.study.tasks import MEASURES
 
 import sheepfold
+from sheepfold_wire.schedule import check_plan
 
 TINY = Run("lenet", LAMB.optimizer("lenet"), schedule(UNTUNED["lenet"], 64), batch=32, samples=64, seed=1)
 FREE = {"lenet": Costs(0.0, 0.0, 0.0)}
@@ -34,7 +35,7 @@ PLOT_BYTES_MAX = 60_000
 
 def result_of(run: Run, value: float) -> Result:
     """A result as it would be stored, of a run that nobody made."""
-    return Result(run.key, asdict(run), value, 0.5, ((64, 0.5),), 1.0, 2, 0, "digest", 100.0, 0.0)
+    return Result(run.key, asdict(run), value, 0.5, ((64, 0.5),), 1.0, 2, 0, "digest", 100.0, 0.0, "data")
 
 
 @pytest.fixture
@@ -101,7 +102,9 @@ def test_every_planned_run_is_a_job_and_is_planned_once(size: Size, empty: Store
     planned = [run for _, run in runs(size, empty)]
     assert len({run.key for run in planned}) == len(planned)
     for run in {replace(run, seed=0, servers="") for run in planned}:
-        assert run.job(data_samples=10_000, weight="samples").stop.steps == run.steps > 0
+        job = run.job(data_samples=10_000, weight="samples")
+        check_plan(job)
+        assert job.stop.steps == run.steps > 0
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
@@ -232,6 +235,18 @@ def test_every_picture_of_the_report_is_there_and_small() -> None:
     kept = {f"plots/{path.name}" for path in (PAGE.parent / "plots").iterdir()}
     assert named == kept
     assert all((PAGE.parent / name).stat().st_size <= PLOT_BYTES_MAX for name in named)
+
+
+@pytest.mark.slow
+def test_stored_results_are_of_the_data_that_the_tasks_have() -> None:
+    store = Store()
+    planned = runs(newest(store), store)
+    assert not of_other_data(planned, store)
+
+
+def test_result_of_other_data_is_told_by_its_table(empty: Store) -> None:
+    empty.add("table", result_of(TINY, 0.5))
+    assert of_other_data([("table", TINY), ("other", replace(TINY, seed=2))], empty) == ["table"]
 
 
 # --- real runs ---------------------------------------------------------------------------------------------
