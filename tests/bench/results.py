@@ -141,13 +141,14 @@ def _of_links(run: Run) -> Iterator[str]:
     yield ""
     yield from _text(
         f"A step of {run['model']} in bf16, each worker and each shard behind a link of its own. "
-        f"**All-reduce wins where a "
-        "step is synchronous**: it moves 2 (n - 1) / n of the model through each link, both ways at once; "
-        "here all "
-        "pushes come before all pulls, so a worker's link carries the model twice, one way at a time, and a "
-        "shard's link n / k times that. With `delay = 1` pushes and pulls overlap, and as many shards as "
-        "workers are level with it. *Links alone* is that arithmetic; the rest is what the processors of "
-        "one machine add, which all roles share."
+        "**All-reduce wins where a step is synchronous**: it moves 2 (n - 1) / n of the model through each "
+        "link, "
+        "both ways at once; here all pushes come before all pulls, so a worker's link carries the model "
+        "twice, "
+        "one way at a time, and a shard's link n / k times that. With `delay = 1` pushes and pulls overlap, "
+        "and "
+        "with as many shards as workers links alone take no longer than all-reduce's. *Links alone* is that "
+        "arithmetic; the rest is what the processors of one machine add, which all roles share."
     )
     yield ""
     lost = sorted((row for row in rows if row["system"] == "sheepfold"), key=lambda row: row["faster"])

@@ -331,6 +331,21 @@ def test_asynchronous_step_is_given_in_order_of_arrival() -> None:
     ]
 
 
+def test_asynchronous_worker_is_not_leased_more_until_what_it_gave_is_committed() -> None:
+    """Shards that are slower than workers would fall behind without end; here a shard has not applied step "
+    "0."""
+    desk = asynchronous().start("b")
+    first, second = desk.leased("a"), desk.leased("b")
+    desk.stage(first)
+    desk.stage(second)
+    assert desk.lease("b") is None
+    desk.finish(0)
+    assert desk.lease("a") is not None
+    assert desk.lease("b") is None
+    desk.finish(1)
+    assert desk.lease("b") is not None
+
+
 def test_asynchronous_samples_of_an_expired_lease_are_leased_again() -> None:
     desk = asynchronous().start("b")
     desk.leased("a")

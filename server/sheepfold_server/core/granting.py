@@ -90,8 +90,14 @@ class Granting:
         lowest = next(self._free_slots(), None)
         return (lowest is not None and self._has_room(lowest)) or any(True for _ in self._late_slots())
 
-    def _grant_sequence(self, worker: str) -> Attempt:
-        """Asynchronous: the lease names a place in the sample stream; the step is given at admission."""
+    def _grant_sequence(self, worker: str) -> Attempt | None:
+        """Asynchronous: the lease names a place in the sample stream; the step is given at admission.
+
+        None while what this worker contributed is not committed: else, where workers are faster than shards,
+        contributions would queue up, and weights fall behind further and further.
+        """
+        if any(attempt.worker == worker and attempt.is_staged for attempt in self._s.attempts):
+            return None
         if self._returned:
             number = self._returned.pop(0)
             self._s.attempts.leased_again += 1
