@@ -1,9 +1,10 @@
 """The study of large batches: `make study`, `make study QUICK=1`, `make study FULL=1`.
 
-    python -m tests.study [quick|normal|full] [--budget]
+    python -m tests.study [quick|normal|full] [--budget] [--processes 2]
 
 Prints its budget first, then a line for each run. Stop it whenever you like: what is stored in results/ is
-not run again. Ends with REPORT.md, its plots, and one line of JSON.
+not run again. A run computes on one core, so that as many as there are cores go on side by side. Ends with
+REPORT.md, its plots, and one line of JSON.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 
 from tests.study import report
 from tests.study.budget import Costs, calibrate, total
 from tests.study.engine import perform
 from tests.study.plan import SIZES, TUNING, Size, repeated, runs, tables
-from tests.study.runs import Run
+from tests.study.runs import Result, Run
 from tests.study.store import FOLDER, Store
 from tests.study.tasks import task
 
@@ -44,7 +48,7 @@ def say_budget(
     return seconds
 
 
-def work_off(plan: Plan, store: Store, costs: Mapping[str, Costs]) -> int:
+def work_off(plan: Plan, store: Store, costs: Mapping[str, Costs], processes: int = 1) -> int:
     """Perform what is missing; returns how many runs that were. The plan is asked again once all is tuned."""
     done = 0
     while due := store.missing(run for _, run in plan(store)):
@@ -53,18 +57,37 @@ def work_off(plan: Plan, store: Store, costs: Mapping[str, Costs]) -> int:
             table_of.setdefault(run, table)
         tuning = [run for run in due if table_of[run] == TUNING]
         after = [run for run in due if run not in tuning] if tuning else []
-        for number, run in enumerate(batch := tuning or due, 1):
-            began = time.perf_counter()
-            result = perform(run)
+        left = list(batch := tuning or due)
+        for run, result in performed(batch, processes):
             store.add(table_of[run], result)
-            left = total([*batch[number:], *after], costs)
+            left.remove(run)
+            minutes = total([*left, *after], costs) / 60 / processes
             print(
                 f"{table_of[run]:16} {run.task} batch {run.batch} seed {run.seed} {run.servers}: "
-                f"{result.value:.4f} in {time.perf_counter() - began:.1f} s; about {left / 60:.1f} min to go",
+                f"{result.value:.4f} in {result.seconds:.1f} s; about {minutes:.1f} min to go",
                 flush=True,
             )
         done += len(batch)
     return done
+
+
+def performed(batch: Sequence[Run], processes: int) -> Iterator[tuple[Run, Result]]:
+    """Each with its result, as they end."""
+    if processes == 1:
+        yield from ((run, perform(run)) for run in batch)
+        return
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawning, _be_quiet) as pool:
+        begun = {pool.submit(perform, run): run for run in batch}
+        try:
+            for ended in as_completed(begun):
+                yield begun[ended], ended.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _be_quiet() -> None:
+    logging.getLogger("sheepfold").setLevel(logging.ERROR)
 
 
 def of_other_data(planned: Sequence[tuple[str, Run]], store: Store) -> list[str]:
@@ -87,8 +110,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("size", nargs="?", choices=SIZES, default="normal")
     parser.add_argument("--budget", action="store_true", help="print it and stop")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs side by side")
     given = parser.parse_args()
-    logging.getLogger("sheepfold").setLevel(logging.ERROR)
+    _be_quiet()
     size, store = SIZES[given.size], Store()
     began, planned = time.perf_counter(), runs(SIZES[given.size], store)
     if stale := of_other_data(planned, store):
@@ -98,10 +122,11 @@ def main() -> int:
     if due:
         print("a few short runs first, to reckon the budget by", flush=True)
     costs = calibrate(size.tasks, perform) if due else {}
-    seconds = say_budget(size, planned, set(due), costs)
+    seconds = say_budget(size, planned, set(due), costs) / given.processes
+    print(f"  {given.processes} runs side by side: {seconds / 60:.1f} min", flush=True)
     if given.budget:
         return 0
-    done = work_off(partial(runs, size), store, costs)
+    done = work_off(partial(runs, size), store, costs, given.processes)
     report.write(size, store)
     wrong = differing(size, store)
     for table in wrong:
