@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import multiprocessing
 import os
 import sys
@@ -22,7 +21,7 @@ from functools import partial
 
 from tests.study import report
 from tests.study.budget import Costs, calibrate, total
-from tests.study.engine import perform
+from tests.study.engine import be_quiet, perform
 from tests.study.plan import SIZES, TUNING, Size, repeated, runs, tables
 from tests.study.runs import Result, Run
 from tests.study.store import FOLDER, Store
@@ -77,17 +76,13 @@ def performed(batch: Sequence[Run], processes: int) -> Iterator[tuple[Run, Resul
         yield from ((run, perform(run)) for run in batch)
         return
     spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, spawning, _be_quiet) as pool:
+    with ProcessPoolExecutor(processes, spawning, be_quiet) as pool:
         begun = {pool.submit(perform, run): run for run in batch}
         try:
             for ended in as_completed(begun):
                 yield begun[ended], ended.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _be_quiet() -> None:
-    logging.getLogger("sheepfold").setLevel(logging.ERROR)
 
 
 def of_other_data(planned: Sequence[tuple[str, Run]], store: Store) -> list[str]:
@@ -112,7 +107,7 @@ def main() -> int:
     parser.add_argument("--budget", action="store_true", help="print it and stop")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs side by side")
     given = parser.parse_args()
-    _be_quiet()
+    be_quiet()
     size, store = SIZES[given.size], Store()
     began, planned = time.perf_counter(), runs(SIZES[given.size], store)
     if stale := of_other_data(planned, store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,6 +92,11 @@ class Watcher:
 def _mean_loss(steps: list[tuple[int, float | None]]) -> float | None:
     found = [loss for _, loss in steps if loss is not None]
     return sum(found) / len(found) if found else None
+
+
+def be_quiet() -> None:
+    """Errors alone, of this process."""
+    logging.getLogger("sheepfold").setLevel(logging.ERROR)
 
 
 def perform(run: Run) -> Result:
