@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, reduce
 from operator import or_
@@ -165,11 +166,13 @@ class GroupWorker(Worker):
         except BaseException as error:
             match error:
                 case JobEnded():
-                    self.ranks.first({"ended": error.why})
+                    news: dict[str, Any] = {"ended": error.why}
                 case SystemExit():
-                    self.ranks.first({"left": True})
+                    news = {"left": True}
                 case _:
-                    self.ranks.first({"failed": f"{type(error).__name__}: {error}"})
+                    news = {"failed": f"{type(error).__name__}: {error}"}
+            with suppress(GroupBroken):  # they may have gone as well
+                self.ranks.first(news)
             raise
 
     def _pulled_news(self) -> dict[str, Any]:

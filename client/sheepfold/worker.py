@@ -52,6 +52,8 @@ class Joining:
     patience: Patience = field(default_factory=Patience)
     jitter: Callable[[], float] = random.random
     share: Share = ALONE
+    network: str = ""
+    """From which the worker comes, where `address` is a Transport; a string says so itself."""
 
 
 class Worker:
@@ -133,8 +135,16 @@ class Worker:
 
     def second(self) -> Worker:
         """Another session in the same job, for pushes beside this one's calls; what it measures is ours."""
-        joining = Joining(self.job.name, Borrowed(self._transport), down=self.down, patience=self._patience)
-        other = join(joining)
+        ours = self._driver.calls.opening
+        other = join(
+            Joining(
+                self.job.name,
+                Borrowed(self._transport),
+                network=ours.network,
+                down=self.down,
+                patience=self._patience,
+            )
+        )
         other._driver.calls.usage, other._driver.calls.staged = self.usage, self._driver.calls.staged
         return other
 
@@ -249,7 +259,7 @@ def join_as(joining: Joining, kind: type[Joined]) -> Joined:
     """As a worker of this kind."""
     set_exit_codes()
     given = joining.address
-    network = ""
+    network = joining.network
     if given is None or isinstance(given, str):
         address = find_address(given)
         used, network = connect(address), address.network

@@ -12,7 +12,9 @@ from tests.unit.test_run import linear, loss_of
 
 import sheepfold_wire.messages as m
 from sheepfold.errors import Refused
+from sheepfold.packing import tensors_of
 from sheepfold.run import Run, attach
+from sheepfold.worker import Joining
 from sheepfold_wire.codecs import Buffer
 from sheepfold_wire.errors import NonFinite, ShapeMismatch
 
@@ -137,3 +139,13 @@ def test_push_that_is_never_taken_is_raised_where_the_script_asks_next_and_hande
             run.next_slot()
         assert any(attempt in call.attempts for call in server.named("ReleaseRequest"))
         assert run.next_slot() is not None  # raised once
+
+
+def test_second_session_comes_from_the_same_network() -> None:
+    """Workers outside the cluster's network are sent to other addresses of the shards."""
+    server, model = FakeServer(job_of(batch=DELAYED)), linear()
+    joining = Joining("toy", server.connect(), network="external")
+    with Run.of(tensors_of(model), joining) as run:
+        computed(run, model)
+        assert run.step().counted
+    assert [call.network for call in server.named("AttachRequest")] == ["external", "external"]
