@@ -140,9 +140,10 @@ class Worker:
             Joining(
                 self.job.name,
                 Borrowed(self._transport),
-                network=ours.network,
                 down=self.down,
+                notice_seconds=self.notice_seconds,
                 patience=self._patience,
+                network=ours.network,
             )
         )
         other._driver.calls.usage, other._driver.calls.staged = self.usage, self._driver.calls.staged
