@@ -18,6 +18,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sheepfold.errors import GroupBroken as GroupBroken
     from sheepfold.errors import JobEnded as JobEnded
     from sheepfold.errors import Refused as Refused
     from sheepfold.errors import ServerUnavailable as ServerUnavailable
@@ -47,6 +48,7 @@ _HOMES = {
     "Job": "sheepfold_wire.job",
     "JobEnded": "sheepfold.errors",
     "ServerUnavailable": "sheepfold.errors",
+    "GroupBroken": "sheepfold.errors",
     "Refused": "sheepfold.errors",
 }
 

@@ -59,7 +59,8 @@ def attach(
     number on all workers is one condition for the same bits. `notice_seconds`: after SIGTERM a slot that will
     be finished within that time is; any other is handed back at once. `process_group`: its ranks, which all
     attach, are one worker and share each slot; best one group for each host.
-    Raises Refused, ServerUnavailable, JobEnded; BadAddress and TransportMissing for the address.
+    Raises Refused, ServerUnavailable, JobEnded; BadAddress and TransportMissing for the address; with a
+    process group GroupBroken, as does all that is then asked of the run.
     """
     if threads is not None:
         torch.set_num_threads(threads)
