@@ -19,19 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.plot_style import STYLE
+
 HERE = Path(__file__).parent
 KEPT, PAGE, PLOTS = HERE / "results", HERE / "RESULTS.md", HERE / "plots"
 NAMES = ("links", "step", "duplex", "scale")
-STYLE = {
-    "figure.figsize": (6.4, 3.4),
-    "figure.dpi": 80,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": "small",
-}
 Row = dict[str, Any]
 Run = dict[str, Any]
 

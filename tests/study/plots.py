@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from tests.plot_style import STYLE
 from tests.study.contenders import LAMB
 from tests.study.found import Found, better_by, by_series, found
 from tests.study.plan import Size, tables
@@ -19,18 +20,6 @@ from tests.study.store import Store
 from tests.study.tasks import MEASURES
 
 FOLDER = Path(__file__).parent / "plots"
-STYLE = {
-    "figure.figsize": (6.4, 3.6),
-    "figure.dpi": 80,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": "small",
-    "svg.hashsalt": "sheepfold",
-    "svg.fonttype": "none",
-}
 
 Axes = Any
 
