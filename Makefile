@@ -51,7 +51,7 @@ bench-dashboard: $(VENV)/installed-dev ## time charts of 1,000,000 steps x 400 s
 sim: $(VENV)/installed-dev ## simulate 20,000 seeds of faults and every ablation, 10 minutes (SEEDS=2000)
 	@$(BIN)/python -m tests.sim.campaign --seeds $(or $(SEEDS),20000) $(ARGS)
 
-study: $(VENV)/installed-dev ## LAMB and rivals against batch size, into tests/study/REPORT.md, 90 minutes (QUICK=1: 6, FULL=1: 30 hours)
+study: $(VENV)/installed-dev ## LAMB and rivals against batch size, into tests/study/REPORT.md, 40 minutes on 2 cores (QUICK=1: 6, FULL=1: 15 hours)
 	@$(BIN)/python -m tests.study $(if $(FULL),full,$(if $(QUICK),quick,normal)) $(ARGS)
 
 chaos: $(VENV)/installed-dev ## kill real processes 200 times, at random and at every failpoint, over bad links (KILLS=20)
