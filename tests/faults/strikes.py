@@ -74,12 +74,19 @@ class Striker:
             "coordinator": [servers.coordinator],
             "everything": [*servers.shards, servers.coordinator],
         }
+        self._await_all()
         killed = [(child, child.pid) for child in meant[what]]
         for child, _ in killed:
             self.fleet.kill(child)
         for child, pid in killed:
             self.await_death_of(child, pid)
         self.tally.kills[what] += len(killed)
+
+    def _await_all(self) -> None:
+        """One may have died at a failpoint that was armed long before: a pid that is buried is nobody's."""
+        servers = self.fleet.supervisor
+        children = [*servers.shards, servers.coordinator]
+        self.fleet.until(lambda: all(child.exit_code() is None for child in children), "all servers")
 
     def await_death_of(self, child: Child, pid: int) -> None:
         """By SIGKILL, as the supervisor saw it, and another in its place; fails if it lives on."""
@@ -104,6 +111,7 @@ class Striker:
 
     def stop(self, what: str) -> None:
         """It goes on a moment later."""
+        self._await_all()
         servers, workers = self.fleet.supervisor, [w for w in self.fleet.workers if w.poll() is None]
         pids = {
             "stopped worker": [worker.pid for worker in workers],
@@ -184,6 +192,7 @@ class Striker:
         if what == "worker":
             self._kill_worker()
             return
+        self._await_all()
         servers = self.fleet.supervisor
         self.fleet.kill(servers.coordinator if what == "coordinator" else self._chance.choice(servers.shards))
         self.tally.kills[what] += 1
