@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 import sheepfold_wire.messages as m
 from sheepfold.layout import PartLayout, Stretches
-from sheepfold.transport import CoordinatorRequest
+from sheepfold.transport import CoordinatorRequest, Ranges
 from sheepfold_wire.codecs import Buffer, Codec, decode, encode
 from sheepfold_wire.errors import (
     BadConfig,
@@ -327,7 +327,14 @@ class FakeTransport:
     def call(self, request: CoordinatorRequest) -> Any:
         return self.server.call(request)
 
-    def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
+    def push_ahead(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, ranges: Ranges
+    ) -> bool:
+        return False
+
+    def push(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, brought: Ranges = ()
+    ) -> m.PushReply:
         return self.server.push(header, payload)
 
     def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:

@@ -6,20 +6,20 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import sheepfold_wire.messages as m
 from sheepfold.errors import Refused, ServerUnavailable
 from sheepfold.events import Call, LeaseAnswer, Make, Pulled, Pushed, SessionEvent
 from sheepfold.session import LEASE_WAIT_SECONDS
-from sheepfold.transport import Transport, TransportError
+from sheepfold.transport import Brought, Ranges, Transport, TransportError
 from sheepfold.usage import Usage
 from sheepfold.waiting import Waiting
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import BadConfig, NotReady, Overloaded, ShapeMismatch, SheepfoldError
 from sheepfold_wire.frames import payload_digest
-from sheepfold_wire.ids import AttemptId
+from sheepfold_wire.ids import NOTHING_LOADED, AttemptId
 from sheepfold_wire.job import Job, job_from_json
 from sheepfold_wire.manifest import Manifest
 from sheepfold_wire.plan import Plan
@@ -37,6 +37,7 @@ class Contribution:
     parts: tuple[Buffer, ...]
     codec: Codec
     facts: m.Facts
+    brought: Brought = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +129,21 @@ class WorkerCalls:
     def push(self, terms: Terms, shard: int, attempt: AttemptId, contribution: Contribution) -> None:
         """Returns once the shard has staged its part, by this call or an earlier one."""
         part, address = contribution.parts[shard], terms.reply.shards[shard]
-        header = m.PushHeader(
-            job=terms.reply.job,
-            attempt=attempt,
-            shard=shard,
-            incarnation=address.incarnation,
-            term=terms.reply.term,
-            manifest_digest=terms.manifest.digest,
-            plan_digest=terms.plan.digest,
-            codec=contribution.codec.value,
-            payload_bytes=len(part),
+        header = replace(
+            _header(terms, shard, attempt, contribution.codec, len(part)),
             payload_digest=payload_digest(part),
             facts=contribution.facts,
         )
-        _, seconds = self.usage.timed(lambda: self.transport.push(address, header, part))
+        brought = contribution.brought[shard] if contribution.brought else ()
+        _, seconds = self.usage.timed(lambda: self.transport.push(address, header, part, brought))
         self.usage.pushed(shard, len(part), seconds, self.transport.way(address))
+
+    def push_ahead(
+        self, terms: Terms, shard: int, attempt: AttemptId, codec: Codec, part: Buffer, ranges: Ranges
+    ) -> bool:
+        """Some bytes of a part before the rest; whether the shard has them now."""
+        header = replace(_header(terms, shard, attempt, codec, len(part)), is_ahead=True)
+        return self.transport.push_ahead(terms.reply.shards[shard], header, part, ranges)
 
     def heartbeat(
         self, progress: tuple[m.AttemptProgress, ...], ends_heard: int, wait_seconds: float = 0.0
@@ -160,6 +161,23 @@ class WorkerCalls:
         job, worker = self.opening.job, self.opening.worker
         staged = tuple(attempt for attempt in self.staged if attempt not in attempts)
         self.transport.call(m.ReleaseRequest(job, worker, attempts, is_leaving, reason, staged))
+
+
+def _header(terms: Terms, shard: int, attempt: AttemptId, codec: Codec, payload_bytes: int) -> m.PushHeader:
+    """Without what is only known of a whole contribution."""
+    return m.PushHeader(
+        job=terms.reply.job,
+        attempt=attempt,
+        shard=shard,
+        incarnation=terms.reply.shards[shard].incarnation,
+        term=terms.reply.term,
+        manifest_digest=terms.manifest.digest,
+        plan_digest=terms.plan.digest,
+        codec=codec.value,
+        payload_bytes=payload_bytes,
+        payload_digest=b"",
+        facts=m.Facts(samples=0, weight=0.0, base_version=NOTHING_LOADED, present=b""),
+    )
 
 
 log = logging.getLogger("sheepfold")

@@ -22,10 +22,10 @@ except ImportError as error:
 
 from sheepfold.errors import Refused
 from sheepfold.hf_callback import JobCallback
+from sheepfold.joining import Config
 from sheepfold.optimizer import RemoteOptimizer
 from sheepfold.packing import tensors_of
 from sheepfold.transport import Transport
-from sheepfold.worker import Config
 from sheepfold_wire.job import Job
 
 

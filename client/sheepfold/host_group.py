@@ -25,9 +25,11 @@ from sheepfold.collectives import Ranks
 from sheepfold.errors import GroupBroken, JobEnded, Refused
 from sheepfold.events import Ended, Goal, Ready
 from sheepfold.exits import EXIT_TRY_AGAIN
+from sheepfold.joining import Joining
 from sheepfold.packing import Packer
 from sheepfold.rounds import Share
-from sheepfold.worker import Joining, Worker, join_as
+from sheepfold.transport import Brought
+from sheepfold.worker import Worker, join_as
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.convert import from_proto, to_proto
 from sheepfold_wire.job import Job
@@ -218,11 +220,12 @@ class GroupWorker(Worker):
 
     # --- contributions ----------------------------------------------------------------------------------
 
-    def push(self, parts: tuple[Buffer, ...], facts: m.Facts) -> Ready | Ended:
+    def push(self, parts: tuple[Buffer, ...], facts: m.Facts, brought: Brought = ()) -> Ready | Ended:
         """The weighted mean of all ranks' contributions, each shard's part by its own rank.
 
-        `parts` are fp32 and overwritten.
+        `parts` are fp32 and overwritten. Nothing is ever brought ahead: no rank has the mean before.
         """
+        assert not brought
         assert self._lease is not None
         whole = combined([facts_from(text) for text in self.ranks.told(facts_text(facts))])
         share, codec = self.ranks.share, Codec(self.job.wire.up)
@@ -268,6 +271,10 @@ class GroupWorker(Worker):
     def pushes_beside(self) -> bool:
         """All ranks take part in a push, in turn with all else that they do together."""
         return False
+
+    @property
+    def against_overlap(self) -> str:
+        return "the ranks of a process group add their gradients up first"
 
     def release(self, reason: str, attempts: tuple[m.AttemptId, ...] = ()) -> None:
         if self.leads:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sheepfold_wire.codecs import Buffer, Codec
+from sheepfold_wire.codecs import SCALE_BYTES, Buffer, Codec
 from sheepfold_wire.errors import ShapeMismatch
 from sheepfold_wire.manifest import ROW_ELEMENTS, ROWS_PER_BLOCK
 from sheepfold_wire.plan import Plan
@@ -88,6 +88,18 @@ class PartLayout:
     def new_part(self, codec: Codec) -> npt.NDArray[np.uint8]:
         """A part of zeros, padding included."""
         return np.zeros(self.plan.part_bytes(self.shard, codec), np.uint8)
+
+    def ranges(self, moves: Sequence[Move], codec: Codec) -> tuple[range, ...]:
+        """Bytes of a part that consecutive fragments take, padding included: values, and scales if any."""
+        after = self.parameters.index(moves[-1]) + 1
+        first = moves[0].at // ROW_ELEMENTS
+        rows = self.plan.rows(self.shard)
+        end = self.parameters[after].at // ROW_ELEMENTS if after < len(self.parameters) else rows
+        row, scales_at = ROW_ELEMENTS * codec.itemsize, rows * ROW_ELEMENTS * codec.itemsize
+        values = range(first * row, end * row)
+        if not codec.has_scales:
+            return (values,)
+        return values, range(scales_at + first * SCALE_BYTES, scales_at + end * SCALE_BYTES)
 
     def stretches(self, part: Buffer | npt.NDArray[np.uint8], codec: Codec) -> Stretches:
         """Views of a part's stretches, writable if it is; raises ShapeMismatch for another length."""

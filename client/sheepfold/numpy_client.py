@@ -13,9 +13,10 @@ import sheepfold_wire.messages as m
 from sheepfold.errors import JobEnded, Refused
 from sheepfold.events import Ready
 from sheepfold.initial import check_shapes, sources
+from sheepfold.joining import Config, Joining
 from sheepfold.layout import PartLayout, part_layouts, presence_bitmap
 from sheepfold.transport import Transport
-from sheepfold.worker import Config, Joining, Worker, join
+from sheepfold.worker import Worker, join
 from sheepfold_wire.codecs import Buffer, Codec, decode, encode
 from sheepfold_wire.int8 import encode_rows, row_keys
 from sheepfold_wire.manifest import Manifest, ManifestError, TensorSpec

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from sheepfold.errors import JobEnded, Refused
 from sheepfold.grad_scaler import GradScaler
+from sheepfold.joining import Config, Joining
 from sheepfold.packing import tensors_named
 from sheepfold.result import StepResult
 from sheepfold.run import Run
 from sheepfold.slot import why_weight_is_due
 from sheepfold.transport import Transport
-from sheepfold.worker import Config, Joining
 from sheepfold_wire.job import Job
 from sheepfold_wire.rules import Adam, Lamb
 

@@ -7,7 +7,7 @@ it never changes, so each worker keeps what it loaded. Tied weights count once, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,9 @@ from sheepfold_wire.manifest import (
 from sheepfold_wire.plan import Plan
 
 TORCH_DTYPES = {Codec.FP32: torch.float32, Codec.BF16: torch.bfloat16, Codec.FP16: torch.float16}
+Flat = Mapping[int, Tensor | None]
+"""Flattened tensors by their number in the manifest."""
+
 SHARDED_TYPES = frozenset({"DTensor", "FlatParameter", "FullyShardedDataParallel", "FSDPModule"})
 COMPILED = "_orig_mod."
 """What torch.compile puts before the names of a model's tensors."""
@@ -168,7 +171,7 @@ class Packer:
     def __init__(self, manifest: Manifest, plan: Plan) -> None:
         self._names = [tensor.name for tensor in manifest.tensors]
         self._shapes = [tensor.shape for tensor in manifest.tensors]
-        self._layouts = part_layouts(plan)
+        self.layouts = part_layouts(plan)
         self._parts: list[npt.NDArray[np.uint8]] = []
         self._codec: Codec | None = None
         self._encoders: dict[torch.device, RowEncoder] = {}
@@ -177,22 +180,40 @@ class Packer:
 
     @torch.no_grad()
     def pack(
-        self, values: Mapping[str, Tensor | None], codec: Codec, seed: int = 0
+        self,
+        values: Mapping[str, Tensor | None],
+        codec: Codec,
+        seed: int = 0,
+        done: Container[tuple[int, Move]] = (),
     ) -> tuple[memoryview, ...]:
         """The parts of a contribution: gradients by parameter name, current values by buffer name.
 
         An absent (None) gradient is zeros. Rounds as torch does, to nearest even, and int8 by noise of the
-        lease's `seed`. The parts are valid until the next call: the buffers are used again.
+        lease's `seed`. The parts are valid until the next call: the buffers are used again. `done`: moves by
+        shard that `pack_moves` has brought there already.
         """
+        return self._filled(self._parts_in(codec), values, codec, seed, done)
+
+    @torch.no_grad()
+    def pack_moves(
+        self, shard: int, moves: Sequence[Move], sources: Mapping[int, Tensor], codec: Codec, seed: int
+    ) -> memoryview:
+        """Some of a contribution's part, from tensors by their number; returns all of the part."""
+        part = self._parts_in(codec)[shard]
+        flat = {index: self._flat(index, tensor) for index, tensor in sources.items()}
+        self._fill_parameters(moves, self.layouts[shard].stretches(part, codec), flat, codec, seed)
+        return part.data
+
+    def _parts_in(self, codec: Codec) -> list[npt.NDArray[np.uint8]]:
         if codec is not self._codec:
-            self._parts = [layout.new_part(codec) for layout in self._layouts]
+            self._parts = [layout.new_part(codec) for layout in self.layouts]
             self._codec = codec
-        return self._filled(self._parts, values, codec, seed)
+        return self._parts
 
     @torch.no_grad()
     def pack_weights(self, tensors: Mapping[str, Tensor]) -> tuple[memoryview, ...]:
         """The parts of an init lease: fp32, in buffers of their own."""
-        parts = [layout.new_part(Codec.FP32) for layout in self._layouts]
+        parts = [layout.new_part(Codec.FP32) for layout in self.layouts]
         return self._filled(parts, tensors, Codec.FP32)
 
     def _filled(
@@ -201,18 +222,24 @@ class Packer:
         values: Mapping[str, Tensor | None],
         codec: Codec,
         seed: int = 0,
+        done: Container[tuple[int, Move]] = (),
     ) -> tuple[memoryview, ...]:
-        flat = [self._flat(index, values.get(name)) for index, name in enumerate(self._names)]
-        for layout, part in zip(self._layouts, parts, strict=True):
+        flat = {index: self._flat(index, values.get(name)) for index, name in enumerate(self._names)}
+        for layout, part in zip(self.layouts, parts, strict=True):
             view = layout.stretches(part, codec)
-            if codec is Codec.INT8:
-                sources = [_source(move, flat) for move in layout.parameters]
-                self._fill_rows(layout.parameters, view, sources, seed)
-            else:
-                _fill(layout.parameters, _torch_view(view.parameters, codec), flat)
+            moves = [move for move in layout.parameters if (layout.shard, move) not in done]
+            self._fill_parameters(moves, view, flat, codec, seed)
             _fill(layout.floats, _torch_view(view.floats, Codec.FP32), flat)
             _fill_integers(layout.integers, view.integers, flat)
         return tuple(part.data for part in parts)
+
+    def _fill_parameters(
+        self, moves: Sequence[Move], view: Stretches, flat: Flat, codec: Codec, seed: int
+    ) -> None:
+        if codec is Codec.INT8:
+            self._fill_rows(moves, view, [_source(move, flat) for move in moves], seed)
+        else:
+            _fill(moves, _torch_view(view.parameters, codec), flat)
 
     def _fill_rows(
         self, moves: Sequence[Move], view: Stretches, sources: Sequence[Tensor | None], seed: int
@@ -230,7 +257,7 @@ class Packer:
 
     def sums(self, shard: int, part: Buffer) -> tuple[Tensor, npt.NDArray[np.int64]]:
         """Views of an fp32 part, to add others to: all that is a float, and the integers."""
-        view = self._layouts[shard].stretches(part, Codec.FP32)
+        view = self.layouts[shard].stretches(part, Codec.FP32)
         raw: npt.NDArray[np.uint8] = np.frombuffer(part, np.uint8)
         floats = raw[: view.parameters.nbytes + view.floats.nbytes].view("<f4")
         return torch.from_numpy(floats), view.integers
@@ -238,7 +265,7 @@ class Packer:
     @torch.no_grad()
     def recoded(self, shard: int, part: Buffer, codec: Codec, seed: int) -> memoryview:
         """An fp32 part in another codec, int8 by noise of `seed`; valid until the next call for the shard."""
-        layout = self._layouts[shard]
+        layout = self.layouts[shard]
         source = layout.stretches(part, Codec.FP32)
         found = self._recoded.setdefault((shard, codec), layout.new_part(codec))
         view, values = layout.stretches(found, codec), _torch_view(source.parameters, Codec.FP32)
@@ -258,10 +285,10 @@ class Packer:
     @torch.no_grad()
     def unpack(self, parts: Sequence[Buffer], codec: Codec, into: Mapping[str, Tensor]) -> None:
         """Copies pulled parts into the tensors, in place; raises ShapeMismatch before it writes anything."""
-        if len(parts) != len(self._layouts):
-            raise ShapeMismatch(f"{len(parts)} parts for {len(self._layouts)} shards; attach again")
-        views = [layout.stretches(part, codec) for layout, part in zip(self._layouts, parts, strict=True)]
-        for layout, view in zip(self._layouts, views, strict=True):
+        if len(parts) != len(self.layouts):
+            raise ShapeMismatch(f"{len(parts)} parts for {len(self.layouts)} shards; attach again")
+        views = [layout.stretches(part, codec) for layout, part in zip(self.layouts, parts, strict=True)]
+        for layout, view in zip(self.layouts, views, strict=True):
             self._copy(layout.parameters, _torch_view(view.parameters, codec), into)
             self._copy(layout.floats, _torch_view(view.floats, Codec.FP32), into)
             self._copy(layout.integers, torch.from_numpy(view.integers.copy()), into)
@@ -284,13 +311,13 @@ class Packer:
         return value.detach().reshape(-1)
 
 
-def _source(move: Move, flat: Sequence[Tensor | None]) -> Tensor | None:
+def _source(move: Move, flat: Flat) -> Tensor | None:
     """What a move takes; None of an absent tensor."""
     tensor = flat[move.tensor]
     return None if tensor is None else tensor.narrow(0, move.first, move.count)
 
 
-def _fill(moves: Sequence[Move], out: Tensor, flat: Sequence[Tensor | None]) -> None:
+def _fill(moves: Sequence[Move], out: Tensor, flat: Flat) -> None:
     for move in moves:
         target, source = out.narrow(0, move.at, move.count), _source(move, flat)
         if source is None:
@@ -299,7 +326,7 @@ def _fill(moves: Sequence[Move], out: Tensor, flat: Sequence[Tensor | None]) -> 
             target.copy_(source)
 
 
-def _fill_integers(moves: Sequence[Move], out: npt.NDArray[np.int64], flat: Sequence[Tensor | None]) -> None:
+def _fill_integers(moves: Sequence[Move], out: npt.NDArray[np.int64], flat: Flat) -> None:
     """By numpy: int64 behind fp32 may stand unaligned, which torch does not take."""
     for move in moves:
         counts = flat[move.tensor]

@@ -11,6 +11,7 @@ from contextlib import suppress
 import sheepfold_wire.messages as m
 from sheepfold.events import Ended, Ready
 from sheepfold.slot import Slot
+from sheepfold.transport import Brought
 from sheepfold.worker import Worker
 from sheepfold_wire.codecs import Buffer
 
@@ -35,12 +36,12 @@ class Pushes:
         self._pusher: Worker | None = None
         self._last: Future[Ready | Ended] | None = None
 
-    def push(self, parts: tuple[Buffer, ...], facts: m.Facts, slot: Slot) -> Answer:
+    def push(self, parts: tuple[Buffer, ...], facts: m.Facts, slot: Slot, brought: Brought = ()) -> Answer:
         """Raises Refused, ServerUnavailable where it is at once."""
         if self._worker.pushes_beside:
             return self._begin(parts, facts, slot)
         try:
-            answer = self._worker.push(parts, facts)
+            answer = self._worker.push(parts, facts, brought)
         except BaseException:
             self._worker.release(BROKEN_OFF)
             raise

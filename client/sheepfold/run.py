@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import sheepfold_wire.messages as m
 from sheepfold.contract import contract
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
+from sheepfold.joining import Config, Joining
 from sheepfold.loading import Feed, SlotSampler, feed_of
 from sheepfold.packing import ModelTensors, check_loss_scale, down_codec, manifest_of, tensors_of
 from sheepfold.places import leave_on_rerun, remember
@@ -26,7 +27,7 @@ from sheepfold.signals import NOTICE_SECONDS
 from sheepfold.slot import Slot
 from sheepfold.transport import Transport
 from sheepfold.weights import ModelWeights
-from sheepfold.worker import Config, Joining, Worker, join
+from sheepfold.worker import Worker, join
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -50,6 +51,7 @@ def attach(
     threads: int | None = None,
     notice_seconds: float = NOTICE_SECONDS,
     process_group: ProcessGroup | None = None,
+    overlap: bool = False,
 ) -> Run:
     """Attach a model to a job: from now on its weights and buffers are those of the job's current version.
 
@@ -58,7 +60,9 @@ def attach(
     `data_fingerprint`: of your data set, compared with the job's. `threads`: CPU threads of torch; the same
     number on all workers is one condition for the same bits. `notice_seconds`: after SIGTERM a slot that will
     be finished within that time is; any other is handed back at once. `process_group`: its ranks, which all
-    attach, are one worker and share each slot; best one group for each host.
+    attach, are one worker and share each slot; best one group for each host. `overlap`: gradients leave while
+    `slot.backward` still runs, if it is the slot's only one. They must not be changed after it: a change that
+    torch counts is seen and costs time alone, one through `.grad.data` is not seen.
     Raises Refused, ServerUnavailable, JobEnded; BadAddress and TransportMissing for the address; with a
     process group GroupBroken, as does all that is then asked of the run.
     """
@@ -72,7 +76,7 @@ def attach(
         data_fingerprint=data_fingerprint,
         notice_seconds=notice_seconds,
     )
-    return Run.of(tensors_of(model), joining, process_group)
+    return Run.of(tensors_of(model), joining, process_group, overlap)
 
 
 def _join_group(joining: Joining, group: ProcessGroup) -> Worker:
@@ -84,10 +88,11 @@ def _join_group(joining: Joining, group: ProcessGroup) -> Worker:
 class Run:
     """One model's place in a job. Close it, or use it in a `with`, so that leases are handed back."""
 
-    def __init__(self, worker: Worker, tensors: ModelTensors) -> None:
+    def __init__(self, worker: Worker, tensors: ModelTensors, overlap: bool = False) -> None:
         self._worker = worker
         self._weights = ModelWeights(worker, tensors)
         self._pushes = Pushes(worker)
+        self._overlap = self._weights.overlap() if overlap else None
         self._slot: Slot | None = None
         self._slot_began = 0.0
         self._feed: Feed | None = None
@@ -98,7 +103,13 @@ class Run:
         self._is_closed = False
 
     @classmethod
-    def of(cls, tensors: ModelTensors, joining: Joining, group: ProcessGroup | None = None) -> Run:
+    def of(
+        cls,
+        tensors: ModelTensors,
+        joining: Joining,
+        group: ProcessGroup | None = None,
+        overlap: bool = False,
+    ) -> Run:
         """Join with these tensors, and say on what terms; loads the newest weights if there are any yet."""
         leave_on_rerun(tensors.parameters.values())
         manifest, down = manifest_of(tensors), down_codec(tensors)
@@ -106,7 +117,7 @@ class Run:
         worker = join(joining) if group is None else _join_group(joining, group)
         try:
             check_loss_scale(tensors, worker.job)
-            return cls(worker, tensors)._begun()
+            return cls(worker, tensors, overlap)._begun()
         except BaseException:
             worker.close()
             raise
@@ -161,6 +172,8 @@ class Run:
         `micro_batch` divides the job's slots.
         """
         self._sampler = SlotSampler(self._worker.own_job, micro_batch)
+        if self._overlap is not None and self._worker.own_job.batch.slot_samples > micro_batch:
+            self._overlap.turn_off(f"a slot is the mean of several micro-batches of {micro_batch}")
         return self._sampler
 
     def follow(self, loader: Any) -> None:
@@ -234,7 +247,7 @@ class Run:
         torch.manual_seed(lease.seed)
         self._slot_began = time.perf_counter()
         job, parameters = self._worker.job, self._weights.tensors.parameters.values()
-        self._slot = Slot(lease, job, parameters, self._worker.note_progress, self._feed)
+        self._slot = Slot(lease, job, parameters, self._worker.note_progress, self._feed, self._overlap)
         return self._slot
 
     def step(self, weight: float | None = None, loss: float | None = None) -> StepResult:
@@ -261,10 +274,11 @@ class Run:
         if outcome.weight > m.WEIGHT_MIN and not self._weights.has_gradient:
             raise Refused("no parameter has a gradient: call slot.backward(loss) before run.step()")
         self._pushes.wait()
-        parts, present = self._weights.contribution(slot.lease.seed)
+        packed, brought = self._overlap.finish() if self._overlap is not None else (frozenset(), ())
+        parts, present = self._weights.contribution(slot.lease.seed, packed)
         facts = m.Facts(outcome.samples, outcome.weight, self.version, present, outcome.loss, slot.metrics())
         self._slot = None
-        answer = self._pushes.push(parts, facts, slot)
+        answer = self._pushes.push(parts, facts, slot, brought)
         fate = partial(self._worker.outcome, slot.lease.attempt)
         return StepResult(slot.step, self.version, outcome.loss, answer, fate)
 
@@ -324,6 +338,8 @@ class Run:
         self._close_feed()
         self._pushes.close()
         self._worker.close()
+        if self._overlap is not None:
+            self._overlap.close()
 
     def __enter__(self) -> Run:
         return self

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,16 @@ from sheepfold.errors import Refused
 from sheepfold.loading import Feed
 from sheepfold_wire.job import Job
 from sheepfold_wire.samples import stream_indices
+
+
+class Overlap(Protocol):
+    """Lets gradients leave while the one backward of a slot runs."""
+
+    def begin(self, lease: m.Lease) -> None:
+        """It comes now."""
+
+    def spoil(self) -> None:
+        """Another one comes: what left is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +54,9 @@ class Slot:
         parameters: Iterable[Tensor],
         note_progress: Callable[[], None],
         feed: Feed | None = None,
+        overlap: Overlap | None = None,
     ) -> None:
-        self.lease = lease
+        self.lease, self._overlap = lease, overlap
         self._job = job
         self._parameters = list(parameters)
         self._note_progress = note_progress
@@ -132,6 +143,11 @@ class Slot:
         self._last_weight = given
         if given == 0:
             return
+        if self._overlap is not None:
+            if self._first_weight == 0:
+                self._overlap.begin(self.lease)
+            else:
+                self._overlap.spoil()
         if self._first_weight == 0:
             self._first_weight = given
         self._total += given

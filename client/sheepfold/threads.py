@@ -15,13 +15,15 @@ IDLE_SECONDS = 60.0
 
 
 class CallThreads:
-    """Runs work in at most THREADS_MAX daemon threads, begun when needed, ended when idle.
+    """Runs work in at most `threads_max` daemon threads, begun when needed, ended when idle.
+
+    With one thread, work is done in the order in which it was handed in.
 
     Not concurrent.futures: its threads are joined when Python exits, however long their calls still wait.
     """
 
-    def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._idle_seconds = idle_seconds
+    def __init__(self, idle_seconds: float = IDLE_SECONDS, threads_max: int = THREADS_MAX) -> None:
+        self._idle_seconds, self._threads_max = idle_seconds, threads_max
         self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -33,7 +35,7 @@ class CallThreads:
         """`work` must not raise."""
         with self._lock:
             self._pending += 1
-            is_short = self._pending > self._threads and self._threads < THREADS_MAX
+            is_short = self._pending > self._threads and self._threads < self._threads_max
             self._threads += is_short
         self._work.put(work)
         if is_short:

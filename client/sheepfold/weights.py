@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 
 import torch
 from torch import Tensor
 
 from sheepfold.initial import check_shapes, sources
+from sheepfold.layout import Move
+from sheepfold.overlap import Overlap
 from sheepfold.packing import ModelTensors, Packer
 from sheepfold.worker import Worker
 
 log = logging.getLogger("sheepfold")
+
+Parts = tuple[memoryview, ...]
+"""One for each shard."""
 
 
 class ModelWeights:
@@ -61,14 +67,18 @@ class ModelWeights:
     def has_gradient(self) -> bool:
         return any(parameter.grad is not None for parameter in self.tensors.parameters.values())
 
-    def contribution(self, seed: int) -> tuple[tuple[memoryview, ...], bytes]:
+    def overlap(self) -> Overlap:
+        """Has gradients leave for this model's parts before `contribution` is asked for."""
+        return Overlap(self._worker, self._packer, list(self.tensors.parameters.values()))
+
+    def contribution(self, seed: int, done: Container[tuple[int, Move]] = ()) -> tuple[Parts, bytes]:
         """(parts, presence bitmap) of gradients and buffers; the parts are valid until the next call.
 
-        `seed`: the lease's, which int8 rounds by.
+        `seed`: the lease's, which int8 rounds by. `done`: what is packed already, as `Overlap.finish` says.
         """
         gradients = {name: parameter.grad for name, parameter in self.tensors.parameters.items()}
         values = {**gradients, **self.tensors.buffers}
-        return self._packer.pack(values, self._worker.up, seed), self._packer.presence(values)
+        return self._packer.pack(values, self._worker.up, seed, done), self._packer.presence(values)
 
     def clear_gradients(self) -> None:
         for parameter in self.tensors.parameters.values():

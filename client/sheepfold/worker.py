@@ -3,57 +3,28 @@
 from __future__ import annotations
 
 import math
-import os
-import random
-import secrets
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import sheepfold_wire.messages as m
 from sheepfold.address import find_address
-from sheepfold.calls import Contribution, Patience, Terms, WorkerCalls, insist
+from sheepfold.calls import Contribution, Terms, WorkerCalls, insist
 from sheepfold.driver import Driver
-from sheepfold.errors import Refused
 from sheepfold.events import Ended, Ready
 from sheepfold.exits import set_exit_codes
 from sheepfold.initial import read_file
-from sheepfold.rounds import ALONE, Share
+from sheepfold.joining import Joining, create, job_name, opening
 from sheepfold.session import Session
-from sheepfold.signals import NOTICE_SECONDS
-from sheepfold.transport import Borrowed, Transport, TransportError, connect
-from sheepfold.usage import Usage, versions, zone
+from sheepfold.transport import Borrowed, Brought, Ranges, Transport, TransportError, connect
+from sheepfold.usage import Usage
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.digest import combine_digests
-from sheepfold_wire.errors import BadConfig, NotReady, SheepfoldError
-from sheepfold_wire.job import FIRST_WORKER, Job, parse_job
-from sheepfold_wire.manifest import Manifest
+from sheepfold_wire.errors import NotReady, SheepfoldError
+from sheepfold_wire.job import FIRST_WORKER, Job
 
-Config = Job | Mapping[str, Any]
 Joined = TypeVar("Joined", bound="Worker")
-
-
-@dataclass(frozen=True, slots=True)
-class Joining:
-    """What a script says of itself. Without a manifest it is a reader: it pulls and never leases."""
-
-    job: str | None = None
-    address: str | Transport | None = field(default=None, repr=False)
-    """A Transport serves as its own address. A string may hold a token."""
-    config: Config | None = None
-    manifest: Manifest | None = None
-    down: Codec = Codec.FP32
-    data_samples: int = 0
-    data_fingerprint: str = ""
-    device: str = "cpu"
-    notice_seconds: float = NOTICE_SECONDS
-    patience: Patience = field(default_factory=Patience)
-    jitter: Callable[[], float] = random.random
-    share: Share = ALONE
-    network: str = ""
-    """From which the worker comes, where `address` is a Transport; a string says so itself."""
 
 
 class Worker:
@@ -115,23 +86,44 @@ class Worker:
         facts = m.Facts(samples=0, weight=1.0, base_version=self.version, present=present)
         return self._driver.push(Contribution(parts, Codec.FP32, facts))
 
-    def push(self, parts: tuple[Buffer, ...], facts: m.Facts) -> Ready | Ended:
+    def push(self, parts: tuple[Buffer, ...], facts: m.Facts, brought: Brought = ()) -> Ready | Ended:
         """A contribution to the lease held, in codec `up`. A loss that is not finite is left out."""
-        return self._push(parts, facts, None)
+        return self._push(parts, facts, None, brought)
+
+    def push_ahead(self, attempt: m.AttemptId, shard: int, part: Buffer, ranges: Ranges) -> bool:
+        """Some bytes of a part, before `push`; whether the shard has them now. From any thread.
+
+        Made once, not repeated. Raises SheepfoldError, TransportError.
+        """
+        driver = self._driver
+        is_brought = driver.calls.push_ahead(driver.terms, shard, attempt, self.up, part, ranges)
+        driver.note_progress()
+        return is_brought
 
     def push_for(self, lease: m.Lease, parts: tuple[Buffer, ...], facts: m.Facts) -> Ready | Ended:
         """The same for a lease of this job that another session was given."""
         return self._push(parts, facts, lease)
 
-    def _push(self, parts: tuple[Buffer, ...], facts: m.Facts, lease: m.Lease | None) -> Ready | Ended:
+    def _push(
+        self, parts: tuple[Buffer, ...], facts: m.Facts, lease: m.Lease | None, brought: Brought = ()
+    ) -> Ready | Ended:
         if facts.loss is not None and not math.isfinite(facts.loss):
             facts = replace(facts, loss=None)
-        return self._driver.push(Contribution(parts, self.up, facts), lease)
+        return self._driver.push(Contribution(parts, self.up, facts, brought), lease)
 
     @property
     def pushes_beside(self) -> bool:
         """Whether a push may go on while the next slot is leased, pulled and computed."""
         return self.job.batch.delay > 0
+
+    @property
+    def against_overlap(self) -> str:
+        """Why gradients cannot leave while backward runs; "" where they can."""
+        if self.pushes_beside:
+            return "with batch.delay a push goes on beside the next slot anyway"
+        if self.job.loss_scale is not None:
+            return "gradients are divided by the loss scale in step()"
+        return ""
 
     def second(self) -> Worker:
         """Another session in the same job, for pushes beside this one's calls; what it measures is ours."""
@@ -267,10 +259,10 @@ def join_as(joining: Joining, kind: type[Joined]) -> Joined:
     else:
         used = given
     try:
-        name = _job_name(joining, used)
-        calls = WorkerCalls(used, replace(_opening(joining, name), network=network), joining.down)
+        name = job_name(joining, used)
+        calls = WorkerCalls(used, replace(opening(joining, name), network=network), joining.down)
         if joining.config is not None:
-            _create(joining, calls)
+            create(joining, calls)
         session = Session(joining.jitter, joining.patience.give_up_seconds, share=joining.share)
         driver = Driver(calls, session, joining.patience.clock, joining.notice_seconds)
     except BaseException:
@@ -281,61 +273,3 @@ def join_as(joining: Joining, kind: type[Joined]) -> Joined:
     except BaseException:
         driver.close()
         raise
-
-
-def _opening(joining: Joining, job: str) -> m.AttachRequest:
-    host = socket.gethostname()
-    return m.AttachRequest(
-        job=job,
-        worker=f"{host}-{os.getpid()}-{secrets.token_hex(3)}",
-        host=host,
-        pid=os.getpid(),
-        manifest_json="" if joining.manifest is None else joining.manifest.to_json(),
-        is_reader=joining.manifest is None,
-        data_samples=joining.data_samples,
-        data_fingerprint=joining.data_fingerprint,
-        device=joining.device,
-        versions=versions(),
-        zone=zone(),
-    )
-
-
-def _create(joining: Joining, calls: WorkerCalls) -> None:
-    """Idempotent: each retry of this call has the same id, and an equal job that exists already is taken."""
-    request = m.CreateJobRequest(
-        request_id=f"{calls.opening.worker}/create",
-        config_json=_parsed(joining.config, joining.job).to_json(),
-        manifest_json=calls.opening.manifest_json,
-    )
-    insist(lambda: calls.transport.call(request), joining.patience)
-
-
-def _parsed(config: Config | None, job: str | None) -> Job:
-    """The config as a Job; `job` names it where a mapping leaves the name out."""
-    if isinstance(config, Job):
-        return config
-    values = dict(config or {})
-    if job is not None:
-        values.setdefault("name", job)
-    try:
-        return parse_job(values)
-    except BadConfig as error:
-        raise Refused.by(error) from error
-
-
-def _job_name(joining: Joining, transport: Transport) -> str:
-    """The job asked for, the config's, or the only one there is."""
-    if joining.config is not None:
-        name = _parsed(joining.config, joining.job).name
-        if joining.job not in (None, name):
-            raise Refused(
-                f"job={joining.job!r}, but config.name is {name!r}: give one name, or leave one out"
-            )
-        return name
-    if joining.job is not None:
-        return joining.job
-    reply: m.ListJobsReply = insist(lambda: transport.call(m.ListJobsRequest()), joining.patience)
-    if len(reply.jobs) != 1:
-        there = f"has {len(reply.jobs)}: {', '.join(reply.jobs)}" if reply.jobs else "has none"
-        raise Refused(f"no job is named and the server {there}; give job=..., or config=... to create one")
-    return reply.jobs[0]

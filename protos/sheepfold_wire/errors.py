@@ -12,7 +12,8 @@
     ├── AbortedError           ABORTED
     │   ├── StaleIncarnation, StaleTerm, WorkerUnknown                     attach again
     │   ├── PushInProgress, AttemptNotAnnounced                            wait, then the same bytes
-    │   └── RegionGone                                                     the same bytes, in frames
+    │   ├── RegionGone                                                     the same bytes, in frames
+    │   └── AheadGone                                                      the whole part
     ├── ChunkChecksumMismatch  DATA_LOSS            the same bytes again, at most 3 times
     ├── VersionGone            OUT_OF_RANGE         pull the newest version
     ├── JobUnknown             NOT_FOUND            never
@@ -249,6 +250,13 @@ class RegionGone(AbortedError):
     """The shard does not hold this shared memory (any more)."""
 
     reason = "REGION_GONE"
+    action = Action.SEND_AGAIN
+
+
+class AheadGone(AbortedError):
+    """The shard does not hold what was pushed ahead of a part (any more)."""
+
+    reason = "AHEAD_GONE"
     action = Action.SEND_AGAIN
 
 

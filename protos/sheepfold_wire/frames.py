@@ -7,7 +7,8 @@ client reads and writes the same frames (tests compare the two byte for byte).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,9 @@ CHUNK_BYTES = 1 << 20
 
 MESSAGE_BYTES_MAX = 8 << 20
 """Bound of every gRPC message of ours, both ways; never unlimited."""
+
+RANGES_MAX = 10_000
+"""Of one part, apart from each other: what comes in more pieces is meant to do harm."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -112,11 +116,14 @@ def chunk_frame(offset: int, data: Buffer) -> bytes:
     return b"".join((bytes([_TAG_CHUNK]), _varint(len(prefix) + len(data)), prefix, data))
 
 
-def chunk_frames(payload: Buffer, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-    """The payload as frames, in order of offset; none for an empty payload."""
+def chunk_frames(
+    payload: Buffer, chunk_bytes: int = CHUNK_BYTES, ranges: Iterable[range] | None = None
+) -> Iterator[bytes]:
+    """The payload as frames, or only these ranges of its bytes; in order of offset, none for nothing."""
     view = memoryview(payload).cast("B")
-    for offset in range(0, len(view), chunk_bytes):
-        yield chunk_frame(offset, view[offset : offset + chunk_bytes])
+    for piece in (range(len(view)),) if ranges is None else ranges:
+        for offset in range(piece.start, piece.stop, chunk_bytes):
+            yield chunk_frame(offset, view[offset : min(offset + chunk_bytes, piece.stop)])
 
 
 def read_push_frame(frame: Buffer) -> messages.PushHeader | Chunk | InRegion:
@@ -191,38 +198,60 @@ def _read_chunk(view: memoryview) -> Chunk:
 
 
 class PartBuffer:
-    """Collects the chunks of one part, in order, into one buffer of the announced length."""
+    """Collects the chunks of one part, in any order, into one buffer of the announced length."""
 
     def __init__(self, payload_bytes: int, pool: BufferPool) -> None:
         """Raises BadFrame for a negative length."""
         if payload_bytes < 0:
             raise BadFrame(f"the header announces {payload_bytes} bytes of payload; give 0 or more")
         self.payload = pool.take(payload_bytes)
-        self._filled = 0
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        """Of the ranges that have come, in order; none touches the next."""
+
+    @property
+    def filled(self) -> int:
+        """Bytes that have come."""
+        return sum(self._ends) - sum(self._starts)
+
+    @property
+    def prefix(self) -> int:
+        """Bytes that have come from the first one on, without a gap."""
+        return self._ends[0] if self._starts[:1] == [0] else 0
 
     def add(self, chunk: Chunk) -> None:
-        """Raises BadFrame for a gap, a repetition or too many bytes; nothing is written then."""
-        end = chunk.offset + len(chunk.data)
-        if chunk.offset != self._filled or end > len(self.payload):
+        """Raises BadFrame for no bytes, bytes that have come already, or too many; writes nothing then."""
+        first, end = chunk.offset, chunk.offset + len(chunk.data)
+        at = bisect_right(self._starts, first)
+        room = (self._ends[at - 1] if at else 0, [*self._starts[at : at + 1], len(self.payload)][0])
+        if not room[0] <= first < end <= room[1] or len(self._starts) > RANGES_MAX:
             raise BadFrame(
-                f"chunk covers bytes {chunk.offset} to {end} of a part of {len(self.payload)}, "
-                f"expected it to begin at {self._filled}"
+                f"chunk covers bytes {first} to {end} of a part of {len(self.payload)}, where those from "
+                f"{room[0]} to {room[1]} are to come, and {len(self._starts)} ranges of it have"
             )
-        self.payload[chunk.offset : end] = chunk.data
-        self._filled = end
+        self.payload[first:end] = chunk.data
+        self._note(at, first, end)
+
+    def _note(self, at: int, first: int, end: int) -> None:
+        """A range has come, before those from `at` on; one that touches another becomes one with it."""
+        self._starts.insert(at, first)
+        self._ends.insert(at, end)
+        for left in (at, at - 1):
+            if 0 <= left < len(self._starts) - 1 and self._ends[left] == self._starts[left + 1]:
+                del self._ends[left], self._starts[left + 1]
 
     @contextmanager
     def whole(self) -> Iterator[bytearray]:
         """To be filled by other means than chunks; full afterwards. Raises BadFrame if some have come."""
-        if self._filled:
-            raise BadFrame(f"a region is named after {self._filled} bytes of the part; send one or the other")
+        if self.filled:
+            raise BadFrame(f"a region is named after {self.filled} bytes of the part; send one or the other")
         yield self.payload
-        self._filled = len(self.payload)
+        self._starts, self._ends = [0], [len(self.payload)]
 
     def finish(self) -> bytearray:
         """The whole payload; raises BadFrame if bytes are missing."""
-        if self._filled != len(self.payload):
+        if self.filled != len(self.payload):
             raise BadFrame(
-                f"the stream ended after {self._filled} of {len(self.payload)} bytes; send the part again"
+                f"the stream ended after {self.filled} of {len(self.payload)} bytes; send the part again"
             )
         return self.payload

@@ -295,7 +295,7 @@ def main() -> int:
     chance, tally = random.Random(given.seed), Tally()
     print(f"seed {given.seed}, {given.kills} kills, {len(FAILPOINTS)} failpoints", flush=True)
     tries = 0
-    while (tally.kills.total() < given.kills or tally.missing()) and tries < TRIES_MAX + given.kills // 10:
+    while (tally.kills.total() < given.kills or tally.missing()) and tries < TRIES_MAX + given.kills // 4:
         tries += 1
         with tempfile.TemporaryDirectory() as directory:
             run_once(tally, given.kills, chance, Path(directory))

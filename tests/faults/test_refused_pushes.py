@@ -14,7 +14,13 @@ from tests.integration.harness import RunningFold, small_job, until
 import sheepfold_wire.messages as m
 from sheepfold_wire import errors
 from sheepfold_wire.errors import SheepfoldError
-from sheepfold_wire.frames import chunk_frame, chunk_frames, payload_digest, push_header_frame
+from sheepfold_wire.frames import (
+    chunk_frame,
+    chunk_frames,
+    payload_digest,
+    push_header_frame,
+    push_region_frame,
+)
 from sheepfold_wire.ids import AttemptId
 from sheepfold_wire.manifest import Manifest, TensorSpec
 
@@ -104,8 +110,61 @@ def test_gap_between_chunks_is_refused(fold: RunningFold, worker: RawWorker) -> 
     lease = slot(worker)
     payload = worker.payload(lease, 0)
     frames = [push_header_frame(worker.header(lease, 0, payload)), chunk_frame(4096, payload[4096:8192])]
-    with pytest.raises(errors.BadFrame, match="expected it to begin at 0"):
+    with pytest.raises(errors.BadFrame, match="ended after 4096 of 262144 bytes"):
         worker.send(0, frames)
+    check_usable(fold, worker, lease)
+
+
+def ahead(worker: RawWorker, lease: m.Lease, payload: bytes, *frames: bytes, **changes: Any) -> m.PushReply:
+    facts = m.Facts(0, 0.0, -1, b"")
+    header = worker.header(lease, 0, payload, is_ahead=True, payload_digest=b"", facts=facts, **changes)
+    return worker.send(0, [push_header_frame(header), *frames])
+
+
+def test_part_comes_in_pieces_of_which_most_are_ahead(fold: RunningFold, worker: RawWorker) -> None:
+    lease = slot(worker)
+    payload = worker.payload(lease, 0)
+    pieces = [chunk_frame(at, payload[at : at + 4096]) for at in range(0, len(payload), 4096)]
+    assert not ahead(worker, lease, payload, *reversed(pieces[40:])).duplicate
+    assert not ahead(worker, lease, payload, *pieces[7:40]).duplicate
+    header = worker.header(lease, 0, payload, ahead_bytes=len(payload) - 7 * 4096)
+    assert not worker.send(0, [push_header_frame(header), *pieces[:7]]).duplicate
+    assert worker.send(0, [push_header_frame(header)]).duplicate
+    held, _ = fold.shards[0].process.actor(worker.job.name)._parts[lease.attempt]
+    assert held == payload
+
+
+@pytest.mark.parametrize("claimed", [4096, 12_288], ids=["fewer than there are", "more"])
+def test_bytes_ahead_that_are_not_held_are_asked_for_again(
+    fold: RunningFold, worker: RawWorker, claimed: int
+) -> None:
+    lease = slot(worker)
+    payload = worker.payload(lease, 0)
+    ahead(worker, lease, payload, chunk_frame(0, payload[:8192]))
+    header = worker.header(lease, 0, payload, ahead_bytes=claimed)
+    with pytest.raises(errors.AheadGone, match=f"{claimed} bytes were pushed ahead of the part, 8192 of"):
+        worker.send(0, [push_header_frame(header), *chunk_frames(payload[claimed:])])
+    check_usable(fold, worker, lease)
+
+
+def test_altered_bytes_ahead_are_found_by_the_digest(fold: RunningFold, worker: RawWorker) -> None:
+    lease = slot(worker)
+    payload = worker.payload(lease, 0)
+    ahead(worker, lease, payload, chunk_frame(0, b"x" * 4096))
+    header, rest = worker.header(lease, 0, payload, ahead_bytes=4096), range(4096, len(payload))
+    with pytest.raises(errors.ChunkChecksumMismatch, match="digest"):
+        worker.send(0, [push_header_frame(header), *chunk_frames(payload, ranges=[rest])])
+    check_usable(fold, worker, lease)
+
+
+def test_whole_part_is_taken_whatever_came_ahead_of_it(fold: RunningFold, worker: RawWorker) -> None:
+    lease = slot(worker)
+    payload = worker.payload(lease, 0)
+    ahead(worker, lease, payload, chunk_frame(0, b"x" * 4096))
+    with pytest.raises(errors.BadFrame, match="covers bytes 0 to 4096"):
+        ahead(worker, lease, payload, chunk_frame(0, b"x" * 4096))
+    with pytest.raises(errors.BadFrame, match="comes in chunks"):
+        ahead(worker, lease, payload, push_region_frame(1))
     check_usable(fold, worker, lease)
 
 

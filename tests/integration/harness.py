@@ -205,12 +205,13 @@ def train(
     job: Job,
     before_push: Callable[[Any], None] = lambda slot: None,
     until_step: int | None = None,
+    overlap: bool = False,
 ) -> list[Any]:
     """One worker from attach to the end of the job, or to that step; returns its step results."""
     torch.set_num_threads(1)
     model, (x, y) = SmallNet(), small_data()
     results = []
-    with sheepfold.attach(model, job=job.name, address=address, config=job) as run:
+    with sheepfold.attach(model, job=job.name, address=address, config=job, overlap=overlap) as run:
         for slot in run.slots():
             if until_step is not None and slot.step >= until_step:
                 break

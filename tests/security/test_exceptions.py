@@ -18,8 +18,8 @@ import sheepfold_wire.messages as m
 from sheepfold_server.shell import coordinator_service
 from sheepfold_server.shell.fleet import Fleet
 from sheepfold_server.shell.gate import Gate
-from sheepfold_server.shell.shard_actor import Served
 from sheepfold_server.shell.shard_service import ShardService
+from sheepfold_server.shell.transfers import Served
 from sheepfold_wire.convert import reports_to_proto, to_proto
 from sheepfold_wire.frames import push_header_frame
 

@@ -94,6 +94,8 @@ class Engine:
         self.setting = setting
         self.geometry = geometry
         self.bytes: dict[AttemptId, Contribution] = {}
+        self.ahead: set[AttemptId] = set()
+        """Of which some bytes were pushed ahead."""
         self.weights: dict[int, int] = {}
         """State by version, as far as it is still encoded."""
         self.state = 0
@@ -108,6 +110,7 @@ class Engine:
     def drop(self, attempts: tuple[AttemptId, ...]) -> None:
         for attempt in attempts:
             self.bytes.pop(attempt, None)
+            self.ahead.discard(attempt)
 
     def gather(self, effect: e.ShardEffect) -> tuple[Contribution | None, ...]:
         """The bytes an effect works on, taken when it is asked for: a later drop does not pull them away."""

@@ -21,7 +21,7 @@ from sheepfold_server.core.replay import Recovered, Replay, RestoreState, Versio
 from sheepfold_server.core.shard import Shard
 from sheepfold_server.core.steps import Phase
 from sheepfold_wire.codecs import Codec
-from sheepfold_wire.errors import AttemptNotAnnounced, NotReady, SheepfoldError, StaleTerm
+from sheepfold_wire.errors import AheadGone, AttemptNotAnnounced, NotReady, SheepfoldError, StaleTerm
 from sheepfold_wire.ids import NO_ATTEMPT
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class _Push:
     answered: Answered
     sender: int
     """Number of the worker process."""
+    claims_ahead: bool
+    """Whether it says that bytes of it were pushed ahead."""
 
 
 @dataclass(slots=True)
@@ -217,7 +219,7 @@ class ShardHost:
             answered(NotReady("the job is not open here"))
             return
         token = self.world.number()
-        self._pushes[token] = _Push(contribution, answered, sender)
+        self._pushes[token] = _Push(contribution, answered, sender, header.ahead_bytes > 0)
         self.handle(e.PushOpened(token, header))
         if token in self._early():
             self.world.marks.hit("push before its announcement")
@@ -286,7 +288,19 @@ class ShardHost:
             case e.Report(report):
                 world.marks.of_report(report)
                 world.links.report(self, report)
-            case e.ReceiveBody(token):
+            case e.ReceiveAhead(token, attempt):
+                engine.ahead.add(attempt)
+                self._pushes.pop(token).answered(m.PushReply(False))
+            case e.ReceiveBody(token, attempt):
+                is_ahead, claims = attempt in engine.ahead, self._pushes[token].claims_ahead
+                engine.ahead.discard(attempt)
+                if claims and not is_ahead:
+                    world.marks.hit("bytes ahead gone")
+                    self.handle(e.PushBroken(token))
+                    self._pushes.pop(token).answered(AheadGone("not held here"))
+                    return
+                if claims:
+                    world.marks.hit("bytes ahead used")
                 world.at(world.workload.uniform(0.01, 0.08), self._body_arrived, token)
             case e.AnswerPush(token, is_duplicate):
                 push = self._pushes.pop(token)

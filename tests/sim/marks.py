@@ -12,6 +12,8 @@ from sheepfold_wire.errors import CheckpointFailed, SheepfoldError
 MARKS = (
     "attempt expired",
     "attempt superseded",
+    "bytes ahead gone",
+    "bytes ahead used",
     "clock of the coordinator went back",
     "command stuck in a half-open link",
     "commit sent again",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import sheepfold_wire.messages as m
 from sheepfold import events as s
 from sheepfold.session import LEASE_WAIT_SECONDS
 from sheepfold_wire.codecs import Codec
-from sheepfold_wire.errors import SheepfoldError
+from sheepfold_wire.errors import AheadGone, SheepfoldError
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -58,6 +59,10 @@ class SimWorker:
         """(version, value) by shard."""
         self._contribution: Contribution | None = None
         self._done = 0
+        self._leaves_early = number % 2 == 1
+        """Its gradients leave while they are computed."""
+        self._brought: set[tuple[m.AttemptId, int]] = set()
+        """Attempts and shards that have bytes of theirs already."""
         self._staged: list[m.AttemptId] = []
         """What every shard has said is staged."""
 
@@ -137,9 +142,38 @@ class SimWorker:
         elif attached is not None and make.call is s.Call.PULL:
             self.world.call_shard_pull(self._pull_request(attached, make), answered)
         elif attached is not None and self._contribution is not None:
-            header = self._header(attached, make, self._contribution)
-            self.world.call_shard_push(header, self._contribution, self.number, answered)
+            self._push(self._header(attached, make, self._contribution), answered)
         self.world.at(self._patience(make.call), answered, NetworkFailed(f"{make.call.name} timed out"))
+
+    def _push(self, header: m.PushHeader, answered: Callable[[object], None]) -> None:
+        """As the transport does: whole, where nothing is held of what was brought ahead."""
+        contribution, place = self._contribution, (header.attempt, header.shard)
+        assert contribution is not None
+
+        def heard(answer: object) -> None:
+            if isinstance(answer, AheadGone):
+                self.world.call_shard_push(header, contribution, self.number, answered)
+            else:
+                answered(answer)
+
+        claimed = replace(header, ahead_bytes=int(place in self._brought))
+        self._brought.discard(place)
+        self.world.call_shard_push(claimed, contribution, self.number, heard)
+
+    def _push_ahead(self, contribution: Contribution) -> None:
+        """Once to every shard, if it is still wanted; nobody asks what became of it but the push."""
+        attached, lease = self.session.attached, self.session.lease
+        if attached is None or lease is None or lease.attempt != contribution.attempt or not self.is_alive:
+            return
+        for shard in range(len(attached.shards)):
+            make = s.Make(s.Call.PUSH, shard, attempt=lease.attempt)
+            header = replace(self._header(attached, make, contribution), is_ahead=True)
+            heard = partial(self._brought_ahead, (lease.attempt, shard))
+            self.world.call_shard_push(header, contribution, self.number, heard)
+
+    def _brought_ahead(self, place: tuple[m.AttemptId, int], answer: object) -> None:
+        if answer == m.PushReply(False):
+            self._brought.add(place)
 
     def _patience(self, call: s.Call) -> float:
         return LEASE_WAIT_SECONDS + 2.0 if call is s.Call.LEASE else CALL_SECONDS_MAX
@@ -220,6 +254,8 @@ class SimWorker:
         self._contribution = contribution
         for part in (0.25, 0.5, 0.75):
             world.at(part * seconds, self._note_progress)
+        if self._leaves_early and not lease.is_init:
+            world.at(0.6 * seconds, self._push_ahead, contribution)
         world.at(seconds, self._offer, lease.attempt)
 
     def _note_progress(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sheepfold.address import find_address, parse_address
-from sheepfold.worker import Joining
+from sheepfold.joining import Joining
 from sheepfold_wire.connection import BadAddress, Connection, is_loopback, masked, parse_connection
 
 CA = "0f" * 32

@@ -18,7 +18,7 @@ from sheepfold.driver import Driver
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
 from sheepfold.events import Call, Ended, Make, Ready
 from sheepfold.session import Session
-from sheepfold.transport import TransportError
+from sheepfold.transport import Ranges, TransportError
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import JobHasEnded, ShapeMismatch, StaleIncarnation, VersionGone, WorkerUnknown
 from sheepfold_wire.manifest import Manifest, TensorSpec
@@ -208,7 +208,9 @@ def test_a_late_answer_of_an_earlier_push_is_not_taken_for_the_next_goal(
     held = threading.Event()
 
     class Slow(FakeTransport):
-        def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
+        def push(
+            self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, brought: Ranges = ()
+        ) -> m.PushReply:
             if header.shard == 1 and not header.facts.base_version < 0:
                 held.wait(10)
             return super().push(address, header, payload)
@@ -362,7 +364,9 @@ def test_an_attempt_that_a_heartbeat_reports_as_ended_is_dropped_while_it_is_pus
     pushing, leave = threading.Event(), threading.Event()
 
     class Stuck(FakeTransport):
-        def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
+        def push(
+            self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, brought: Ranges = ()
+        ) -> m.PushReply:
             if header.facts.base_version >= 0:
                 pushing.set()
                 leave.wait(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,7 @@ from sheepfold_wire.errors import BadFrame, ChunkChecksumMismatch
 from sheepfold_wire.frames import (
     CHUNK_BYTES,
     MESSAGE_BYTES_MAX,
+    RANGES_MAX,
     Chunk,
     InRegion,
     PartBuffer,
@@ -189,15 +191,16 @@ def test_payload_comes_by_chunks_or_by_a_region_and_not_by_both() -> None:
 @pytest.mark.parametrize(
     ("chunks", "said"),
     [
-        ([(4, b"efgh")], "covers bytes 4 to 8 of a part of 8, expected it to begin at 0"),
-        ([(0, b"abcd"), (0, b"abcd")], "covers bytes 0 to 4 of a part of 8, expected it to begin at 4"),
-        ([(0, b"abcd"), (5, b"fgh")], "expected it to begin at 4"),
-        ([(0, b"abcd"), (3, b"defg")], "expected it to begin at 4"),
+        ([(0, b"abcd"), (0, b"abcd")], "covers bytes 0 to 4 of a part of 8, where those from 4 to 8 are"),
+        ([(0, b"abcd"), (3, b"defg")], "from 4 to 8 are to come"),
+        ([(4, b"efgh"), (0, b"abcde")], "from 0 to 4 are to come"),
+        ([(4, b"ef"), (5, b"f")], "from 6 to 8 are to come"),
         ([(0, b"abcdefghi")], "covers bytes 0 to 9 of a part of 8"),
-        ([(2**63, b"a")], "expected it to begin at 0"),
+        ([(2**63, b"a")], "from 0 to 8 are to come"),
+        ([(3, b"")], "covers bytes 3 to 3"),
     ],
 )
-def test_gaps_overlaps_repetitions_and_too_many_bytes_are_refused(
+def test_overlaps_repetitions_and_too_many_bytes_are_refused(
     chunks: list[tuple[int, bytes]], said: str
 ) -> None:
     buffer, *made = (
@@ -209,6 +212,27 @@ def test_gaps_overlaps_repetitions_and_too_many_bytes_are_refused(
     with pytest.raises(BadFrame, match=said):
         buffer.add(made[-1])
     assert len(buffer.payload) == 8, "the buffer never grows"
+
+
+@given(st.binary(min_size=1, max_size=60), st.data())
+def test_chunks_make_the_payload_in_any_order(payload: bytes, data: st.DataObject) -> None:
+    cuts = sorted({0, len(payload), *data.draw(st.lists(st.integers(0, len(payload))))})
+    pieces = data.draw(st.permutations(list(itertools.pairwise(cuts))))
+    buffer, come = PartBuffer(len(payload), BufferPool(64)), set[int]()
+    for first, end in pieces:
+        buffer.add(Chunk(first, memoryview(payload)[first:end]))
+        come |= set(range(first, end))
+        assert buffer.filled == len(come)
+        assert buffer.prefix == next(at for at in range(len(payload) + 1) if at not in come)
+    assert buffer.finish() == payload
+
+
+def test_more_pieces_than_any_client_sends_are_refused() -> None:
+    buffer = PartBuffer(3 * RANGES_MAX, BufferPool(64))
+    for at in range(RANGES_MAX + 1):
+        buffer.add(Chunk(2 * at, memoryview(b"x")))
+    with pytest.raises(BadFrame, match=f"{RANGES_MAX + 1} ranges of it have"):
+        buffer.add(Chunk(2 * RANGES_MAX + 2, memoryview(b"x")))
 
 
 def test_missing_bytes_are_refused_with_both_numbers() -> None:

@@ -108,6 +108,16 @@ def test_folded_bytes_make_room_for_the_next_part() -> None:
     assert (evicted.attempt, evicted.has_bytes) == (attempt(1), False)
 
 
+def test_folded_bytes_make_room_for_what_is_pushed_ahead() -> None:
+    parts = parts_with(1, 2, 3, part_slots=2)
+    fold(parts, 1)
+    stage(parts, 2)
+    evicted = parts.hold(parts.find(attempt(3), 0))
+    assert evicted is not None
+    assert evicted.attempt == attempt(1)
+    assert receive(parts, 3) is None, "it has its room already"
+
+
 def test_bytes_that_are_not_folded_are_never_evicted() -> None:
     parts = parts_with(1, 2, part_slots=1)
     stage(parts, 1)

@@ -12,9 +12,10 @@ from tests.unit.test_run import linear, loss_of
 
 import sheepfold_wire.messages as m
 from sheepfold.errors import Refused
+from sheepfold.joining import Joining
 from sheepfold.packing import tensors_of
 from sheepfold.run import Run, attach
-from sheepfold.worker import Joining
+from sheepfold.transport import Ranges
 from sheepfold_wire.codecs import Buffer
 from sheepfold_wire.errors import NonFinite, ShapeMismatch
 
@@ -30,7 +31,9 @@ class Gated(FakeTransport):
         self.arrived, self.gate = threading.Event(), threading.Event()
         self.is_overwritten = False
 
-    def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
+    def push(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, brought: Ranges = ()
+    ) -> m.PushReply:
         if header.facts.samples:
             before = bytes(payload)
             self.arrived.set()

@@ -47,6 +47,7 @@ JOB = ShardJob(
     holds_split=False,
 )
 FACTS = m.Facts(4, 4.0, 0, b"\x01")
+NO_FACTS = m.Facts(0, 0.0, -1, b"")
 CHECK = e.PartCheck((1.0,))
 OPEN = m.OpenJob("j", "lineage", 1, 1, "", "")
 
@@ -210,6 +211,55 @@ def test_broken_push_may_be_sent_again() -> None:
     bench.tell(e.PushBroken(bench._tokens))
     bench.push(91)
     assert len(bench.reports(m.Staged)) == 2  # the init part and this one
+
+
+def open_ahead(bench: Bench, counter: int, **fields: object) -> list[e.ShardEffect]:
+    return bench.open_push(counter, is_ahead=True, payload_digest=b"", facts=NO_FACTS, **fields)
+
+
+def test_what_is_pushed_ahead_waits_for_the_push_of_its_part() -> None:
+    bench = Bench().start(91)
+    assert open_ahead(bench, 91) == [e.ReceiveAhead(bench._tokens, attempt(91))]
+    assert open_ahead(bench, 91) == [e.ReceiveAhead(bench._tokens, attempt(91))]
+    assert len(bench.reports(m.Staged)) == 1  # the init part
+    assert bench.open_push(91, ahead_bytes=40) == [e.ReceiveBody(bench._tokens, attempt(91))]
+    bench.tell(e.PushReceived(bench._tokens, CHECK))
+    assert len(bench.reports(m.Staged)) == 2
+
+
+def test_part_that_comes_whole_wants_nothing_ahead_of_it() -> None:
+    bench = Bench().start(91)
+    bench.open_push(91)
+    assert open_ahead(bench, 91) == [e.AnswerPush(bench._tokens, is_duplicate=True)]
+    bench.tell(e.PushReceived(bench._tokens - 1, CHECK))
+    assert open_ahead(bench, 91) == [e.AnswerPush(bench._tokens, is_duplicate=True)]
+
+
+def test_bytes_pushed_ahead_are_freed_with_their_attempt() -> None:
+    bench = Bench().start(91)
+    open_ahead(bench, 91)
+    assert bench.command(m.EndAttempts("j", (attempt(91),), "expired")) == [e.DropParts((attempt(91),))]
+    assert isinstance(refused_ahead(bench, 91), StepClosed)
+
+
+def refused_ahead(bench: Bench, counter: int, **fields: object) -> SheepfoldError:
+    effects = open_ahead(bench, counter, **fields)
+    assert isinstance(effects[-1], e.RefusePush)
+    return effects[-1].error
+
+
+def test_bytes_ahead_of_another_part_are_refused() -> None:
+    bench = Bench().start(91)
+    for field, error in (("codec", ShapeMismatch), ("incarnation", StaleIncarnation), ("term", StaleTerm)):
+        assert isinstance(refused_ahead(bench, 91, **{field: "fp16" if field == "codec" else 77}), error)
+    assert isinstance(refused_ahead(bench, 91, payload_bytes=99), ShapeMismatch)
+
+
+def test_initial_weights_are_not_pushed_ahead() -> None:
+    bench = Bench()
+    bench.expect(90, is_init=True, step=None)
+    found = refused_ahead(bench, 90, codec="fp32", payload_bytes=200)
+    assert "not pushed ahead" in str(found)
 
 
 def test_late_push_is_refused() -> None:

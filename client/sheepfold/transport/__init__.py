@@ -26,6 +26,12 @@ CoordinatorRequest = (
     | m.ListJobsRequest
 )
 
+Ranges = tuple[range, ...]
+"""Of the bytes of one part."""
+
+Brought = tuple[Ranges, ...]
+"""What of a contribution's parts their shards hold already, in shard order; () for nothing."""
+
 REPLIES: dict[type, type] = {
     m.CreateJobRequest: m.CreateJobReply,
     m.AttachRequest: m.AttachReply,
@@ -55,8 +61,15 @@ class Transport(Protocol):
     def call(self, request: CoordinatorRequest) -> Any:
         """The coordinator's reply, of the class that REPLIES names."""
 
-    def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
-        """Returns once the shard has staged the part."""
+    def push(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, brought: Ranges = ()
+    ) -> m.PushReply:
+        """Returns once the shard has staged the part. `brought`: what `push_ahead` has brought of it."""
+
+    def push_ahead(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, ranges: Ranges
+    ) -> bool:
+        """Some bytes of a part, before the rest is known; False where nothing would be gained by it."""
 
     def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
         """(version, payload)."""
@@ -75,7 +88,7 @@ class Borrowed:
     """A transport for a second user, who does not close it."""
 
     def __init__(self, transport: Transport) -> None:
-        self.call, self.push = transport.call, transport.push
+        self.call, self.push, self.push_ahead = transport.call, transport.push, transport.push_ahead
         self.pull, self.digest, self.way = transport.pull, transport.digest, transport.way
 
     def close(self) -> None:

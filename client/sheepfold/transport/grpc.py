@@ -16,13 +16,13 @@ import grpc.experimental
 import xxhash
 
 import sheepfold_wire.messages as m
-from sheepfold.transport import REPLIES, CoordinatorRequest, TransportError
+from sheepfold.transport import REPLIES, CoordinatorRequest, Ranges, TransportError
 from sheepfold.transport.shared_memory import Region, SharedMemory
 from sheepfold_wire.access import Access, Metadata
 from sheepfold_wire.codecs import Buffer
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.convert import from_proto, to_proto
-from sheepfold_wire.errors import BadFrame, ChunkChecksumMismatch, PreconditionError, RegionGone
+from sheepfold_wire.errors import AheadGone, BadFrame, ChunkChecksumMismatch, PreconditionError, RegionGone
 from sheepfold_wire.frames import (
     MESSAGE_BYTES_MAX,
     Chunk,
@@ -110,12 +110,25 @@ class GrpcTransport:
             raise translated(error, f"{name} at {self._coordinator}") from None
         return from_proto(REPLIES[type(request)], reply)
 
-    def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
+    def push(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, brought: Ranges = ()
+    ) -> m.PushReply:
+        if brought:
+            with suppress(AheadGone):
+                rest = chunk_frames(payload, ranges=left_of(len(payload), brought))
+                return self._push(address, replace(header, ahead_bytes=sum(map(len, brought))), rest)
         with suppress(RegionGone), self._shared.lent(address, len(payload)) as region:
             if region is not None:
                 region.write(payload)
                 return self._push(address, header, iter((push_region_frame(region.number),)))
         return self._push(address, header, chunk_frames(payload))
+
+    def push_ahead(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, ranges: Ranges
+    ) -> bool:
+        if self._shared.is_used(address):
+            return False
+        return not self._push(address, header, chunk_frames(payload, ranges=ranges)).duplicate
 
     def _push(self, address: m.ShardAddress, header: m.PushHeader, body: Iterator[bytes]) -> m.PushReply:
         method: Any = self._channel(address.address).stream_unary(
@@ -205,6 +218,13 @@ class GrpcTransport:
 def bulk_seconds(payload_bytes: int) -> float:
     """Deadline of a push or pull: generous, but no call waits for ever."""
     return BULK_SECONDS + payload_bytes / BULK_BYTES_PER_SECOND
+
+
+def left_of(size: int, brought: Ranges) -> Ranges:
+    """The bytes of a part of `size` that are in none of these ranges, which do not overlap."""
+    pieces = sorted(brought, key=lambda piece: piece.start)
+    starts, ends = [0, *(piece.stop for piece in pieces)], [*(piece.start for piece in pieces), size]
+    return tuple(range(start, end) for start, end in zip(starts, ends, strict=True) if start < end)
 
 
 def _header(frame: bytes) -> m.PullHeader:

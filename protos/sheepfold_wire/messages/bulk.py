@@ -45,6 +45,10 @@ class PushHeader:
     payload_bytes: int
     payload_digest: bytes
     facts: Facts
+    is_ahead: bool = False
+    """Whether some of the payload follows, before digest and facts are known; they are empty then."""
+    ahead_bytes: int = 0
+    """Of the payload, brought by pushes ahead of this one: only the others follow."""
 
 
 @dataclass(frozen=True, slots=True)

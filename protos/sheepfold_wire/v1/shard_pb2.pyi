@@ -70,7 +70,7 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class PushHeader(_message.Message):
-    __slots__ = ("job", "attempt", "shard", "incarnation", "term", "manifest_digest", "plan_digest", "codec", "payload_bytes", "payload_digest", "facts")
+    __slots__ = ("job", "attempt", "shard", "incarnation", "term", "manifest_digest", "plan_digest", "codec", "payload_bytes", "payload_digest", "facts", "is_ahead", "ahead_bytes")
     JOB_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,8 @@ class PushHeader(_message.Message):
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
+    IS_AHEAD_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     job: str
     attempt: AttemptId
     shard: int
@@ -93,7 +95,9 @@ class PushHeader(_message.Message):
     payload_bytes: int
     payload_digest: bytes
     facts: Facts
-    def __init__(self, job: _Optional[str] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., term: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., codec: _Optional[str] = ..., payload_bytes: _Optional[int] = ..., payload_digest: _Optional[bytes] = ..., facts: _Optional[_Union[Facts, _Mapping]] = ...) -> None: ...
+    is_ahead: bool
+    ahead_bytes: int
+    def __init__(self, job: _Optional[str] = ..., attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., term: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., codec: _Optional[str] = ..., payload_bytes: _Optional[int] = ..., payload_digest: _Optional[bytes] = ..., facts: _Optional[_Union[Facts, _Mapping]] = ..., is_ahead: bool = ..., ahead_bytes: _Optional[int] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("duplicate",)

@@ -112,6 +112,10 @@ def check_part(job: ShardJob, part: Part, header: m.PushHeader) -> None:
         )
     if header.payload_bytes != due:
         raise ShapeMismatch(f"the part has {header.payload_bytes} bytes, shard {job.shard} expects {due}")
+    if header.is_ahead:
+        if part.is_init:
+            raise ShapeMismatch("initial weights are not pushed ahead; send the part whole")
+        return
     if not (math.isfinite(header.facts.weight) and math.isfinite(header.facts.loss or 0.0)):
         raise InvalidError(
             f"weight = {header.facts.weight}, loss = {header.facts.loss}: both must be finite; "

@@ -74,9 +74,14 @@ class Parts:
         return LeaseEnded("the attempt was ended by the coordinator; drop it and ask for a lease")
 
     def receive(self, part: Part, token: int, header: m.PushHeader) -> Part | None:
-        """Its body is on the way; returns a folded part whose bytes must make room, if there is none."""
-        part.state, part.token, part.header, part.has_bytes = PartState.RECEIVING, token, header, True
+        """Its body is on the way; returns as `hold`."""
+        part.state, part.token, part.header = PartState.RECEIVING, token, header
         self._tokens[token] = part.attempt
+        return self.hold(part)
+
+    def hold(self, part: Part) -> Part | None:
+        """Bytes of it are on the way; returns a folded part whose bytes must make room, if there is none."""
+        part.has_bytes = True
         held = [p for p in self._parts.values() if p.has_bytes]
         if len(held) <= self._part_slots:
             return None

@@ -59,6 +59,8 @@ class Receiving:
             return [e.RefusePush(event.token, error)]
         if part.state is not PartState.EXPECTED:
             return [e.AnswerPush(event.token, is_duplicate=True)]
+        if event.header.is_ahead:
+            return [*self._evict(self._parts.hold(part)), e.ReceiveAhead(event.token, part.attempt)]
         evicted = self._parts.receive(part, event.token, event.header)
         return [*self._evict(evicted), e.ReceiveBody(event.token, part.attempt)]
 

@@ -20,9 +20,9 @@ import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import check_pull
 from sheepfold_server.shell.fleet import Fleet
-from sheepfold_server.shell.shard_actor import Served
 from sheepfold_server.shell.shard_process import ShardConfig, ShardProcess
 from sheepfold_server.shell.shard_service import check_part, entries
+from sheepfold_server.shell.transfers import Served
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.digest import Entry
 from sheepfold_wire.errors import InternalError, NotReady
@@ -125,7 +125,15 @@ class LocalTransport:
                 return m.ListJobsReply(self._fold.fleet.jobs())
         return _result(self._fold.fleet.call(request))
 
-    def push(self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer) -> m.PushReply:
+    def push_ahead(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, ranges: tuple[range, ...]
+    ) -> bool:
+        """There is no way here on which time could be lost."""
+        return False
+
+    def push(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, brought: tuple[range, ...] = ()
+    ) -> m.PushReply:
         """Stage a copy of the part: the caller may reuse its buffer at once."""
         actor = self._fold.processes[address.shard].actor(header.job)
         token, future = actor.open_push(header)

@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
@@ -28,6 +28,7 @@ from sheepfold_server.shell.kernel_work import FirstState, KernelWork
 from sheepfold_server.shell.made_again import made_again
 from sheepfold_server.shell.part_store import NO_PARTS, JobParts
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
+from sheepfold_server.shell.transfers import AheadPart, Served
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.frames import Buffer
@@ -35,14 +36,6 @@ from sheepfold_wire.ids import NOTHING_LOADED, AttemptId
 from sheepfold_wire.manifest import ROW_ELEMENTS
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """Answer of a pull."""
-
-    version: int
-    payload: Buffer
 
 
 class ShardActor:
@@ -70,6 +63,7 @@ class ShardActor:
         """Codec asked for, by token of a pull."""
         self._arriving: dict[int, tuple[AttemptId, Buffer, Codec]] = {}
         self._parts: dict[AttemptId, tuple[Buffer, Codec]] = {}
+        self._ahead: dict[AttemptId, AheadPart] = {}
         self._encoded: dict[tuple[int, Codec], Buffer] = {}
         self._served_codecs = {Codec.FP32}
         slices = tensors.layout.plan.manifest.slices
@@ -107,7 +101,7 @@ class ShardActor:
         self._actor.submit(e.Command(command))
 
     def open_push(self, header: m.PushHeader) -> tuple[int, Future[object]]:
-        """(token, what to do): the future yields ReceiveBody or AnswerPush, or raises the refusal."""
+        """(token, what to do): the future yields what is held ahead, or AnswerPush; or raises the refusal."""
         token, future = self._expect()
         self._actor.submit(e.PushOpened(token, header))
         return token, future
@@ -167,17 +161,17 @@ class ShardActor:
         match effect:
             case e.Report(report):
                 self._tell(self._measured(report) if isinstance(report, m.Applied) else report)
-            case e.ReceiveBody(token, _):
-                self._answer(token, effect)
+            case e.ReceiveAhead(token, attempt):
+                self._answer(token, self._ahead.setdefault(attempt, AheadPart()))
+            case e.ReceiveBody(token, attempt):
+                self._answer(token, self._ahead.pop(attempt, None) or AheadPart())
             case e.AnswerPush(token, _):
                 if token in self._arriving:
                     attempt, payload, codec = self._arriving.pop(token)
                     self._parts[attempt] = (payload, codec)
                 self._answer(token, effect)
-            case e.RefusePush(token, error):
+            case e.RefusePush(token, error) | e.RefusePull(token, error):
                 self._arriving.pop(token, None)
-                self._answer(token, error)
-            case e.RefusePull(token, error):
                 self._codecs.pop(token, None)
                 self._answer(token, error)
             case e.ServePull():
@@ -185,6 +179,7 @@ class ShardActor:
             case e.DropParts(attempts):
                 for attempt in attempts:
                     self._parts.pop(attempt, None)
+                    self._ahead.pop(attempt, None)
             case e.KeepVersion(step):
                 with self._lock:
                     kept = {codec: payload for (v, codec), payload in self._encoded.items() if v == step}

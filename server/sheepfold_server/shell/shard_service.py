@@ -21,9 +21,10 @@ from sheepfold_server.core.headers import check_pull
 from sheepfold_server.core.permissions import Caller
 from sheepfold_server.shell.options import has_deadline
 from sheepfold_server.shell.patience import Patience
-from sheepfold_server.shell.shard_actor import Served, ShardActor
+from sheepfold_server.shell.shard_actor import ShardActor
 from sheepfold_server.shell.shard_process import ShardProcess
 from sheepfold_server.shell.shared_memory import Regions
+from sheepfold_server.shell.transfers import AheadPart, Served
 from sheepfold_wire import frames
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.convert import from_proto, to_proto
@@ -123,8 +124,12 @@ class ShardService:
             ) from None
         if isinstance(answer, e.AnswerPush):
             return m.PushReply(duplicate=True)
+        held = cast(AheadPart, answer)
+        if header.is_ahead:
+            self._receive_ahead(requests, header, held)
+            return m.PushReply(duplicate=False)
         try:
-            payload, codec = self._receive(requests, header), Codec(header.codec)
+            payload, codec = self._receive(requests, header, held), Codec(header.codec)
             check = check_part(actor, payload, codec, header.facts.present)
         except BaseException:
             actor.push_broken(token)
@@ -132,20 +137,36 @@ class ShardService:
         _await(actor.received(token, header.attempt, payload, codec, check))
         return m.PushReply(duplicate=False)
 
-    def _receive(self, requests: Iterator[bytes], header: m.PushHeader) -> bytearray:
-        """The whole payload; raises BadFrame, RegionGone or ChunkChecksumMismatch, and keeps nothing then."""
-        buffer, digest = frames.PartBuffer(header.payload_bytes, self._parts), xxhash.xxh3_128()
+    def _receive_ahead(self, requests: Iterator[bytes], header: m.PushHeader, held: AheadPart) -> None:
+        """Raises AheadGone, BadFrame or ChunkChecksumMismatch; what came before is kept."""
+        for frame in requests:
+            match frames.read_push_frame(frame):
+                case frames.Chunk() as chunk:
+                    held.add(chunk, header.payload_bytes, self._parts)
+                case _:
+                    raise BadFrame("what is pushed ahead comes in chunks; send nothing else after the header")
+
+    def _receive(self, requests: Iterator[bytes], header: m.PushHeader, held: AheadPart) -> bytearray:
+        """The whole payload. Keeps nothing where it raises.
+
+        Raises BadFrame, RegionGone, AheadGone, ChunkChecksumMismatch.
+        """
+        buffer = held.take(header.ahead_bytes) or frames.PartBuffer(header.payload_bytes, self._parts)
+        digest, seen = xxhash.xxh3_128(), 0
         for frame in requests:
             match frames.read_push_frame(frame):
                 case frames.Chunk() as chunk:
                     buffer.add(chunk)
-                    digest.update(chunk.data)
+                    digest.update(memoryview(buffer.payload)[seen : buffer.prefix])
+                    seen = buffer.prefix
                 case frames.InRegion(region):
                     with buffer.whole() as payload:
                         self._regions.read(region, payload, digest.update)
+                    seen = buffer.prefix
                 case _:
                     raise BadFrame("a second header arrived inside a push")
         payload = buffer.finish()
+        digest.update(memoryview(payload)[seen:])
         if digest.digest() != header.payload_digest:
             raise ChunkChecksumMismatch(
                 f"the part's digest is {digest.hexdigest()}, its header says {header.payload_digest.hex()}; "

@@ -12,7 +12,15 @@ from sheepfold_wire.ids import AttemptId
 
 @dataclass(frozen=True, slots=True)
 class ReceiveBody:
-    """Receive and check the body of this push."""
+    """Receive and check the body of this push, which what was pushed ahead of it belongs to."""
+
+    token: int
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveAhead:
+    """Keep the body of this push with what else is pushed ahead of the attempt's part."""
 
     token: int
     attempt: AttemptId
@@ -186,6 +194,7 @@ class Halt:
 
 ShardEffect = (
     ReceiveBody
+    | ReceiveAhead
     | AnswerPush
     | RefusePush
     | Report
