@@ -1,9 +1,10 @@
-"""What `delay = 1` buys: pushes go on while the next slot is pulled and computed.
+"""What hides communication behind computing: `overlap = True` in the script, `delay = 1` in the job.
 
     python -m tests.bench.duplex [--compute-seconds 0.1] [--workers 2] [--rounds 9] [--steps 12]
 
-Each worker has a place in two jobs of one model, with delay 0 and 1, and takes turns of some steps in each.
-Computing is waiting, as for an accelerator: the processors are free meanwhile. The last line is JSON.
+Each worker has a place in three jobs of one model, for the three ways, and takes turns of some steps in each.
+Computing is waiting, a third of it in forward and the rest in backward, tensor by tensor, as for an
+accelerator: the processors are free meanwhile. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -22,36 +23,71 @@ import torch
 from tests.bench.kernel import MODELS
 from tests.bench.step.given import Given
 from tests.bench.step.ours import Shaped, job_of, servers
+from torch import Tensor
 
 import sheepfold
 from sheepfold.transport.shared_memory import VARIABLE
 
-DELAYS = (0, 1)
+WAYS = ("in_step", "overlap", "delay")
+"""Of pushing; `delay` changes what is computed as well."""
 WARM_UP = 4
+FORWARD = 1 / 3
+"""Of the computing."""
+
+
+class Waits(torch.autograd.Function):
+    """One layer: nothing is computed, its gradient is given, and backward takes so many seconds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, gradient: Tensor, seconds: float) -> Tensor:
+        ctx.given = gradient, seconds
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> tuple[Tensor | None, ...]:
+        gradient, seconds = ctx.given
+        time.sleep(seconds)
+        return outer[0], gradient, None, None
+
+
+class Computing:
+    """A worker's model, and its place in the job of one way."""
+
+    def __init__(self, way: str, address: str, options: dict[str, Any]) -> None:
+        given = Given(options["model"])
+        self._model = Shaped(given, given.weights(), torch.bfloat16)
+        self._gradients = given.views(given.gradient(given.noise(0, torch.bfloat16), 0))
+        self._seconds, self._elements = options["compute_seconds"], given.elements
+        delay = int(way == "delay")
+        job = job_of(options["workers"], "bf16", "checkpoint", delay, f"hidden-{way.replace('_', '-')}")
+        self.run = sheepfold.attach(
+            self._model, address=address, config=job, threads=1, overlap=way == "overlap"
+        )
+
+    def step(self) -> None:
+        slot = self.run.next_slot()
+        assert slot is not None
+        time.sleep(FORWARD * self._seconds)
+        x = torch.zeros((), requires_grad=True)
+        for weight, gradient in zip(self._model.parameters(), self._gradients, strict=True):
+            seconds = (1 - FORWARD) * self._seconds * gradient.numel() / self._elements
+            x = Waits.apply(x, weight, gradient, seconds)  # type: ignore[no-untyped-call]
+        slot.backward(x, weight=1.0)
+        self.run.step()
 
 
 def worker(address: str, options: dict[str, Any], told: Connection) -> None:
     """Takes turns as told; answers with seconds."""
     torch.set_num_threads(1)
     os.environ[VARIABLE] = str(int(options["shared"]))
-    given = Given(options["model"])
-    gradient = given.noise(0, torch.bfloat16)
-    runs = []
-    for delay in DELAYS:
-        model = Shaped(given, given.weights(), torch.bfloat16)
-        for parameter, view in zip(model.parameters(), given.views(given.gradient(gradient, 0)), strict=True):
-            parameter.grad = view
-        job = job_of(options["workers"], "bf16", "checkpoint", delay)
-        runs.append(sheepfold.attach(model, address=address, config=job, threads=1))
-    for delay, steps in iter(told.recv, None):
+    places = {way: Computing(way, address, options) for way in WAYS}
+    for way, steps in iter(told.recv, None):
         began = time.perf_counter()
         for _ in range(steps):
-            assert runs[delay].next_slot() is not None
-            time.sleep(options["compute_seconds"])
-            runs[delay].contribute(weight=1.0)
+            places[way].step()
         told.send(time.perf_counter() - began)
-    for run in runs:
-        run.close()
+    for place in places.values():
+        place.run.close()
     told.send(None)
 
 
@@ -76,39 +112,39 @@ def main() -> None:
             process.start()
             ends.append(mine)
             processes.append(process)
-        turn(ends, 0, WARM_UP)
-        turn(ends, 1, WARM_UP)
-        seconds: tuple[list[float], list[float]] = ([], [])
+        for way in WAYS:
+            turn(ends, way, WARM_UP)
+        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in range(options.rounds):
-            for delay in DELAYS if number % 2 == 0 else DELAYS[::-1]:
-                seconds[delay].append(turn(ends, delay, options.steps) / options.steps)
+            for at in range(len(WAYS)):
+                way = WAYS[(number + at) % len(WAYS)]
+                seconds[way].append(turn(ends, way, options.steps) / options.steps)
         for end in ends:
             end.send(None)
             end.recv()
         for process in processes:
             process.join()
-    ratios = [now / later for now, later in zip(*seconds, strict=True)]
-    found = {
-        "bench": "duplex",
-        **vars(options),
-        "step_s": round(median(seconds[0]), 4),
-        "step_s_delayed": round(median(seconds[1]), 4),
-        "faster": round(median(ratios), 3),
-        "exposed_s": round(median(seconds[0]) - options.compute_seconds, 4),
-        "exposed_s_delayed": round(median(seconds[1]) - options.compute_seconds, 4),
-    }
-    print(
-        f"a step of {options.compute_seconds:g} s of computing takes {found['step_s']} s, with delay = 1 "
-        f"{found['step_s_delayed']} s: {found['faster']} times faster",
-        file=sys.stderr,
-    )
+    found: dict[str, Any] = {"bench": "duplex", **vars(options)}
+    for way in WAYS:
+        ratios = [now / other for now, other in zip(seconds["in_step"], seconds[way], strict=True)]
+        step = median(seconds[way])
+        found[way] = {
+            "step_s": round(step, 4),
+            "exposed_s": round(step - options.compute_seconds, 4),
+            "faster": round(median(ratios), 3),
+        }
+        print(
+            f"{way}: a step with {options.compute_seconds:g} s of computing takes {step:.4f} s, "
+            f"{found[way]['faster']} times as fast as in_step",
+            file=sys.stderr,
+        )
     print(json.dumps(found))
 
 
-def turn(ends: list[Connection], delay: int, steps: int) -> float:
+def turn(ends: list[Connection], way: str, steps: int) -> float:
     """Seconds of the slowest worker."""
     for end in ends:
-        end.send((delay, steps))
+        end.send((way, steps))
     return max(end.recv() for end in ends)
 
 

@@ -23,10 +23,10 @@ from sheepfold_server.shell.supervisor import Supervisor, UpConfig
 from sheepfold_wire.job import Job, parse_job
 
 
-def job_of(workers: int, codec: str, durability: str, delay: int = 0) -> Job:
+def job_of(workers: int, codec: str, durability: str, delay: int = 0, name: str = "") -> Job:
     return parse_job(
         {
-            "name": f"step-delay-{delay}",
+            "name": name or f"step-delay-{delay}",
             "batch": {"samples": workers, "slot_samples": 1, "delay": delay},
             "data": {"mode": "free"},
             "optimizer": {"lr": {"peak": RATE}, "eps": EPSILON, "weight_decay": DECAY},
