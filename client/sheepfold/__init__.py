@@ -18,6 +18,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sheepfold.attaching import attach as attach
     from sheepfold.errors import GroupBroken as GroupBroken
     from sheepfold.errors import JobEnded as JobEnded
     from sheepfold.errors import Refused as Refused
@@ -29,14 +30,13 @@ if TYPE_CHECKING:
     from sheepfold.reader import Reader as Reader
     from sheepfold.result import StepResult as StepResult
     from sheepfold.run import Run as Run
-    from sheepfold.run import attach as attach
     from sheepfold.schedules import tabulated as tabulated
     from sheepfold_wire.job import Job as Job
 
 FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
 
 _HOMES = {
-    "attach": "sheepfold.run",
+    "attach": "sheepfold.attaching",
     "Run": "sheepfold.run",
     "RemoteOptimizer": "sheepfold.optimizer",
     "Reader": "sheepfold.reader",

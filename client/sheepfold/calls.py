@@ -7,13 +7,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 import sheepfold_wire.messages as m
 from sheepfold.errors import Refused, ServerUnavailable
 from sheepfold.events import Call, LeaseAnswer, Make, Pulled, Pushed, SessionEvent
 from sheepfold.session import LEASE_WAIT_SECONDS
-from sheepfold.transport import Brought, Ranges, Transport, TransportError
+from sheepfold.transport import Arrived, Brought, Ranges, Transport, TransportError
 from sheepfold.usage import Usage
 from sheepfold.waiting import Waiting
 from sheepfold_wire.codecs import Buffer, Codec
@@ -64,6 +65,16 @@ class Terms:
         return cls(reply, job, manifest, plan)
 
 
+class Watcher(Protocol):
+    """Is told of a lease and its weights while they come; from any thread, and must not wait."""
+
+    def leased(self, lease: m.Lease) -> None:
+        """It is known; its weights are asked for now."""
+
+    def arrived(self, shard: int, version: int, part: Buffer, count: int) -> None:
+        """The first `count` bytes of a shard's part are there."""
+
+
 Answer = tuple[SessionEvent | None, Buffer | None]
 """What to tell the session of a call, and the weights it brought."""
 
@@ -84,14 +95,20 @@ class WorkerCalls:
         return Terms.of(self.transport.call(self.opening))
 
     def answer(
-        self, make: Make, terms: Terms | None, contribution: Contribution | None, plans_ahead: bool
+        self,
+        make: Make,
+        terms: Terms | None,
+        contribution: Contribution | None,
+        plans_ahead: bool,
+        watcher: Watcher | None = None,
     ) -> Answer:
         """Make a lease, pull or push call that the session asks for."""
         if make.call is Call.LEASE:
             return LeaseAnswer(self.lease(make.holding, make.ends_heard, plans_ahead)), None
         assert terms is not None  # the session attaches before it asks for anything of a shard
         if make.call is Call.PULL:
-            version, part = self.pull(terms, make.shard, make.version)
+            arrived = None if watcher is None else partial(watcher.arrived, make.shard)
+            version, part = self.pull(terms, make.shard, make.version, arrived)
             return Pulled(make.shard, version, make.round), part
         assert contribution is not None
         assert make.attempt is not None
@@ -105,7 +122,9 @@ class WorkerCalls:
         reply: m.LeaseReply = self.transport.call(request)
         return reply
 
-    def pull(self, terms: Terms, shard: int, version: int | None) -> tuple[int, Buffer]:
+    def pull(
+        self, terms: Terms, shard: int, version: int | None, arrived: Arrived | None = None
+    ) -> tuple[int, Buffer]:
         """(version, part); raises ShapeMismatch for a part of another length than the plan's."""
         address = terms.reply.shards[shard]
         request = m.PullRequest(
@@ -119,7 +138,7 @@ class WorkerCalls:
             wait_seconds=PULL_WAIT_SECONDS,
             lineage=terms.reply.lineage,
         )
-        (found, part), seconds = self.usage.timed(lambda: self.transport.pull(address, request))
+        (found, part), seconds = self.usage.timed(lambda: self.transport.pull(address, request, arrived))
         due = terms.plan.part_bytes(shard, self.down)
         if len(part) != due:
             raise ShapeMismatch(f"shard {shard} sent {len(part)} bytes, {due} are due; attach again")

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 
 import sheepfold_wire.messages as m
-from sheepfold.calls import Answer, Contribution, Terms, WorkerCalls, for_script
+from sheepfold.calls import Answer, Contribution, Terms, Watcher, WorkerCalls, for_script
 from sheepfold.errors import JobEnded, Refused
 from sheepfold.events import (
     Attached,
@@ -75,16 +75,15 @@ class Driver:
         self._is_opening = False
         self._wake_at: float | None = None
         self._contribution: Contribution | None = None
+        self._watcher: Watcher | None = None
         self._pulled: dict[int, Buffer] = {}
         self._is_in_place = True
         """Whether the script has taken over all that was pulled; if not, its weights are of no version."""
         self._work_done = 0
         self.plans_ahead = False
         """Whether samples are loaded before they are leased; see LeaseRequest."""
-        self._last_said = ""
-        self._is_closed = False
-        self._began = clock()
-        self._limit_seconds = math.inf
+        self._last_said, self._is_closed = "", False
+        self._began, self._limit_seconds = clock(), math.inf
         self._heartbeat = Heartbeat(self.beat_once)
         self._pid = os.getpid()
         atexit.register(self.close, "the script ended")
@@ -102,11 +101,15 @@ class Driver:
             self._is_opening = False
         return self.terms
 
-    def next_lease(self) -> m.Lease:
+    def next_lease(self, watcher: Watcher | None = None) -> m.Lease:
         """The next lease, once the weights it wants are pulled; raises JobEnded when there is no more."""
         if self.slot_clock.is_leaving:
             sys.exit(EXIT_TRY_AGAIN)
-        lease = self._reach(Want(Goal.LEASE)).lease
+        self._watcher = watcher
+        try:
+            lease = self._reach(Want(Goal.LEASE)).lease
+        finally:
+            self._watcher = None
         assert lease is not None
         if not lease.is_init:
             self.slot_clock.begin()
@@ -197,8 +200,11 @@ class Driver:
             while (seconds := self._go_on()) is not None:
                 with suppress(queue.Empty):
                     self._news.get(timeout=seconds)
-            assert self._outcome is not None
-            return self._conclude(self._outcome)
+            if isinstance(self._outcome, Failed):
+                error = self._outcome.error
+                raise for_script(error, self._clock() - self._began) from error
+            assert isinstance(self._outcome, Ready | Ended)
+            return self._outcome
         finally:
             if not isinstance(self._outcome, Ready | Ended):
                 with self._lock:
@@ -230,12 +236,6 @@ class Driver:
             self._outcome = Failed(TransportError("the newest weights did not come"))
             self._session.handle(Want(Goal.NOTHING), now)
 
-    def _conclude(self, outcome: SessionAction) -> Ready | Ended:
-        if isinstance(outcome, Ready | Ended):
-            return outcome
-        assert isinstance(outcome, Failed)
-        raise for_script(outcome.error, self._clock() - self._began) from outcome.error
-
     # --- events in, actions out ---------------------------------------------------------------------
 
     def _handle(self, event: SessionEvent) -> None:
@@ -245,6 +245,9 @@ class Driver:
             if self._is_opening and self._session.attached is not None:
                 self._session.handle(Want(Goal.NOTHING), now)
                 actions = [*(action for action in actions if isinstance(action, Say)), Ready(Goal.NOTHING)]
+            if self._watcher is not None and self._session.lease is not None:
+                self._watcher.leased(self._session.lease)
+                self._is_in_place = False
             for action in actions:
                 self._carry_out(action)
             self._check_limit(now)
@@ -270,15 +273,12 @@ class Driver:
         left this goal and packed the next contribution.
         """
         try:
-            event, part = self._answer(make, contribution)
-        except (SheepfoldError, TransportError) as error:
-            event, part = CallFailed(make.call, make.shard, error, make.round), None
-        except Exception as error:  # not foreseen: the script must see it, instead of a retry
-            self._fail(error)
-            return
-        try:
+            try:
+                event, part = self._answer(make, contribution)
+            except (SheepfoldError, TransportError) as error:
+                event, part = CallFailed(make.call, make.shard, error, make.round), None
             self._take(make, event, part)
-        except Exception as error:  # else the script would wait for an answer that came and went
+        except Exception as error:  # not foreseen: the script must see it, and not wait for ever
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -301,7 +301,7 @@ class Driver:
             assert make.attempt is not None
             self._release_quietly((make.attempt,), "its version is no longer served")
             return None, None
-        answer = self.calls.answer(make, self._terms, contribution, self.plans_ahead)
+        answer = self.calls.answer(make, self._terms, contribution, self.plans_ahead, self._watcher)
         if make.call is Call.PUSH:
             self.note_progress()
         return answer
@@ -318,7 +318,7 @@ class Driver:
     # --- heartbeat and the end ----------------------------------------------------------------------
 
     def beat_once(self, wait_seconds: float = 0.0) -> None:
-        """Say that this worker lives and how far it got; learn, within that time, which of its leases end."""
+        """Say that this worker lives and how far it got; learn, within that time, which leases end."""
         with self._lock:
             lease, done, heard = self._session.lease, self._work_done, self._session.ends_heard
         progress = () if lease is None else (m.AttemptProgress(lease.attempt, done),)

@@ -23,8 +23,8 @@ except ImportError as error:
 from sheepfold.errors import Refused
 from sheepfold.hf_callback import JobCallback
 from sheepfold.joining import Config
+from sheepfold.model_tensors import tensors_of
 from sheepfold.optimizer import RemoteOptimizer
-from sheepfold.packing import tensors_of
 from sheepfold.transport import Transport
 from sheepfold_wire.job import Job
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sheepfold.errors import JobEnded, Refused
 from sheepfold.grad_scaler import GradScaler
 from sheepfold.joining import Config, Joining
-from sheepfold.packing import tensors_named
+from sheepfold.model_tensors import tensors_named
 from sheepfold.result import StepResult
 from sheepfold.run import Run
 from sheepfold.slot import why_weight_is_due

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 import sheepfold_wire.messages as m
+from sheepfold.arriving import Arriving
 from sheepfold.contract import contract
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
-from sheepfold.joining import Config, Joining
+from sheepfold.events import Goal, Ready
+from sheepfold.joining import Joining
 from sheepfold.loading import Feed, SlotSampler, feed_of
-from sheepfold.packing import ModelTensors, check_loss_scale, down_codec, manifest_of, tensors_of
+from sheepfold.model_tensors import ModelTensors, check_loss_scale, down_codec, manifest_of
 from sheepfold.places import leave_on_rerun, remember
 from sheepfold.pushes import Pushes
 from sheepfold.result import StepResult
-from sheepfold.signals import NOTICE_SECONDS
 from sheepfold.slot import Slot
-from sheepfold.transport import Transport
 from sheepfold.weights import ModelWeights
 from sheepfold.worker import Worker, join
 
@@ -35,48 +35,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("sheepfold")
 
 FINAL_PULL_SECONDS = 30.0
+CLOSE_SECONDS = 5.0
+"""For weights on their way to come whole."""
 
 _announced: set[str] = set()
 """Jobs whose contract this process has printed."""
-
-
-def attach(
-    model: nn.Module,
-    job: str | None = None,
-    *,
-    address: str | Transport | None = None,
-    config: Config | None = None,
-    data_samples: int = 0,
-    data_fingerprint: str = "",
-    threads: int | None = None,
-    notice_seconds: float = NOTICE_SECONDS,
-    process_group: ProcessGroup | None = None,
-    overlap: bool = False,
-) -> Run:
-    """Attach a model to a job: from now on its weights and buffers are those of the job's current version.
-
-    `address`: the coordinator's, else $SHEEPFOLD, else this machine; or a Transport. `config` creates the job
-    if it does not exist; without `job` and `config`, the only job of the server is meant. `data_samples`,
-    `data_fingerprint`: of your data set, compared with the job's. `threads`: CPU threads of torch; the same
-    number on all workers is one condition for the same bits. `notice_seconds`: after SIGTERM a slot that will
-    be finished within that time is; any other is handed back at once. `process_group`: its ranks, which all
-    attach, are one worker and share each slot; best one group for each host. `overlap`: gradients leave while
-    `slot.backward` still runs, if it is the slot's only one. They must not be changed after it: a change that
-    torch counts is seen and costs time alone, one through `.grad.data` is not seen.
-    Raises Refused, ServerUnavailable, JobEnded; BadAddress and TransportMissing for the address; with a
-    process group GroupBroken, as does all that is then asked of the run.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    joining = Joining(
-        job,
-        address,
-        config,
-        data_samples=data_samples,
-        data_fingerprint=data_fingerprint,
-        notice_seconds=notice_seconds,
-    )
-    return Run.of(tensors_of(model), joining, process_group, overlap)
 
 
 def _join_group(joining: Joining, group: ProcessGroup) -> Worker:
@@ -88,11 +51,13 @@ def _join_group(joining: Joining, group: ProcessGroup) -> Worker:
 class Run:
     """One model's place in a job. Close it, or use it in a `with`, so that leases are handed back."""
 
-    def __init__(self, worker: Worker, tensors: ModelTensors, overlap: bool = False) -> None:
+    def __init__(self, worker: Worker, tensors: ModelTensors, overlapped: nn.Module | None = None) -> None:
+        """`overlapped`: the model, where communication goes on beside its forward and backward."""
         self._worker = worker
         self._weights = ModelWeights(worker, tensors)
         self._pushes = Pushes(worker)
-        self._overlap = self._weights.overlap() if overlap else None
+        self._overlap = self._weights.overlap() if overlapped is not None else None
+        self._arriving = Arriving(worker, self._weights, overlapped)
         self._slot: Slot | None = None
         self._slot_began = 0.0
         self._feed: Feed | None = None
@@ -108,7 +73,7 @@ class Run:
         tensors: ModelTensors,
         joining: Joining,
         group: ProcessGroup | None = None,
-        overlap: bool = False,
+        overlapped: nn.Module | None = None,
     ) -> Run:
         """Join with these tensors, and say on what terms; loads the newest weights if there are any yet."""
         leave_on_rerun(tensors.parameters.values())
@@ -117,7 +82,7 @@ class Run:
         worker = join(joining) if group is None else _join_group(joining, group)
         try:
             check_loss_scale(tensors, worker.job)
-            return cls(worker, tensors, overlap)._begun()
+            return cls(worker, tensors, overlapped)._begun()
         except BaseException:
             worker.close()
             raise
@@ -144,7 +109,7 @@ class Run:
     @property
     def version(self) -> int:
         """Committed steps in the weights that the model holds; -1 while the job has none."""
-        return self._worker.version
+        return self._arriving.version
 
     @property
     def step_number(self) -> int:
@@ -235,15 +200,13 @@ class Run:
         if self._ended is not None:
             return None
         try:
-            lease = self._worker.next_lease()
+            lease = self._arriving.next_lease()
             while lease.is_init:
                 self._weights.push_first()
-                lease = self._worker.next_lease()
+                lease = self._arriving.next_lease()
         except JobEnded as ended:
             self._end(ended.why)
             return None
-        self._weights.load()
-        self._weights.restore_buffers()
         torch.manual_seed(lease.seed)
         self._slot_began = time.perf_counter()
         job, parameters = self._worker.job, self._weights.tensors.parameters.values()
@@ -268,6 +231,8 @@ class Run:
                 "no slot is leased: call step() once for each slot of run.slots(), before the job ends"
             )
         outcome = slot.finish(weight, loss)
+        if why := self._arriving.check(outcome.loss):
+            return self._lost(slot, why)
         usage = self._worker.usage
         usage.computed(time.perf_counter() - self._slot_began)
         usage.data_wait_seconds = self.data_wait_seconds
@@ -281,6 +246,13 @@ class Run:
         answer = self._pushes.push(parts, facts, slot, brought)
         fate = partial(self._worker.outcome, slot.lease.attempt)
         return StepResult(slot.step, self.version, outcome.loss, answer, fate)
+
+    def _lost(self, slot: Slot, why: str) -> StepResult:
+        """It cannot count; another worker, or this one, gets it again."""
+        self.give_back(why)
+        answer = Ready(Goal.PUSH, slot.lease, is_counted=False, why=why)
+        fate = partial(self._worker.outcome, slot.lease.attempt)
+        return StepResult(slot.step, self.version, None, lambda: answer, fate)
 
     def log(self, values: Mapping[str, float | Tensor]) -> None:
         """Numbers to see beside the loss: averaged by weight over a step's slots, shown with its version.
@@ -315,6 +287,7 @@ class Run:
         """Hand the slot back at once, so that nobody waits for its lease to expire."""
         slot, self._slot = self._slot, None
         if slot is not None:
+            self._arriving.settle(FINAL_PULL_SECONDS)
             self._worker.release(reason, (slot.lease.attempt,))
 
     def _close_feed(self) -> None:
@@ -334,6 +307,8 @@ class Run:
 
     def close(self) -> None:
         """Hand leases back and leave the job. May be repeated."""
+        if not self._is_closed:
+            self._arriving.settle(CLOSE_SECONDS)
         self._slot, self._is_closed = None, True
         self._close_feed()
         self._pushes.close()

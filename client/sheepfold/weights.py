@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 import torch
 from torch import Tensor
 
 from sheepfold.initial import check_shapes, sources
 from sheepfold.layout import Move
+from sheepfold.model_tensors import ModelTensors
 from sheepfold.overlap import Overlap
-from sheepfold.packing import ModelTensors, Packer
+from sheepfold.packing import Packer
 from sheepfold.worker import Worker
+from sheepfold_wire.codecs import Buffer
 
 log = logging.getLogger("sheepfold")
 
@@ -29,13 +31,25 @@ class ModelWeights:
         self._packer = Packer(worker.manifest, worker.plan)
         self._buffers_at_version: list[Tensor] = []
 
-    def load(self) -> None:
-        """What the worker has pulled, if anything is new, is the model's from now on."""
+    def load(self, missing: Container[str] | None = None) -> None:
+        """What the worker has pulled, if anything is new, is the model's from now on.
+
+        `missing`: of the parameters, those that `load_one` has not put in place.
+        """
         parts = self._worker.take_weights()
         if parts is not None:
-            self._packer.unpack(parts, self._worker.down, self.tensors.all)
+            kept = self.tensors.parameters
+            due = {name: kept[name] for name in kept if missing is None or name in missing}
+            self._packer.unpack(parts, self._worker.down, {**due, **self.tensors.buffers})
             self._buffers_at_version = [buffer.clone() for buffer in self.tensors.buffers.values()]
         self._worker.confirm_weights()
+
+    def load_one(self, name: str, part: Callable[[int, int], Buffer | None]) -> bool:
+        """Put one parameter in place from parts that are still coming; False if some will not come.
+
+        `part`: gives a shard's part once so many bytes of it are there.
+        """
+        return self._packer.unpack_one(name, part, self._worker.down, self.tensors.parameters[name])
 
     def restore_buffers(self) -> None:
         """A slot begins with the version's statistics, not with those of the worker's slot before."""

@@ -28,7 +28,7 @@ from tests.integration.harness import (
 
 import sheepfold
 from sheepfold.exits import EXIT_NEVER_RETRY, EXIT_TRY_AGAIN
-from sheepfold.packing import manifest_of, tensors_of
+from sheepfold.model_tensors import manifest_of, tensors_of
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.job import Job
 from sheepfold_wire.plan import Plan

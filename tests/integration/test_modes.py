@@ -219,7 +219,7 @@ def test_push_that_is_broken_off_is_never_offered_again_with_other_bytes(
         transport = GrpcTransport(fold.address)
         push, broken_once = transport.push, iter([True])
 
-        def breaks(address: m.ShardAddress, header: m.PushHeader, payload: Any) -> m.PushReply:
+        def breaks(address: m.ShardAddress, header: m.PushHeader, payload: Any, brought: Any) -> m.PushReply:
             if address.shard == 1 and header.facts.samples and next(broken_once, False):
                 raise Broken
             return push(address, header, payload)

@@ -15,8 +15,8 @@ from tests.unit.test_run import linear, loss_of, trained_locally
 from torch import nn
 
 from sheepfold.errors import JobEnded, Refused
+from sheepfold.model_tensors import tensors_of
 from sheepfold.optimizer import RemoteOptimizer
-from sheepfold.packing import tensors_of
 from sheepfold.schedules import tabulated
 from sheepfold_wire.errors import NonFinite
 

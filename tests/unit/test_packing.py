@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from sheepfold.errors import Refused
 from sheepfold.layout import part_layouts
+from sheepfold.model_tensors import ModelTensors, down_codec, manifest_of, tensors_named, tensors_of
 from sheepfold.numpy_client import pack_part, unpack_parts
-from sheepfold.packing import ModelTensors, Packer, down_codec, manifest_of, tensors_named, tensors_of
+from sheepfold.packing import Packer
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.errors import ShapeMismatch
 from sheepfold_wire.plan import Plan

@@ -11,10 +11,11 @@ from tests.fake_server import FakeServer, FakeTransport, job_of
 from tests.unit.test_run import linear, loss_of
 
 import sheepfold_wire.messages as m
+from sheepfold.attaching import attach
 from sheepfold.errors import Refused
 from sheepfold.joining import Joining
-from sheepfold.packing import tensors_of
-from sheepfold.run import Run, attach
+from sheepfold.model_tensors import tensors_of
+from sheepfold.run import Run
 from sheepfold.transport import Ranges
 from sheepfold_wire.codecs import Buffer
 from sheepfold_wire.errors import NonFinite, ShapeMismatch

@@ -11,9 +11,10 @@ from tests.fake_server import RATE, FakeServer, job_of
 from torch import Tensor, nn
 
 import sheepfold.run
+from sheepfold.attaching import attach
 from sheepfold.contract import contract
 from sheepfold.errors import Refused
-from sheepfold.run import Run, attach
+from sheepfold.run import Run
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.errors import NonFinite, NotReady
 from sheepfold_wire.samples import stream_indices

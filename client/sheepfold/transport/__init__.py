@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -31,6 +32,9 @@ Ranges = tuple[range, ...]
 
 Brought = tuple[Ranges, ...]
 """What of a contribution's parts their shards hold already, in shard order; () for nothing."""
+
+Arrived = Callable[[int, Buffer, int], None]
+"""Of this version the first so many bytes of the payload are in the buffer, which stays the same."""
 
 REPLIES: dict[type, type] = {
     m.CreateJobRequest: m.CreateJobReply,
@@ -71,8 +75,10 @@ class Transport(Protocol):
     ) -> bool:
         """Some bytes of a part, before the rest is known; False where nothing would be gained by it."""
 
-    def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
-        """(version, payload)."""
+    def pull(
+        self, address: m.ShardAddress, request: m.PullRequest, arrived: Arrived | None = None
+    ) -> tuple[int, Buffer]:
+        """(version, payload). `arrived` is told of the payload as it comes, from any thread."""
 
     def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
         """Digests of the shard's state, piece by piece."""

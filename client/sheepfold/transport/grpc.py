@@ -16,7 +16,7 @@ import grpc.experimental
 import xxhash
 
 import sheepfold_wire.messages as m
-from sheepfold.transport import REPLIES, CoordinatorRequest, Ranges, TransportError
+from sheepfold.transport import REPLIES, Arrived, CoordinatorRequest, Ranges, TransportError
 from sheepfold.transport.shared_memory import Region, SharedMemory
 from sheepfold_wire.access import Access, Metadata
 from sheepfold_wire.codecs import Buffer
@@ -141,15 +141,21 @@ class GrpcTransport:
             raise translated(error, f"Push to shard {address.shard} at {address.address}") from None
         return from_proto(m.PushReply, reply)
 
-    def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
+    def pull(
+        self, address: m.ShardAddress, request: m.PullRequest, arrived: Arrived | None = None
+    ) -> tuple[int, Buffer]:
         known = self._pull_bytes.get((address.address, request.codec))
         with suppress(RegionGone), self._shared.lent(address, known or 0) as region:
             if region is not None:
-                return self._pull(address, replace(request, region=region.number), region)
-        return self._pull(address, request, None)
+                return self._pull(address, replace(request, region=region.number), region, arrived)
+        return self._pull(address, request, None, arrived)
 
     def _pull(
-        self, address: m.ShardAddress, request: m.PullRequest, region: Region | None
+        self,
+        address: m.ShardAddress,
+        request: m.PullRequest,
+        region: Region | None,
+        arrived: Arrived | None,
     ) -> tuple[int, Buffer]:
         method: Any = self._channel(address.address).unary_stream(
             "/sheepfold.v1.ShardService/Pull", shard_pb2.PullRequest.SerializeToString, None
@@ -161,7 +167,7 @@ class GrpcTransport:
         try:
             header = _header(next(frames, b""))
             self._pull_bytes[address.address, request.codec] = header.payload_bytes
-            return header.version, _payload(header, frames, self._parts, region)
+            return header.version, _payload(header, frames, self._parts, region, arrived)
         except grpc.RpcError as error:
             raise translated(error, f"Pull from shard {address.shard} at {address.address}") from None
         finally:
@@ -235,7 +241,11 @@ def _header(frame: bytes) -> m.PullHeader:
 
 
 def _payload(
-    header: m.PullHeader, frames: Iterator[bytes], pool: BufferPool, region: Region | None
+    header: m.PullHeader,
+    frames: Iterator[bytes],
+    pool: BufferPool,
+    region: Region | None,
+    arrived: Arrived | None,
 ) -> bytearray:
     """The rest of a pull: its chunks, or what is in the region instead; then the version once more.
 
@@ -249,6 +259,8 @@ def _payload(
                 raise RegionGone("it does not write to the memory shared with it")
             case Chunk() as chunk if end is None:
                 buffer.add(chunk)
+                if arrived is not None:
+                    arrived(header.version, buffer.payload, buffer.prefix)
             case Written(checksum) if end is None and region is not None:
                 _fill(buffer, region, checksum)
             case int(version) if end is None:
