@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,12 @@ from sheepfold_wire.codecs import SCALE_BYTES, Buffer, Codec
 from sheepfold_wire.errors import ShapeMismatch
 from sheepfold_wire.manifest import ROW_ELEMENTS, ROWS_PER_BLOCK
 from sheepfold_wire.plan import Plan
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def _zeros(size: int) -> Bytes:
+    return np.zeros(size, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +91,47 @@ class PartLayout:
         places = self.plan.statistics(self.shard)
         return tuple(Move(p.tensor, 0, p.offset, p.elements) for p in places if p.is_integer == is_integer)
 
-    def new_part(self, codec: Codec) -> npt.NDArray[np.uint8]:
+    def part_bytes(self, codec: Codec) -> int:
+        return self.plan.part_bytes(self.shard, codec)
+
+    def new_part(self, codec: Codec, zeros: Callable[[int], Bytes] = _zeros) -> Bytes:
         """A part of zeros, padding included."""
-        return np.zeros(self.plan.part_bytes(self.shard, codec), np.uint8)
+        return zeros(self.part_bytes(codec))
+
+    def offsets(self, codec: Codec) -> tuple[int, int, int]:
+        """Bytes before a part's scales, its float statistics, and its integer ones."""
+        floats_at, integers_at, _ = self.plan.part_offsets(self.shard, codec)
+        return self.plan.rows(self.shard) * ROW_ELEMENTS * codec.itemsize, floats_at, integers_at
+
+    def runs(self, moves: Sequence[Move], codec: Codec) -> tuple[range, ...]:
+        """Bytes of these fragments, in as few ranges as they make."""
+        found: list[list[Move]] = []
+        for move in moves:
+            if found and self._place[move] == self._place[found[-1][-1]] + 1:
+                found[-1].append(move)
+            else:
+                found.append([move])
+        return tuple(piece for run in found for piece in self.ranges(run, codec))
+
+    def float_runs(self, moves: Sequence[Move], codec: Codec) -> tuple[range, ...]:
+        """Bytes of these float statistics; those that follow each other are one range."""
+        _, floats_at, _ = self.offsets(codec)
+        found: list[range] = []
+        for move in moves:
+            first, end = floats_at + 4 * move.at, floats_at + 4 * (move.at + move.count)
+            if found and found[-1].stop == first:
+                found[-1] = range(found[-1].start, end)
+            else:
+                found.append(range(first, end))
+        return tuple(found)
+
+    @cached_property
+    def _place(self) -> dict[Move, int]:
+        return {move: place for place, move in enumerate(self.parameters)}
 
     def ranges(self, moves: Sequence[Move], codec: Codec) -> tuple[range, ...]:
         """Bytes of a part that consecutive fragments take, padding included: values, and scales if any."""
-        after = self.parameters.index(moves[-1]) + 1
+        after = self._place[moves[-1]] + 1
         first = moves[0].at // ROW_ELEMENTS
         rows = self.plan.rows(self.shard)
         end = self.parameters[after].at // ROW_ELEMENTS if after < len(self.parameters) else rows

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from sheepfold.errors import Refused
 from sheepfold.int8 import RowEncoder
-from sheepfold.layout import Move, Stretches, part_layouts, presence_bitmap
+from sheepfold.layout import Move, part_layouts, presence_bitmap
+from sheepfold.mirror import Mirror, is_far, new_host_part
 from sheepfold.model_tensors import TORCH_DTYPES
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import ShapeMismatch
 from sheepfold_wire.int8 import row_keys
-from sheepfold_wire.manifest import Manifest
+from sheepfold_wire.manifest import ROW_ELEMENTS, Manifest
 from sheepfold_wire.plan import Plan
 
 Flat = Mapping[int, Tensor | None]
@@ -26,7 +27,11 @@ Flat = Mapping[int, Tensor | None]
 
 
 class Packer:
-    """Encodes tensors into one preallocated part for each shard, and copies parts into tensors."""
+    """Encodes tensors into one preallocated part for each shard, and copies parts into tensors.
+
+    Tensors of an accelerator are encoded there, into a mirror of the part: one copy brings all of them to the
+    host, or a received part to the accelerator, and packing waits for the device once.
+    """
 
     def __init__(self, manifest: Manifest, plan: Plan) -> None:
         self._names = [tensor.name for tensor in manifest.tensors]
@@ -37,6 +42,10 @@ class Packer:
         self._encoders: dict[torch.device, RowEncoder] = {}
         """Of int8, by where gradients are."""
         self._recoded: dict[tuple[int, Codec], npt.NDArray[np.uint8]] = {}
+        self._mirrors: dict[tuple[str, int, Codec, torch.device], Mirror] = {}
+        """By direction, shard, codec and device: what is packed and what is unpacked do not meet."""
+
+    # --- tensors to parts -------------------------------------------------------------------------------
 
     @torch.no_grad()
     def pack(
@@ -61,12 +70,13 @@ class Packer:
         """Some of a contribution's part, from tensors by their number; returns all of the part."""
         part = self._parts_in(codec)[shard]
         flat = {index: self._flat(index, tensor) for index, tensor in sources.items()}
-        self._fill_parameters(moves, self.layouts[shard].stretches(part, codec), flat, codec, seed)
+        for mirror in self._fill(shard, part, moves, (), flat, codec, seed):
+            mirror.settle()
         return part.data
 
     def _parts_in(self, codec: Codec) -> list[npt.NDArray[np.uint8]]:
         if codec is not self._codec:
-            self._parts = [layout.new_part(codec) for layout in self.layouts]
+            self._parts = [layout.new_part(codec, new_host_part) for layout in self.layouts]
             self._codec = codec
         return self._parts
 
@@ -85,35 +95,80 @@ class Packer:
         done: Container[tuple[int, Move]] = (),
     ) -> tuple[memoryview, ...]:
         flat = {index: self._flat(index, values.get(name)) for index, name in enumerate(self._names)}
+        mirrors: list[Mirror] = []
         for layout, part in zip(self.layouts, parts, strict=True):
-            view = layout.stretches(part, codec)
             moves = [move for move in layout.parameters if (layout.shard, move) not in done]
-            self._fill_parameters(moves, view, flat, codec, seed)
-            _fill(layout.floats, _torch_view(view.floats, Codec.FP32), flat)
-            _fill_integers(layout.integers, view.integers, flat)
+            mirrors += self._fill(layout.shard, part, moves, layout.floats, flat, codec, seed)
+            _fill_integers(layout.integers, layout.stretches(part, codec).integers, flat)
+        for mirror in mirrors:
+            mirror.settle()
         return tuple(part.data for part in parts)
 
-    def _fill_parameters(
-        self, moves: Sequence[Move], view: Stretches, flat: Flat, codec: Codec, seed: int
-    ) -> None:
-        if codec is Codec.INT8:
-            self._fill_rows(moves, view, [_source(move, flat) for move in moves], seed)
-        else:
-            _fill(moves, _torch_view(view.parameters, codec), flat)
+    def _fill(
+        self,
+        shard: int,
+        part: npt.NDArray[np.uint8],
+        moves: Sequence[Move],
+        floats: Sequence[Move],
+        flat: Flat,
+        codec: Codec,
+        seed: int,
+    ) -> list[Mirror]:
+        """Encodes where the tensors are; returns the mirrors from which the part is being copied."""
+        mirrors = []
+        layout = self.layouts[shard]
+        own, statistics = _by_device(moves, flat), _by_device(floats, flat)
+        for device in own.keys() | statistics.keys():
+            due, also = own.get(device, []), statistics.get(device, [])
+            mirror = self._mirror("up", shard, codec, device)
+            raw = torch.from_numpy(part) if mirror is None else mirror.bytes
+            values, scales, counts = self._stretches(shard, raw, codec)
+            if codec is Codec.INT8:
+                self._fill_rows(due, values, scales, flat, seed)
+            else:
+                _fill(due, values, flat)
+            _fill(also, counts, flat)
+            if mirror is not None:
+                mirror.download(part, (*layout.runs(due, codec), *layout.float_runs(also, codec)))
+                mirrors.append(mirror)
+        return mirrors
+
+    def _mirror(self, way: str, shard: int, codec: Codec, device: torch.device | None) -> Mirror | None:
+        """None for the host."""
+        if device is None or not is_far(device):
+            return None
+        key = (way, shard, codec, device)
+        if key not in self._mirrors:
+            self._mirrors[key] = Mirror(self.layouts[shard].part_bytes(codec), device)
+        return self._mirrors[key]
+
+    def _stretches(self, shard: int, raw: Tensor, codec: Codec) -> tuple[Tensor, Tensor, Tensor]:
+        """Parameters, scales and float statistics of a part's bytes, on whatever device."""
+        scales_at, floats_at, integers_at = self.layouts[shard].offsets(codec)
+        dtype = torch.int8 if codec is Codec.INT8 else TORCH_DTYPES[codec]
+        return (
+            raw[:scales_at].view(dtype),
+            raw[scales_at:floats_at].view(torch.float32),
+            raw[floats_at:integers_at].view(torch.float32),
+        )
 
     def _fill_rows(
-        self, moves: Sequence[Move], view: Stretches, sources: Sequence[Tensor | None], seed: int
+        self, moves: Sequence[Move], values: Tensor, scales: Tensor, flat: Flat, seed: int
     ) -> None:
-        for move, source in zip(moves, sources, strict=True):
-            rows, scales = (torch.from_numpy(array) for array in view.rows_of(move))
+        for move in moves:
+            first = move.at // ROW_ELEMENTS
+            rows, own = (
+                values.narrow(0, move.at, move.rows * ROW_ELEMENTS),
+                scales.narrow(0, first, move.rows),
+            )
+            source = _source(move, flat)
             if source is None:
                 rows.zero_()
-                scales.zero_()
+                own.zero_()
                 continue
             if (encoder := self._encoders.get(source.device)) is None:
                 encoder = self._encoders[source.device] = RowEncoder(source.device)
-            keys = row_keys(seed, move.row, move.rows)
-            encoder.encode(source, keys, rows, scales)
+            encoder.encode(source, row_keys(seed, move.row, move.rows), rows, own)
 
     def sums(self, shard: int, part: Buffer) -> tuple[Tensor, npt.NDArray[np.int64]]:
         """Views of an fp32 part, to add others to: all that is a float, and the integers."""
@@ -128,12 +183,15 @@ class Packer:
         layout = self.layouts[shard]
         source = layout.stretches(part, Codec.FP32)
         found = self._recoded.setdefault((shard, codec), layout.new_part(codec))
-        view, values = layout.stretches(found, codec), _torch_view(source.parameters, Codec.FP32)
+        values = torch.from_numpy(source.parameters)
+        whole, scales, _ = self._stretches(shard, torch.from_numpy(found), codec)
         if codec is Codec.INT8:
-            sources = [values.narrow(0, move.at, move.count) for move in layout.parameters]
-            self._fill_rows(layout.parameters, view, sources, seed)
+            moves = [replace(move, tensor=at, first=0) for at, move in enumerate(layout.parameters)]
+            flat = {at: values.narrow(0, move.at, move.count) for at, move in enumerate(layout.parameters)}
+            self._fill_rows(moves, whole, scales, flat, seed)
         else:
-            _torch_view(view.parameters, codec).copy_(values)
+            whole.copy_(values)
+        view = layout.stretches(found, codec)
         view.floats[:], view.integers[:] = source.floats, source.integers
         return found.data
 
@@ -142,21 +200,20 @@ class Packer:
         present = (i for i, name in enumerate(self._names) if values.get(name) is not None)
         return presence_bitmap(len(self._names), present)
 
+    # --- parts to tensors -------------------------------------------------------------------------------
+
     @torch.no_grad()
     def unpack(self, parts: Sequence[Buffer], codec: Codec, into: Mapping[str, Tensor]) -> None:
         """Copies pulled parts into these tensors, in place; raises ShapeMismatch before it writes any."""
         if len(parts) != len(self.layouts):
             raise ShapeMismatch(f"{len(parts)} parts for {len(self.layouts)} shards; attach again")
         views = [layout.stretches(part, codec) for layout, part in zip(self.layouts, parts, strict=True)]
-        for layout, view in zip(self.layouts, views, strict=True):
-            self._copy(layout.parameters, _torch_view(view.parameters, codec), into)
-            self._copy(layout.floats, _torch_view(view.floats, Codec.FP32), into)
-            self._copy(layout.integers, torch.from_numpy(view.integers.copy()), into)
-
-    def _copy(self, moves: Sequence[Move], source: Tensor, into: Mapping[str, Tensor]) -> None:
-        for move in moves:
-            if (tensor := into.get(self._names[move.tensor])) is not None:
-                _write(tensor, move, source.narrow(0, move.at, move.count))
+        for layout, part, view in zip(self.layouts, parts, views, strict=True):
+            self._copy(layout.shard, part, codec, layout.parameters, layout.floats, into)
+            for move in layout.integers:
+                if (tensor := into.get(self._names[move.tensor])) is not None:
+                    own = view.integers[move.at : move.at + move.count].copy()
+                    _write(tensor, move, torch.from_numpy(own))
 
     @torch.no_grad()
     def unpack_one(
@@ -167,9 +224,31 @@ class Packer:
             found = part(shard, (move.at + move.count) * codec.itemsize)
             if found is None:
                 return False
-            view = self.layouts[shard].stretches(found, codec)
-            _write(tensor, move, _torch_view(view.parameters, codec).narrow(0, move.at, move.count))
+            self._copy(shard, found, codec, (move,), (), {name: tensor})
         return True
+
+    def _copy(
+        self,
+        shard: int,
+        part: Buffer,
+        codec: Codec,
+        moves: Sequence[Move],
+        floats: Sequence[Move],
+        into: Mapping[str, Tensor],
+    ) -> None:
+        layout, targets = self.layouts[shard], dict(enumerate(into.get(name) for name in self._names))
+        own, statistics = _by_device(moves, targets), _by_device(floats, targets)
+        for device in (own.keys() | statistics.keys()) - {None}:
+            due, also = own.get(device, []), statistics.get(device, [])
+            mirror = self._mirror("down", shard, codec, device)
+            if mirror is not None:
+                mirror.upload(part, (*layout.runs(due, codec), *layout.float_runs(also, codec)))
+            raw = _bytes_of(part) if mirror is None else mirror.bytes
+            values, _, counts = self._stretches(shard, raw, codec)
+            for move, source in (*((move, values) for move in due), *((move, counts) for move in also)):
+                target = targets[move.tensor]
+                assert target is not None  # those are by no device
+                _write(target, move, source.narrow(0, move.at, move.count))
 
     @cached_property
     def _moves_of(self) -> dict[str, list[tuple[int, Move]]]:
@@ -194,6 +273,15 @@ class Packer:
         return value.detach().reshape(-1)
 
 
+def _by_device(moves: Sequence[Move], tensors: Flat) -> dict[torch.device | None, list[Move]]:
+    """Moves by the device of their tensor; None of an absent one."""
+    found: dict[torch.device | None, list[Move]] = {}
+    for move in moves:
+        tensor = tensors[move.tensor]
+        found.setdefault(None if tensor is None else tensor.device, []).append(move)
+    return found
+
+
 def _source(move: Move, flat: Flat) -> Tensor | None:
     """What a move takes; None of an absent tensor."""
     tensor = flat[move.tensor]
@@ -210,16 +298,19 @@ def _fill(moves: Sequence[Move], out: Tensor, flat: Flat) -> None:
 
 
 def _fill_integers(moves: Sequence[Move], out: npt.NDArray[np.int64], flat: Flat) -> None:
-    """By numpy: int64 behind fp32 may stand unaligned, which torch does not take."""
-    for move in moves:
-        counts = flat[move.tensor]
-        out[move.at : move.at + move.count] = 0 if counts is None else counts.to("cpu", torch.int64).numpy()
+    """By numpy: int64 behind fp32 may stand unaligned, which torch does not take. One copy by device."""
+    for there in _by_device(moves, flat).values():
+        counts = [tensor.to(torch.int64) for move in there if (tensor := flat[move.tensor]) is not None]
+        at, found = 0, torch.cat(counts).cpu().numpy() if counts else None
+        for move in there:
+            out[move.at : move.at + move.count] = 0 if found is None else found[at : at + move.count]
+            at += move.count
 
 
-def _torch_view(array: npt.NDArray[Any], codec: Codec) -> Tensor:
-    """The elements as torch sees them; a copy only of received bytes that cannot be written to."""
-    writable = array if array.flags.writeable else array.copy()
-    return torch.from_numpy(writable).view(TORCH_DTYPES[codec])
+def _bytes_of(part: Buffer) -> Tensor:
+    """As torch sees them; a copy only of received bytes that cannot be written to."""
+    array: npt.NDArray[np.uint8] = np.frombuffer(part, np.uint8)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _write(tensor: Tensor, move: Move, source: Tensor) -> None:

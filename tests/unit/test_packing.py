@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sheepfold.errors import Refused
 from sheepfold.layout import part_layouts
+from sheepfold.mirror import Mirror
 from sheepfold.model_tensors import ModelTensors, down_codec, manifest_of, tensors_named, tensors_of
 from sheepfold.numpy_client import pack_part, unpack_parts
 from sheepfold.packing import Packer
-from sheepfold_wire.codecs import Codec
+from sheepfold_wire.codecs import DOWN, Codec
 from sheepfold_wire.errors import ShapeMismatch
 from sheepfold_wire.plan import Plan
 
@@ -89,6 +91,59 @@ def test_torch_and_numpy_pack_the_same_bytes(codec: Codec, shards: int) -> None:
     tensors, plan, packer = made(shards)
     values = gradients_of(tensors)
     assert packed(packer, values, codec) == numpy_parts(plan, values, codec)
+
+
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[list[range]]:
+    """All tensors lie on what counts as an accelerator; what each copy from there covers."""
+    seen: list[list[range]] = []
+    download = Mirror.download
+
+    def watched(mirror: Mirror, part: npt.NDArray[np.uint8], ranges: Iterable[range]) -> None:
+        seen.append(list(ranges))
+        download(mirror, part, seen[-1])
+
+    monkeypatch.setattr(Mirror, "download", watched)
+    monkeypatch.setattr("sheepfold.packing.is_far", lambda device: True)
+    return seen
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_tensors_of_an_accelerator_take_one_copy_of_each_stretch(
+    codec: Codec, downloads: list[list[range]]
+) -> None:
+    tensors, plan, packer = made(3)
+    for seed in (0, 1):
+        values = gradients_of(tensors, seed)
+        assert packed(packer, values, codec) == numpy_parts(plan, values, codec)
+    assert len(downloads) == 6
+    assert all(len(ranges) <= 2 + codec.has_scales for ranges in downloads)
+
+
+def test_absent_tensors_are_zeros_beside_those_of_an_accelerator(downloads: list[list[range]]) -> None:
+    tensors, plan, packer = made()
+    values = gradients_of(tensors)
+    packer.pack(values, Codec.INT8)
+    gone = ("wide.bias", "norm.weight")
+    without = {**values, **dict.fromkeys(gone)}
+    zeros = {**values, **{name: torch.zeros_like(tensors.parameters[name]) for name in gone}}
+    assert packed(packer, without, Codec.INT8) == numpy_parts(plan, zeros, Codec.INT8)
+
+
+@pytest.mark.parametrize("codec", DOWN)
+def test_weights_come_back_through_the_mirror(codec: Codec, downloads: list[list[range]]) -> None:
+    tensors, plan, packer = made(3)
+    values = gradients_of(tensors, seed=5)
+    parts = [bytearray(part) for part in numpy_parts(plan, values, codec)]
+    packer.unpack(parts, codec, tensors.all)
+    expected = unpack_parts(part_layouts(plan), [bytes(part) for part in parts], codec)
+    for name, tensor in tensors.all.items():
+        np.testing.assert_array_equal(tensor.detach().numpy(), expected[name], name)
+    weight = tensors.parameters["wide.weight"]
+    weight.data.zero_()
+    assert packer.unpack_one("wide.weight", lambda shard, end: parts[shard], codec, weight)
+    np.testing.assert_array_equal(weight.detach().numpy(), expected["wide.weight"])
+    assert not packer.unpack_one("wide.weight", lambda shard, end: None, codec, weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
