@@ -77,6 +77,8 @@ class KernelWork:
         self.tensors, self.log, self.keep = tensors, log_of_job, keep
         self._split = tensors.layout.plan.split_slices
         self.block_ids = _block_ids(tensors)
+        self.version: int = NOTHING_LOADED
+        """Of the weights as they are."""
         self.products: dict[int, tuple[float, ...]] = {}
         """Inner products of slots with their mean, by step; until its Applied."""
         self._means: dict[int, PayloadAhead | None] = {}
@@ -94,6 +96,7 @@ class KernelWork:
 
     def load(self, payload: Buffer, codecs: tuple[Codec, ...]) -> e.Loaded:
         self.tensors.load(payload)
+        self.version = 0
         self.keep(0, {codec: self.tensors.encoded(codec) for codec in codecs})
         return e.Loaded()
 
@@ -140,6 +143,7 @@ class KernelWork:
         self.discard(effect.step)
         if effect.counts:
             self.tensors.count_skip()
+        self.version = effect.step + 1
         return e.Skipped(effect.step)
 
     def directions(self, decision: m.Commit) -> e.DirectionsReady:
@@ -163,8 +167,9 @@ class KernelWork:
             for t in effect.totals
         }
         reports, made = self.tensors.apply(decision.step, decision.learning_rate, sums, codecs)
+        self.version = decision.step + 1
         if made:
-            self.keep(decision.step + 1, made)
+            self.keep(self.version, made)
         slices = tuple(
             m.SliceReport(r.slice, r.weight_norm, r.update_norm, r.trust_ratio, r.clamp) for r in reports
         )
@@ -227,6 +232,7 @@ class KernelWork:
         for effect in replay.finish():
             redone.take(effect)
         found = replay.recovered(redone.slices, oldest)
+        self.version = found.version
         init: Buffer = b"" if found.init is None else self.log.payload(found.init_place)
         self.log.end_of_reading()
         log.info(
@@ -242,7 +248,7 @@ class KernelWork:
     def _begin_with(self, first: FirstState) -> Recovered:
         """The state of a checkpoint: this shard has nothing newer of the job's lineage."""
         self.log.end_of_reading()
-        version = first.version
+        version = self.version = first.version
         self.tensors.restore(first.snapshot)
         for back, payload in enumerate(first.older, start=1):
             self.log.append(VersionServed(version - back), [payload])

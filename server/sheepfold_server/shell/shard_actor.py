@@ -20,20 +20,19 @@ from sheepfold_server.core import events as e
 from sheepfold_server.core.headers import ShardJob
 from sheepfold_server.core.replay import Recovered
 from sheepfold_server.core.shard import Shard
-from sheepfold_server.optim.export import reencoded
 from sheepfold_server.optim.state import ShardTensors
 from sheepfold_server.shell.about import resident_bytes
 from sheepfold_server.shell.actor import Actor
+from sheepfold_server.shell.encoded import EncodedVersions
 from sheepfold_server.shell.kernel_work import FirstState, KernelWork
 from sheepfold_server.shell.made_again import made_again
 from sheepfold_server.shell.part_store import NO_PARTS, JobParts
 from sheepfold_server.shell.shard_log import NoLog, ShardLog
 from sheepfold_server.shell.transfers import AheadPart, Served
 from sheepfold_wire.codecs import Codec
-from sheepfold_wire.errors import SheepfoldError
+from sheepfold_wire.errors import SheepfoldError, VersionGone
 from sheepfold_wire.frames import Buffer
 from sheepfold_wire.ids import NOTHING_LOADED, AttemptId
-from sheepfold_wire.manifest import ROW_ELEMENTS
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,8 @@ class ShardActor:
         """Takes up the job where its log ends: returns once that is done. Raises LogError, StoreErrors."""
         self.job, self.tensors, self._checkpoints = job, tensors, parts
         self._kernel, self._send, self._halt = kernel, send, halt
-        self._work = KernelWork(tensors, job_log, self._keep)
+        self._encoded = EncodedVersions(tensors, job.open_steps)
+        self._work = KernelWork(tensors, job_log, self._encoded.keep)
         self._tokens = itertools.count(1)
         self._lock, self._door = threading.Lock(), threading.Lock()
         self._is_closed = False
@@ -64,8 +64,6 @@ class ShardActor:
         self._arriving: dict[int, tuple[AttemptId, Buffer, Codec]] = {}
         self._parts: dict[AttemptId, tuple[Buffer, Codec]] = {}
         self._ahead: dict[AttemptId, AheadPart] = {}
-        self._encoded: dict[tuple[int, Codec], Buffer] = {}
-        self._served_codecs = {Codec.FP32}
         slices = tensors.layout.plan.manifest.slices
         self.tensor_of_block = [slices[index].tensor for _, index in self._work.block_ids]
         self.bytes_in = self.bytes_out = self._reported_in = self._reported_out = 0
@@ -181,11 +179,9 @@ class ShardActor:
                     self._parts.pop(attempt, None)
                     self._ahead.pop(attempt, None)
             case e.KeepVersion(step):
-                with self._lock:
-                    kept = {codec: payload for (v, codec), payload in self._encoded.items() if v == step}
-                    self._encoded.update({(step + 1, codec): payload for codec, payload in kept.items()})
+                self._encoded.carry_over(step)
             case e.RetireVersions(oldest, kept_versions):
-                self._retire(oldest, kept_versions)
+                self._encoded.retire(oldest, kept_versions)
             case e.Halt(why):
                 self._halt(why)
             case _:
@@ -196,12 +192,6 @@ class ShardActor:
         with self._door:
             if not self._is_closed:
                 self._send(report)
-
-    def _retire(self, oldest: int, kept: frozenset[int]) -> None:
-        with self._lock:
-            self._encoded = {
-                key: payload for key, payload in self._encoded.items() if key[0] >= oldest or key[0] in kept
-            }
 
     def _measured(self, report: m.Applied) -> m.Applied:
         with self._lock:
@@ -223,20 +213,20 @@ class ShardActor:
 
     def _serve(self, effect: e.ServePull) -> None:
         codec = self._codecs.pop(effect.token, Codec.FP32)
-        payload = self._encoded.get((effect.version, codec))
+        payload = self._encoded.find(effect.version, codec)
         if payload is not None:
             self._answer(effect.token, Served(effect.version, payload))
         else:
             self._encode_first(effect, codec)
 
     def _encode_first(self, effect: e.ServePull, codec: Codec) -> None:
-        """A codec nobody asked for yet: from the fp32 copy now, and with every version from here on."""
-        self._served_codecs.add(codec)
-        exact, layout = self._encoded[effect.version, Codec.FP32], self.tensors.layout
-
         def work() -> None:
-            payload = reencoded(exact, layout.rows * ROW_ELEMENTS, codec)
-            self._answer(effect.token, Served(effect.version, payload))
+            try:
+                payload = self._encoded.asked_for(effect.version, codec, self._work.version)
+            except VersionGone as error:
+                self._answer(effect.token, error)
+            else:
+                self._answer(effect.token, Served(effect.version, payload))
 
         self._on_kernel(work)
 
@@ -269,7 +259,7 @@ class ShardActor:
                 self._answered_by(lambda: work.log_init(staged, payload))
             case e.LoadState(attempt):
                 payload, _ = self._parts[attempt]
-                self._answered_by(lambda: work.load(payload, tuple(self._served_codecs)))
+                self._answered_by(lambda: work.load(payload, self._encoded.codecs))
             case e.FoldSlots():
                 self._fold_parts(effect)
             case e.FinishSum():
@@ -287,8 +277,7 @@ class ShardActor:
             case e.ApplyUpdate():
                 self._apply(effect)
             case e.StorePart(version, older):
-                with self._lock:
-                    copies = tuple(self._encoded[before, Codec.FP32] for before in older)
+                copies = tuple(self._exact(before) for before in older)
                 self._on_kernel(lambda: self._store(version, lambda: work.copy_state(version, copies)))
             case e.StoreEarlier(version):
                 self._on_kernel(lambda: self._store(version, lambda: made_again(work, self.job, effect)))
@@ -310,10 +299,9 @@ class ShardActor:
         self._on_kernel(lambda: self._actor.submit(work()))
 
     def _apply(self, effect: e.ApplyUpdate) -> None:
-        codecs = tuple(sorted(self._served_codecs, key=list(Codec).index))
-
         def work() -> None:
-            ready = self._work.apply(effect, codecs)
+            self._encoded.overwrite(effect.decision.step)
+            ready = self._work.apply(effect, self._encoded.codecs)
             self._actor.submit(ready)
             version, newest = effect.decision.step + 1, self._core.newest_attempt
             self._work.save_if_long(version, ready.slices, newest, self.job.open_steps)
@@ -340,6 +328,8 @@ class ShardActor:
         parts = [(slot, *self._parts[attempt], factor) for slot, attempt, factor in effect.parts]
         self._answered_by(lambda: self._work.fold(effect, parts))
 
-    def _keep(self, version: int, made: dict[Codec, Buffer]) -> None:
-        with self._lock:
-            self._encoded.update({(version, codec): payload for codec, payload in made.items()})
+    def _exact(self, version: int) -> Buffer:
+        """With `delay`, of a version that gradients are computed at: it is always there."""
+        found = self._encoded.find(version, Codec.FP32)
+        assert found is not None
+        return found
