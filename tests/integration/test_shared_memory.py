@@ -256,15 +256,11 @@ def test_pull_is_written_to_the_region_or_comes_in_chunks(world: World) -> None:
     region, short = world.worker.region(0, len(payload)), world.worker.region(0, len(payload) - 1)
     _, written, _ = [read_pull_frame(frame) for frame in world.worker.pull_frames(0, region=region.number)]
     assert isinstance(written, Written)
-    found = bytearray(len(payload))
-    region.read(found, len)
-    assert found == payload
+    assert region.payload(len(payload), written.checksum) == payload
     for number in (short.number, 77, -1):
         again = [read_pull_frame(frame) for frame in world.worker.pull_frames(0, region=number)]
         assert b"".join(frame.data for frame in again if isinstance(frame, Chunk)) == payload
-    rest = bytearray(len(payload) - 1)
-    short.read(rest, len)
-    assert rest == bytes(len(payload) - 1), "nothing is written to a region that is too short"
+    assert bytes(short.memory) == bytes(len(payload) - 1), "nothing is written to a region that is too short"
 
 
 def test_pull_that_another_call_wrote_over_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,14 @@ from sheepfold.transport import shared_memory as client
 from sheepfold.transport.shared_memory import NotShared, Region, SharedMemory, hand_over
 from sheepfold_server.shell import shared_memory as server
 from sheepfold_server.shell.shared_memory import Regions
-from sheepfold_wire.errors import BadFrame, Overloaded, PreconditionError, RegionGone, StepClosed
+from sheepfold_wire.errors import (
+    BadFrame,
+    ChunkChecksumMismatch,
+    Overloaded,
+    PreconditionError,
+    RegionGone,
+    StepClosed,
+)
 from sheepfold_wire.regions import KEY_BYTES, abstract, boot_id, make_region
 
 DEADLINE_SECONDS = 20.0
@@ -65,9 +72,51 @@ def test_payloads_go_both_ways(desk: Regions) -> None:
     seen = bytearray()
     desk.read(region.number, copy, seen.extend)
     assert up == copy == seen
-    assert desk.write(region.number, down) == xxhash.xxh3_64_intdigest(down)
-    region.read(copy, len)
-    assert copy == down
+    checksum = xxhash.xxh3_64_intdigest(down)
+    assert desk.write(region.number, down) == checksum
+    assert region.payload(SIZE, checksum) == down
+    region.close()
+
+
+def test_payload_is_read_in_place_and_its_region_not_lent_meanwhile(desk: Regions) -> None:
+    """Whoever pulled holds a view: the next pull must not write over it."""
+    memory, down = shared(desk), os.urandom(SIZE)
+    used(memory)
+    with memory.lent(SHARD, SIZE) as region:
+        assert region is not None
+        first = region.number
+        view = region.payload(SIZE, desk.write(first, down))
+    second = used(memory)
+    assert second not in (None, first)
+    assert view == down
+    view.release()
+    del view
+    assert used(memory) in (first, second)
+    memory.close()
+
+
+def test_payload_outlives_its_region(desk: Regions) -> None:
+    """The shard may go, and the worker close, before the weights are in the model."""
+    before, memory, down = open_files(), shared(desk), os.urandom(SIZE)
+    used(memory)
+    with memory.lent(SHARD, SIZE) as region:
+        assert region is not None
+        view = region.payload(SIZE, desk.write(region.number, down))
+    memory.close()
+    del region
+    until(lambda: desk.count == 0, "the region is given up")
+    assert view == down
+    view.release()
+    del view
+    assert open_files() == before
+
+
+def test_payload_of_another_call_is_told_by_its_checksum(desk: Regions) -> None:
+    region = hand_over(desk.invite(), SIZE)
+    checksum = desk.write(region.number, bytes(SIZE))
+    desk.write(region.number, b"\1" * SIZE)
+    with pytest.raises(ChunkChecksumMismatch, match=f"shared memory of {SIZE} bytes has XXH3"):
+        region.payload(SIZE, checksum)
     region.close()
 
 
@@ -179,9 +228,7 @@ def test_payload_longer_than_its_region_moves_no_byte(desk: Regions) -> None:
     assert copy == b"\x01" * (SIZE + 1)
     with pytest.raises(BadFrame):
         desk.write(region.number, copy)
-    found = bytearray(b"\x01" * SIZE)
-    region.read(found, len)
-    assert found == bytes(SIZE)
+    assert bytes(region.memory) == bytes(SIZE)
     region.close()
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import grpc
 import grpc.experimental
-import xxhash
 
 import sheepfold_wire.messages as m
 from sheepfold.transport import REPLIES, Arrived, CoordinatorRequest, Ranges, TransportError
@@ -22,7 +21,7 @@ from sheepfold_wire.access import Access, Metadata
 from sheepfold_wire.codecs import Buffer
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.convert import from_proto, to_proto
-from sheepfold_wire.errors import AheadGone, BadFrame, ChunkChecksumMismatch, PreconditionError, RegionGone
+from sheepfold_wire.errors import AheadGone, BadFrame, PreconditionError, RegionGone
 from sheepfold_wire.frames import (
     MESSAGE_BYTES_MAX,
     Chunk,
@@ -246,12 +245,13 @@ def _payload(
     pool: BufferPool,
     region: Region | None,
     arrived: Arrived | None,
-) -> bytearray:
+) -> Buffer:
     """The rest of a pull: its chunks, or what is in the region instead; then the version once more.
 
     Raises BadFrame, so that a torn answer is seen; RegionGone for chunks where a region was offered.
     """
-    buffer = PartBuffer(header.payload_bytes, pool)
+    buffer = PartBuffer(header.payload_bytes if region is None else 0, pool)
+    written: memoryview | None = None
     end: int | None = None
     for raw in frames:
         match read_pull_frame(raw):
@@ -261,27 +261,19 @@ def _payload(
                 buffer.add(chunk)
                 if arrived is not None:
                     arrived(header.version, buffer.payload, buffer.prefix)
-            case Written(checksum) if end is None and region is not None:
-                _fill(buffer, region, checksum)
+            case Written(checksum) if end is None and written is None and region is not None:
+                written = region.payload(header.payload_bytes, checksum)
             case int(version) if end is None:
                 end = version
             case _:
                 raise BadFrame("a frame of a pull follows its end, or is a second header")
     if end != header.version:
         raise BadFrame(f"the pull began as version {header.version} and ended as {end}; pull again")
-    return buffer.finish()
-
-
-def _fill(buffer: PartBuffer, region: Region, checksum: int) -> None:
-    """Raises ChunkChecksumMismatch where the region holds another payload, such as an earlier call's."""
-    found = xxhash.xxh3_64()
-    with buffer.whole() as payload:
-        region.read(payload, found.update)
-    if found.intdigest() != checksum:
-        raise ChunkChecksumMismatch(
-            f"shared memory of {len(payload)} bytes has XXH3 {found.hexdigest()}, written as "
-            f"{checksum:016x}; pull again"
-        )
+    if region is None:
+        return buffer.finish()
+    if written is None:
+        raise BadFrame("the pull ended without a payload; pull again")
+    return written
 
 
 def translated(error: grpc.RpcError, what: str) -> Exception:

@@ -6,25 +6,21 @@ Everything else of a call stays as it is. Whatever stands in the way here, the p
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+import xxhash
+
 import sheepfold_wire.messages as m
 from sheepfold.transport import TransportError
 from sheepfold_wire.codecs import Buffer
-from sheepfold_wire.errors import NotReady, Overloaded, RegionGone, SheepfoldError
-from sheepfold_wire.regions import (
-    ANSWER_BYTES_MAX,
-    Seen,
-    abstract,
-    boot_id,
-    make_region,
-    read_region,
-    write_region,
-)
+from sheepfold_wire.errors import ChunkChecksumMismatch, NotReady, Overloaded, RegionGone, SheepfoldError
+from sheepfold_wire.regions import ANSWER_BYTES_MAX, abstract, boot_id, make_region
 
 log = logging.getLogger("sheepfold")
 
@@ -47,11 +43,16 @@ class NotShared(Exception):
 
 
 class Region:
-    """A memfd that a shard holds too, for one call at a time."""
+    """A memfd that a shard holds too, for one call at a time; mapped here, where all of it was made."""
 
-    def __init__(self, number: int, size: int, descriptor: int, connection: socket.socket) -> None:
-        self.number, self.size = number, size
-        self._descriptor, self._connection = descriptor, connection
+    def __init__(self, number: int, size: int, memory: mmap.mmap, connection: socket.socket) -> None:
+        self.number, self.size, self.memory = number, size, memory
+        self._connection = connection
+
+    @property
+    def is_read(self) -> bool:
+        """Whether nobody has a view of its memory: a pull's payload may be read until it is let go of."""
+        return sys.getrefcount(self.memory) == _UNUSED
 
     @property
     def is_held(self) -> bool:
@@ -65,23 +66,35 @@ class Region:
         return False
 
     def write(self, payload: Buffer) -> None:
-        """To its start. Raises RegionGone."""
-        try:
-            write_region(self._descriptor, payload)
-        except (OSError, EOFError) as error:
-            raise RegionGone(f"the region cannot be written ({error})") from None
+        """To its start."""
+        with memoryview(payload) as view, view.cast("B") as whole:
+            self.memory[: len(whole)] = whole
 
-    def read(self, into: Buffer, seen: Seen) -> None:
-        """From its start; `seen` is told of the copy. Raises RegionGone."""
-        try:
-            read_region(self._descriptor, into, seen)
-        except (OSError, EOFError) as error:
-            raise RegionGone(f"the region cannot be read ({error})") from None
+    def payload(self, size: int, checksum: int) -> memoryview:
+        """So many bytes that the shard wrote, in place. Raises ChunkChecksumMismatch for another call's."""
+        view = memoryview(self.memory)[:size]
+        found = xxhash.xxh3_64(view)
+        if found.intdigest() != checksum:
+            raise ChunkChecksumMismatch(
+                f"shared memory of {len(view)} bytes has XXH3 {found.hexdigest()}, written as "
+                f"{checksum:016x}; pull again"
+            )
+        return view
 
     def close(self) -> None:
         """The shard lets go of it when it sees the connection end."""
         self._connection.close()
-        os.close(self._descriptor)
+        with suppress(BufferError):  # else it goes with the last view of it
+            self.memory.close()
+
+
+def _references(memory: list[object]) -> int:
+    """CPython's count for what an attribute, here an item, refers to."""
+    return sys.getrefcount(memory[0])
+
+
+_UNUSED = _references([object()])
+"""The count of memory that only its region refers to."""
 
 
 def hand_over(reply: m.ShareReply, size: int) -> Region:
@@ -92,12 +105,17 @@ def hand_over(reply: m.ShareReply, size: int) -> Region:
         raise NotShared(f"no memory of {size} bytes can be made for it ({error})") from None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        memory = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         number = _number(connection, reply, descriptor)
+    except OSError as error:
+        connection.close()
+        raise NotShared(f"no memory of {size} bytes can be mapped ({error})") from None
     except BaseException:
         connection.close()
-        os.close(descriptor)
         raise
-    return Region(number, size, descriptor, connection)
+    finally:
+        os.close(descriptor)
+    return Region(number, size, memory, connection)
 
 
 def _number(connection: socket.socket, reply: m.ShareReply, descriptor: int) -> int:
@@ -193,7 +211,7 @@ class ShardRegions:
 
     def _found(self, size: int) -> Region | None:
         for at, region in enumerate(self._free):
-            if region.size == size:
+            if region.size == size and region.is_read:
                 return self._free.pop(at)
         return None
 
