@@ -345,6 +345,9 @@ class FakeTransport:
     def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
         return self.server.digest(address.shard)
 
+    def room(self, address: m.ShardAddress, size: int) -> memoryview | None:
+        return None
+
     def way(self, address: m.ShardAddress) -> str:
         return "a test"
 

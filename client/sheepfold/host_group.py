@@ -219,6 +219,10 @@ class GroupWorker(Worker):
             parts.append(part)
         return tuple(parts)
 
+    def room(self, shard: int, size: int) -> memoryview | None:
+        """None: what is pushed is the ranks' sum, not this part."""
+        return None
+
     # --- contributions ----------------------------------------------------------------------------------
 
     def push(self, parts: tuple[Buffer, ...], facts: m.Facts, brought: Brought = ()) -> Ready | Ended:

@@ -37,9 +37,9 @@ class Mirror:
         """Received bytes, which come in memory that is not pinned."""
         self._uploaded: torch.cuda.Event | None = None
 
-    def download(self, part: npt.NDArray[np.uint8], ranges: Iterable[range]) -> None:
+    def download(self, part: memoryview, ranges: Iterable[range]) -> None:
         """Begins to copy these bytes into the part; they are there once `settle` has returned."""
-        host = torch.from_numpy(part)
+        host = torch.from_numpy(np.frombuffer(part, np.uint8))
         for piece in ranges:
             own = slice(piece.start, piece.stop)
             host[own].copy_(self.bytes[own], non_blocking=True)

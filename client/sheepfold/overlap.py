@@ -113,6 +113,7 @@ class Overlap:
         """The one backward of a slot comes now."""
         self.settle()
         if self._hooks:
+            self._packer.prepare(self._worker.up, self._worker.room)
             self._flight = Flight(lease)
 
     def spoil(self) -> None:

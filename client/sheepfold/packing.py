@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sheepfold.errors import Refused
 from sheepfold.int8 import RowEncoder
-from sheepfold.layout import Move, part_layouts, presence_bitmap
+from sheepfold.layout import Move, PartLayout, part_layouts, presence_bitmap
 from sheepfold.mirror import Mirror, is_far, new_host_part
 from sheepfold.model_tensors import TORCH_DTYPES
 from sheepfold_wire.codecs import Buffer, Codec
@@ -21,6 +21,14 @@ from sheepfold_wire.errors import ShapeMismatch
 from sheepfold_wire.int8 import row_keys
 from sheepfold_wire.manifest import ROW_ELEMENTS, Manifest
 from sheepfold_wire.plan import Plan
+
+Room = Callable[[int, int], memoryview | None]
+"""Memory for a shard's part, of so many bytes; None: the packer's own."""
+
+
+def no_room(shard: int, size: int) -> None:
+    return None
+
 
 Flat = Mapping[int, Tensor | None]
 """Flattened tensors by their number in the manifest."""
@@ -37,7 +45,7 @@ class Packer:
         self._names = [tensor.name for tensor in manifest.tensors]
         self._shapes = [tensor.shape for tensor in manifest.tensors]
         self.layouts = part_layouts(plan)
-        self._parts: list[npt.NDArray[np.uint8]] = []
+        self._parts: list[memoryview] = []
         self._codec: Codec | None = None
         self._encoders: dict[torch.device, RowEncoder] = {}
         """Of int8, by where gradients are."""
@@ -53,47 +61,55 @@ class Packer:
         values: Mapping[str, Tensor | None],
         codec: Codec,
         seed: int = 0,
-        done: Container[tuple[int, Move]] = (),
+        done: frozenset[tuple[int, Move]] = frozenset(),
+        room: Room = no_room,
     ) -> tuple[memoryview, ...]:
         """The parts of a contribution: gradients by parameter name, current values by buffer name.
 
         An absent (None) gradient is zeros. Rounds as torch does, to nearest even, and int8 by noise of the
         lease's `seed`. The parts are valid until the next call: the buffers are used again. `done`: moves by
-        shard that `pack_moves` has brought there already.
+        shard that `pack_moves` has brought there already, where `prepare` has told it to.
         """
-        return self._filled(self._parts_in(codec), values, codec, seed, done)
+        if not done:
+            self.prepare(codec, room)
+        self._filled(self._parts, values, codec, seed, done)
+        return tuple(self._parts)
+
+    def prepare(self, codec: Codec, room: Room = no_room) -> None:
+        """Decide where the next parts are packed: in `room` where there is some, else where the last were."""
+        if codec is not self._codec:
+            self._parts, self._codec = [], codec
+        held: list[memoryview | None] = [*self._parts] or [None] * len(self.layouts)
+        self._parts = [
+            _buffer(layout, codec, part, room) for layout, part in zip(self.layouts, held, strict=True)
+        ]
 
     @torch.no_grad()
     def pack_moves(
         self, shard: int, moves: Sequence[Move], sources: Mapping[int, Tensor], codec: Codec, seed: int
     ) -> memoryview:
         """Some of a contribution's part, from tensors by their number; returns all of the part."""
-        part = self._parts_in(codec)[shard]
+        part = self._parts[shard]
         flat = {index: self._flat(index, tensor) for index, tensor in sources.items()}
         for mirror in self._fill(shard, part, moves, (), flat, codec, seed):
             mirror.settle()
-        return part.data
-
-    def _parts_in(self, codec: Codec) -> list[npt.NDArray[np.uint8]]:
-        if codec is not self._codec:
-            self._parts = [layout.new_part(codec, new_host_part) for layout in self.layouts]
-            self._codec = codec
-        return self._parts
+        return part
 
     @torch.no_grad()
     def pack_weights(self, tensors: Mapping[str, Tensor]) -> tuple[memoryview, ...]:
         """The parts of an init lease: fp32, in buffers of their own."""
-        parts = [layout.new_part(Codec.FP32) for layout in self.layouts]
-        return self._filled(parts, tensors, Codec.FP32)
+        parts = [layout.new_part(Codec.FP32).data for layout in self.layouts]
+        self._filled(parts, tensors, Codec.FP32)
+        return tuple(parts)
 
     def _filled(
         self,
-        parts: list[npt.NDArray[np.uint8]],
+        parts: Sequence[memoryview],
         values: Mapping[str, Tensor | None],
         codec: Codec,
         seed: int = 0,
         done: Container[tuple[int, Move]] = (),
-    ) -> tuple[memoryview, ...]:
+    ) -> None:
         flat = {index: self._flat(index, values.get(name)) for index, name in enumerate(self._names)}
         mirrors: list[Mirror] = []
         for layout, part in zip(self.layouts, parts, strict=True):
@@ -102,12 +118,11 @@ class Packer:
             _fill_integers(layout.integers, layout.stretches(part, codec).integers, flat)
         for mirror in mirrors:
             mirror.settle()
-        return tuple(part.data for part in parts)
 
     def _fill(
         self,
         shard: int,
-        part: npt.NDArray[np.uint8],
+        part: memoryview,
         moves: Sequence[Move],
         floats: Sequence[Move],
         flat: Flat,
@@ -121,7 +136,7 @@ class Packer:
         for device in own.keys() | statistics.keys():
             due, also = own.get(device, []), statistics.get(device, [])
             mirror = self._mirror("up", shard, codec, device)
-            raw = torch.from_numpy(part) if mirror is None else mirror.bytes
+            raw = _bytes_of(part) if mirror is None else mirror.bytes
             values, scales, counts = self._stretches(shard, raw, codec)
             if codec is Codec.INT8:
                 self._fill_rows(due, values, scales, flat, seed)
@@ -271,6 +286,16 @@ class Packer:
                 "attach the changed model to another job"
             )
         return value.detach().reshape(-1)
+
+
+def _buffer(layout: PartLayout, codec: Codec, held: memoryview | None, room: Room) -> memoryview:
+    """Where a part is packed: its padding is zero, as in what the last one was packed into."""
+    given = room(layout.shard, layout.part_bytes(codec))
+    if given is None:
+        return layout.new_part(codec, new_host_part).data if held is None else held
+    if held is None or given.obj is not held.obj:
+        np.frombuffer(given, np.uint8)[:] = 0
+    return given
 
 
 def _by_device(moves: Sequence[Move], tensors: Flat) -> dict[torch.device | None, list[Move]]:

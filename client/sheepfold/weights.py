@@ -85,14 +85,15 @@ class ModelWeights:
         """Has gradients leave for this model's parts before `contribution` is asked for."""
         return Overlap(self._worker, self._packer, list(self.tensors.parameters.values()))
 
-    def contribution(self, seed: int, done: Container[tuple[int, Move]] = ()) -> tuple[Parts, bytes]:
+    def contribution(self, seed: int, done: frozenset[tuple[int, Move]] = frozenset()) -> tuple[Parts, bytes]:
         """(parts, presence bitmap) of gradients and buffers; the parts are valid until the next call.
 
         `seed`: the lease's, which int8 rounds by. `done`: what is packed already, as `Overlap.finish` says.
         """
         gradients = {name: parameter.grad for name, parameter in self.tensors.parameters.items()}
         values = {**gradients, **self.tensors.buffers}
-        return self._packer.pack(values, self._worker.up, seed, done), self._packer.presence(values)
+        parts = self._packer.pack(values, self._worker.up, seed, done, self._worker.room)
+        return parts, self._packer.presence(values)
 
     def clear_gradients(self) -> None:
         for parameter in self.tensors.parameters.values():

@@ -81,6 +81,10 @@ class Worker:
         """The weights taken are in place."""
         self._driver.confirm_weights()
 
+    def room(self, shard: int, size: int) -> memoryview | None:
+        """Memory to pack a shard's part into, see `Transport.room`."""
+        return self._transport.room(self._driver.terms.reply.shards[shard], size)
+
     def push_init(self, parts: tuple[Buffer, ...], present: bytes) -> Ready | Ended:
         """The initial weights, fp32. They count as no samples; any weight above 0 would do."""
         facts = m.Facts(samples=0, weight=1.0, base_version=self.version, present=present)

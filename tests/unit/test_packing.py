@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
@@ -99,7 +98,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[list[range]]:
     seen: list[list[range]] = []
     download = Mirror.download
 
-    def watched(mirror: Mirror, part: npt.NDArray[np.uint8], ranges: Iterable[range]) -> None:
+    def watched(mirror: Mirror, part: memoryview, ranges: Iterable[range]) -> None:
         seen.append(list(ranges))
         download(mirror, part, seen[-1])
 
@@ -189,6 +188,23 @@ def test_buffers_are_used_again_but_not_by_the_init_parts() -> None:
     again = packer.pack(gradients_of(tensors, seed=1), Codec.FP32)
     assert [bytes(part) for part in first] == [bytes(part) for part in again]
     assert [bytes(part) for part in init] == kept
+
+
+def test_parts_are_packed_into_the_room_that_is_given_whatever_was_in_it_before() -> None:
+    """Padding is zero there too, also when the memory is another one than last time."""
+    tensors, _, packer = made()
+    wanted, rooms = packed(packer, gradients_of(tensors), Codec.BF16), dict[int, bytearray]()
+
+    def room(shard: int, size: int) -> memoryview:
+        return memoryview(rooms.setdefault(shard, bytearray(b"\xff" * size)))
+
+    for _ in range(2):
+        rooms.clear()
+        for seed in (1, 0):
+            parts = packer.pack(gradients_of(tensors, seed), Codec.BF16, room=room)
+        assert [part.obj for part in parts] == list(rooms.values())
+        assert [bytes(part) for part in parts] == wanted
+    assert packed(packer, gradients_of(tensors), Codec.BF16) == wanted, "and without room as well"
 
 
 @pytest.mark.parametrize("is_writable", [True, False])

@@ -323,9 +323,79 @@ def test_region_whose_call_failed_is_not_used_again(desk: Regions) -> None:
     memory.close()
 
 
+def packed(memory: SharedMemory, size: int = SIZE) -> memoryview:
+    """A part of noise in memory that is shared."""
+    assert memory.room(SHARD, size) is None, "not before there was one of the size"
+    room = memory.room(SHARD, size)
+    assert room is not None
+    room[:] = os.urandom(size)
+    return room
+
+
+def test_part_is_handed_over_where_it_was_packed(desk: Regions) -> None:
+    memory = shared(desk)
+    part, copy = packed(memory), bytearray(SIZE)
+    with memory.lent(SHARD, SIZE, part) as region:
+        assert region is not None
+        assert region.holds(part)
+        region.write(part)
+        desk.read(region.number, copy, len)
+    assert copy == part
+    again = memory.room(SHARD, SIZE)
+    assert again is not None
+    assert again.obj is part.obj
+    assert desk.count == 1
+    memory.close()
+
+
+def test_memory_that_is_packed_into_is_lent_to_nobody_else(desk: Regions) -> None:
+    """A pull would be written over the next gradient."""
+    memory = shared(desk)
+    part = packed(memory)
+    with memory.lent(SHARD, SIZE) as region, memory.lent(SHARD, SIZE) as other:
+        assert region is not None
+        assert other is not None
+        assert not region.holds(part)
+        assert not other.holds(part)
+    memory.close()
+
+
+def test_part_whose_push_failed_is_copied_and_the_next_is_packed_elsewhere(desk: Regions) -> None:
+    """The shard may still read what it did not answer."""
+    memory = shared(desk)
+    part, copy = packed(memory), bytearray(SIZE)
+    with pytest.raises(TransportError), memory.lent(SHARD, SIZE, part):
+        raise TransportError("DEADLINE_EXCEEDED")
+    with memory.lent(SHARD, SIZE, part) as region:
+        assert region is not None
+        assert not region.holds(part)
+        region.write(part)
+        desk.read(region.number, copy, len)
+    assert copy == part
+    other = memory.room(SHARD, SIZE)
+    assert other is not None
+    assert other.obj is not part.obj
+    memory.close()
+
+
+def test_part_that_was_packed_for_a_shard_that_is_gone_is_whole_and_goes_in_frames() -> None:
+    desk = Regions()
+    desk.start()
+    memory = shared(desk)
+    part = packed(memory)
+    before = bytes(part)
+    desk.close()
+    with memory.lent(SHARD, SIZE, part) as region:
+        assert region is None
+    assert memory.room(SHARD, SIZE) is None
+    memory.close()
+    assert part == before
+
+
 def test_environment_turns_it_off(desk: Regions) -> None:
     memory = SharedMemory(lambda _: desk.invite(), {client.VARIABLE: "0"})
     assert [used(memory), used(memory)] == [None, None]
+    assert [memory.room(SHARD, SIZE), memory.room(SHARD, SIZE)] == [None, None]
 
 
 def refusing(error: Exception) -> client.Ask:

@@ -75,6 +75,12 @@ class Transport(Protocol):
     ) -> bool:
         """Some bytes of a part, before the rest is known; False where nothing would be gained by it."""
 
+    def room(self, address: m.ShardAddress, size: int) -> memoryview | None:
+        """Memory of `size` bytes from where a push needs no copy; None: any memory will do.
+
+        The same as long as it can be had, and of whoever asks last.
+        """
+
     def pull(
         self, address: m.ShardAddress, request: m.PullRequest, arrived: Arrived | None = None
     ) -> tuple[int, Buffer]:
@@ -95,6 +101,7 @@ class Borrowed:
 
     def __init__(self, transport: Transport) -> None:
         self.call, self.push, self.push_ahead = transport.call, transport.push, transport.push_ahead
+        self.room = transport.room
         self.pull, self.digest, self.way = transport.pull, transport.digest, transport.way
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ class GrpcTransport:
             with suppress(AheadGone):
                 rest = chunk_frames(payload, ranges=left_of(len(payload), brought))
                 return self._push(address, replace(header, ahead_bytes=sum(map(len, brought))), rest)
-        with suppress(RegionGone), self._shared.lent(address, len(payload)) as region:
+        with suppress(RegionGone), self._shared.lent(address, len(payload), payload) as region:
             if region is not None:
                 region.write(payload)
                 return self._push(address, header, iter((push_region_frame(region.number),)))
@@ -189,6 +189,9 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise translated(error, f"Digest of shard {address.shard} at {address.address}") from None
         return from_proto(m.DigestReply, reply)
+
+    def room(self, address: m.ShardAddress, size: int) -> memoryview | None:
+        return self._shared.room(address, size)
 
     def way(self, address: m.ShardAddress) -> str:
         return "shared memory" if self._shared.is_used(address) else "grpc"

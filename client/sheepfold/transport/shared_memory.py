@@ -66,9 +66,14 @@ class Region:
         return False
 
     def write(self, payload: Buffer) -> None:
-        """To its start."""
+        """To its start, if it does not lie there already."""
         with memoryview(payload) as view, view.cast("B") as whole:
-            self.memory[: len(whole)] = whole
+            if not self.holds(whole):
+                self.memory[: len(whole)] = whole
+
+    def holds(self, payload: memoryview) -> bool:
+        """Whether it is a view of all of this memory."""
+        return payload.obj is self.memory and len(payload) == self.size
 
     def payload(self, size: int, checksum: int) -> memoryview:
         """So many bytes that the shard wrote, in place. Raises ChunkChecksumMismatch for another call's."""
@@ -151,6 +156,8 @@ class ShardRegions:
         self._lock = threading.Lock()
         self._free: list[Region] = []
         self._lent = 0
+        self._packing: Region | None = None
+        """What parts are packed into: of nobody else's."""
         self._sizes: list[int] = []
         """Of payloads that came before: one that comes once is not worth a region."""
         self._is_given_up = self._is_said = False
@@ -158,7 +165,38 @@ class ShardRegions:
     @property
     def has_any(self) -> bool:
         with self._lock:
-            return bool(self._free) or self._lent > 0
+            return bool(self._free) or self._lent > 0 or self._packing is not None
+
+    def room(self, size: int) -> memoryview | None:
+        """Memory of exactly this size to pack a part into; None: it is copied, or goes in frames."""
+        with self._lock:
+            if self._is_given_up or not self._is_known(size):
+                return None
+            region = self._packing
+        if region is None or region.size != size or not region.is_held:
+            self._drop_packing()
+            try:
+                region = self._opened(size)
+            except NotShared as error:
+                self.give_up(str(error), error.level)
+                return None
+            with self._lock:
+                self._packing = region
+        return None if region is None else memoryview(region.memory)
+
+    def packed(self, payload: Buffer) -> Region | None:
+        """The region that a part was packed into, if it is held still."""
+        with self._lock:
+            region = self._packing
+        if region is None or not region.holds(memoryview(payload)) or not region.is_held:
+            return None
+        return region
+
+    def _drop_packing(self) -> None:
+        with self._lock:
+            region, self._packing = self._packing, None
+        if region is not None:
+            region.close()
 
     def take(self, size: int) -> Region | None:
         """One of exactly this size; None where the payload is to go in frames."""
@@ -185,6 +223,10 @@ class ShardRegions:
 
     def give_back(self, region: Region, is_sound: bool) -> None:
         """After its call; `is_sound`: whether the shard has surely done with it."""
+        if region is self._packing:
+            if not is_sound:
+                self._drop_packing()
+            return
         with self._lock:
             self._lent -= 1
             keeps = is_sound and not self._is_given_up
@@ -198,6 +240,7 @@ class ShardRegions:
         with self._lock:
             is_news, self._is_given_up = not self._is_given_up, True
             free, self._free = self._free, []
+        self._drop_packing()
         for region in free:
             region.close()
         if is_news and why:
@@ -249,14 +292,15 @@ class SharedMemory:
         self._shards: dict[str, ShardRegions] = {}
 
     @contextmanager
-    def lent(self, address: m.ShardAddress, size: int) -> Iterator[Region | None]:
-        """A region of exactly this size for one call to a shard; None: send frames.
+    def lent(self, address: m.ShardAddress, size: int, payload: Buffer = b"") -> Iterator[Region | None]:
+        """A region of exactly this size for one call to a shard, `payload`'s own if it has one; None: send
+        frames.
 
         A call that ends by RegionGone gives memory up for this shard process. After any end but an answer the
         shard may still be at the region, which is then not used again.
         """
         shard = None if self._is_off or size == 0 else self._shard(address)
-        region = None if shard is None else shard.take(size)
+        region = None if shard is None else shard.packed(payload) or shard.take(size)
         if shard is None or region is None:
             yield None
             return
@@ -269,6 +313,10 @@ class SharedMemory:
             raise
         finally:
             shard.give_back(region, is_sound)
+
+    def room(self, address: m.ShardAddress, size: int) -> memoryview | None:
+        """See `ShardRegions.room`."""
+        return None if self._is_off or size == 0 else self._shard(address).room(size)
 
     def is_used(self, address: m.ShardAddress) -> bool:
         """Whether the shard holds a region of ours."""

@@ -148,6 +148,9 @@ class LocalTransport:
         _result(actor.received(token, header.attempt, kept, codec, check))
         return m.PushReply(duplicate=False)
 
+    def room(self, address: m.ShardAddress, size: int) -> memoryview | None:
+        return None
+
     def way(self, address: m.ShardAddress) -> str:
         return "this process"
 
