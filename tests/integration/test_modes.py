@@ -27,7 +27,9 @@ from torch import nn
 import sheepfold
 import sheepfold_wire.messages as m
 from sheepfold.transport.grpc import GrpcTransport
-from sheepfold_wire.errors import InvalidError, LeaseEnded, NonFinite, StepClosed
+from sheepfold_server.shell.encoded import EncodedVersions
+from sheepfold_wire.codecs import Codec
+from sheepfold_wire.errors import InvalidError, LeaseEnded, NonFinite, StepClosed, VersionGone
 from sheepfold_wire.job import Job
 from sheepfold_wire.manifest import Manifest
 from sheepfold_wire.plan import Plan
@@ -292,6 +294,27 @@ def test_codec_asked_for_late_is_served_at_an_older_version_too() -> None:
                 with pytest.raises(InvalidError, match=f"'{unknown}': weights come down as fp32, bf16, fp16"):
                     reader.pull(shard, m.PullRequest("small", *target, unknown, 3, 5.0))
         reader.close()
+
+
+def test_newest_version_asked_for_while_the_next_is_made_is_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pull in a codec, of weights that are being written over: one version, and no refusal."""
+    asked: list[Any] = []
+    overwrite = EncodedVersions.overwrite
+
+    def pull_meanwhile(copies: EncodedVersions, newest: int) -> None:
+        if newest == 2 and not asked:
+            asked.append(fold.shards[0].process.actor("small").pull(None, Codec.FP16)[1])
+            asked.append(fold.shards[0].process.actor("small").pull(2, Codec.BF16)[1])
+            copies.retire(3, frozenset())  # as where nobody pulls fp32
+        overwrite(copies, newest)
+
+    monkeypatch.setattr(EncodedVersions, "overwrite", pull_meanwhile)
+    with running_fold(1) as fold:
+        train(fold.address, small_job())
+        newest, named = asked
+        assert newest.result(5).version == 3
+        with pytest.raises(VersionGone, match="version 2 was not asked for in bf16 before version 3"):
+            named.result(5)
 
 
 def test_job_that_cannot_be_opened_is_refused_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,8 @@ class ShardActor:
         self._lock, self._door = threading.Lock(), threading.Lock()
         self._is_closed = False
         self._waiting: dict[int, Future[object]] = {}
-        self._codecs: dict[int, Codec] = {}
-        """Codec asked for, by token of a pull."""
+        self._asked: dict[int, tuple[int | None, Codec]] = {}
+        """What a pull asks for, by its token: a version, or the newest, and a codec."""
         self._arriving: dict[int, tuple[AttemptId, Buffer, Codec]] = {}
         self._parts: dict[AttemptId, tuple[Buffer, Codec]] = {}
         self._ahead: dict[AttemptId, AheadPart] = {}
@@ -123,12 +123,12 @@ class ShardActor:
     def pull(self, version: int | None, codec: Codec) -> tuple[int, Future[object]]:
         """(token, answer): the future yields Served, or raises the refusal."""
         token, future = self._expect()
-        self._codecs[token] = codec
+        self._asked[token] = version, codec
         self._actor.submit(e.PullAsked(token, version))
         return token, future
 
     def pull_gone(self, token: int) -> None:
-        self._codecs.pop(token, None)
+        self._asked.pop(token, None)
         self._forget(token)
         self._actor.submit(e.PullGone(token))
 
@@ -170,7 +170,7 @@ class ShardActor:
                 self._answer(token, effect)
             case e.RefusePush(token, error) | e.RefusePull(token, error):
                 self._arriving.pop(token, None)
-                self._codecs.pop(token, None)
+                self._asked.pop(token, None)
                 self._answer(token, error)
             case e.ServePull():
                 self._serve(effect)
@@ -212,19 +212,23 @@ class ShardActor:
             future.set_result(answer)
 
     def _serve(self, effect: e.ServePull) -> None:
-        codec = self._codecs.pop(effect.token, Codec.FP32)
+        version, codec = self._asked.pop(effect.token, (effect.version, Codec.FP32))
         payload = self._encoded.find(effect.version, codec)
         if payload is not None:
             self._answer(effect.token, Served(effect.version, payload))
         else:
-            self._encode_first(effect, codec)
+            self._encode_first(effect, codec, takes_newest=version is None)
 
-    def _encode_first(self, effect: e.ServePull, codec: Codec) -> None:
+    def _encode_first(self, effect: e.ServePull, codec: Codec, takes_newest: bool) -> None:
         def work() -> None:
             try:
                 payload = self._encoded.asked_for(effect.version, codec, self._work.version)
             except VersionGone as error:
-                self._answer(effect.token, error)
+                if takes_newest:  # which is another one by now
+                    self._asked[effect.token] = None, codec
+                    self._actor.submit(e.PullAsked(effect.token, None))
+                else:
+                    self._answer(effect.token, error)
             else:
                 self._answer(effect.token, Served(effect.version, payload))
 
