@@ -1,7 +1,8 @@
 """Memory that a worker shares with a shard of its host: what both sides must agree on.
 
-A *region* is a memfd whose length is sealed. Each side reads and writes it by calls of the system and never
-maps it: whatever the other does to it, a call fails or brings other bytes, and no process dies of SIGBUS.
+A *region* is a memfd whose length is sealed. The worker made it, with all its pages, and maps it. The shard
+reads and writes it by calls of the system: whatever a worker does to it, a call fails or brings other bytes,
+and the shard does not die of SIGBUS.
 """
 
 from __future__ import annotations
