@@ -223,8 +223,6 @@ class GroupWorker(Worker):
         """None: what is pushed is the ranks' sum, not this part."""
         return None
 
-    # --- contributions ----------------------------------------------------------------------------------
-
     def push(self, parts: tuple[Buffer, ...], facts: m.Facts, brought: Brought = ()) -> Ready | Ended:
         """The weighted mean of all ranks' contributions, each shard's part by its own rank.
 
