@@ -18,10 +18,17 @@ from sheepfold.transport import Arrived, Brought, Ranges, Transport, TransportEr
 from sheepfold.usage import Usage
 from sheepfold.waiting import Waiting
 from sheepfold_wire.codecs import Buffer, Codec
-from sheepfold_wire.errors import BadConfig, NotReady, Overloaded, ShapeMismatch, SheepfoldError
+from sheepfold_wire.errors import (
+    BadConfig,
+    ConfigMismatch,
+    NotReady,
+    Overloaded,
+    ShapeMismatch,
+    SheepfoldError,
+)
 from sheepfold_wire.frames import payload_digest
 from sheepfold_wire.ids import NOTHING_LOADED, AttemptId
-from sheepfold_wire.job import Job, job_from_json
+from sheepfold_wire.job import LIVE_KEYS, Job, flat_values, job_from_json
 from sheepfold_wire.manifest import Manifest
 from sheepfold_wire.plan import Plan
 
@@ -75,6 +82,14 @@ class Watcher(Protocol):
         """The first `count` bytes of a shard's part are there."""
 
 
+def another_job(before: Job, now: Job) -> str:
+    """The first value that differs and that no job changes while it trains; empty if there is none."""
+    old, new = (flat_values(job.model_dump(mode="json")) for job in (before, now))
+    sealed = (old.keys() | new.keys()).difference(LIVE_KEYS, ["numerics.kernel"])  # chosen when it is opened
+    differ = (key for key in sorted(sealed) if old.get(key) != new.get(key))
+    return next((f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in differ), "")
+
+
 Answer = tuple[SessionEvent | None, Buffer | None]
 """What to tell the session of a call, and the weights it brought."""
 
@@ -90,9 +105,20 @@ class WorkerCalls:
         self.usage = Usage(time.monotonic)
         self.staged: deque[AttemptId] = deque(maxlen=STAGED_REMEMBERED)
         """The newest attempts that every shard has said are staged."""
+        self._first: Job | None = None
+        """The job as it was at the first attach."""
 
     def attach(self) -> Terms:
-        return Terms.of(self.transport.call(self.opening))
+        """Raises ConfigMismatch for another job than this worker was attached to, created under its name."""
+        terms = Terms.of(self.transport.call(self.opening))
+        if self._first is None:
+            self._first = terms.job
+        elif difference := another_job(self._first, terms.job):
+            raise ConfigMismatch(
+                f"job {self.opening.job} is another one than this worker attached to, created under its name "
+                f"since: {difference}; start the script again to train it"
+            )
+        return terms
 
     def answer(
         self,

@@ -9,7 +9,7 @@ Exception
 
 from __future__ import annotations
 
-from sheepfold_wire.errors import JobUnknown, SheepfoldError
+from sheepfold_wire.errors import JobDeleted, JobUnknown, SheepfoldError
 
 
 class JobEnded(Exception):
@@ -68,7 +68,7 @@ class Refused(Exception):
     def by(cls, error: SheepfoldError) -> Refused:
         """The refusal that a role answered with."""
         text = f"{error} [{error.reason}]"
-        if isinstance(error, JobUnknown):
+        if isinstance(error, JobUnknown) and not isinstance(error, JobDeleted):
             text += (
                 ". Check the name (`sheepfold status` lists the jobs), or create it: attach(config=Job(...))"
             )

@@ -98,6 +98,10 @@ class Control:
         """Reads the whole checkpoint to verify it: make the Control with time for that."""
         return self._call(_coordinator, "Restore", request, m.RestoreReply)
 
+    def delete(self, request: m.DeleteJobRequest) -> m.DeleteJobReply:
+        """Reads the whole checkpoint to verify it: make the Control with time for that."""
+        return self._call(_coordinator, "DeleteJob", request, m.DeleteJobReply)
+
     def change(self, request: m.ConfigChangeRequest) -> m.ConfigChangeReply:
         return self._call(_coordinator, "ChangeConfig", request, m.ConfigChangeReply)
 

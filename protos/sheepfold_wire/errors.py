@@ -17,6 +17,7 @@
     ├── ChunkChecksumMismatch  DATA_LOSS            the same bytes again, at most 3 times
     ├── VersionGone            OUT_OF_RANGE         pull the newest version
     ├── JobUnknown             NOT_FOUND            never
+    │   └── JobDeleted
     ├── TokenRefused           UNAUTHENTICATED      never: take the whole address that `sheepfold up` prints
     ├── Forbidden              PERMISSION_DENIED    never: the call is for another role
     ├── ServerUntrusted        UNAUTHENTICATED      never; the caller's own finding, before it sends anything
@@ -281,6 +282,12 @@ class JobUnknown(SheepfoldError):
 
     status = Status.NOT_FOUND
     reason = "JOB_UNKNOWN"
+
+
+class JobDeleted(JobUnknown):
+    """No such job here any more; the text says who deleted it, and what is kept of it."""
+
+    reason = "JOB_DELETED"
 
 
 class TokenRefused(SheepfoldError):

@@ -329,8 +329,8 @@ def job_from_toml(path: Path) -> Job:
 def first_difference(mine: Job, theirs: Job) -> str | None:
     """One sentence naming the first key in which two jobs differ; None if they are equal."""
     a, b = (
-        _flat(mine.model_dump(mode="json")),
-        _flat(theirs.model_dump(mode="json")),
+        flat_values(mine.model_dump(mode="json")),
+        flat_values(theirs.model_dump(mode="json")),
     )
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):
@@ -338,11 +338,12 @@ def first_difference(mine: Job, theirs: Job) -> str | None:
     return None
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_values(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By dotted key; a list is a value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            flat.update(flat_values(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value
     return flat

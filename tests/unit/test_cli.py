@@ -41,7 +41,7 @@ COMMANDS = [
         ["job", name]
         for name in ("example", "check", "schema", "create", "show", "history", "freeze", "rewind")
     ),
-    *(["job", name] for name in ("pause", "resume", "stop", "set")),
+    *(["job", name] for name in ("pause", "resume", "stop", "set", "delete")),
 ]
 
 

@@ -12,7 +12,7 @@ import sheepfold_wire.errors as errors
 from sheepfold_wire.errors import Action, SheepfoldError, Status, all_errors, error_for
 from sheepfold_wire.status import from_details, to_details
 
-ABSTRACT = {"SheepfoldError", "PreconditionError", "InvalidError", "AbortedError"}
+ABSTRACT = {"SheepfoldError", "PreconditionError", "InvalidError", "AbortedError", "JobUnknown"}
 NEVER_FROM_GRPC = {
     Status.INVALID_ARGUMENT,
     Status.NOT_FOUND,

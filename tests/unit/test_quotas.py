@@ -76,7 +76,7 @@ def test_one_job_too_many_is_refused_with_the_quota() -> None:
         answer = fleet.create(m.CreateJobRequest("", job.to_json())) if not is_refused else None
         assert answer is None or answer.exception() is None
         if is_refused:
-            with pytest.raises(PreconditionError, match=r"1 jobs exist already, quota: jobs = 1; raise it"):
+            with pytest.raises(PreconditionError, match=r"1 jobs exist already, quota: jobs = 1; delete one"):
                 fleet.create(m.CreateJobRequest("", job.to_json()))
 
 

@@ -61,6 +61,7 @@ from sheepfold_wire.messages.coordinator import (
     ShardTraffic,
     WorkerUsage,
 )
+from sheepfold_wire.messages.deletion import DeleteJobReply, DeleteJobRequest, JobRemoved, RemoveJob
 from sheepfold_wire.messages.monitor import (
     Change,
     Drop,
@@ -141,6 +142,8 @@ __all__ = [
     "ControlRequest",
     "CreateJobReply",
     "CreateJobRequest",
+    "DeleteJobReply",
+    "DeleteJobRequest",
     "DigestEntry",
     "DigestReply",
     "DigestRequest",
@@ -157,6 +160,7 @@ __all__ = [
     "HeartbeatRequest",
     "Hello",
     "JobOpened",
+    "JobRemoved",
     "JobStatus",
     "KeepVersions",
     "Lease",
@@ -184,6 +188,7 @@ __all__ = [
     "Refold",
     "ReleaseReply",
     "ReleaseRequest",
+    "RemoveJob",
     "Restart",
     "RestoreReply",
     "RestoreRequest",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sheepfold_wire.ids import AttemptId
 from sheepfold_wire.messages.bulk import Facts
+from sheepfold_wire.messages.deletion import JobRemoved, RemoveJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,7 @@ ShardCommand = (
     | Totals
     | KeepVersions
     | SaveCheckpoint
+    | RemoveJob
 )
 
 
@@ -337,4 +339,5 @@ ShardReport = (
     | Applied
     | PartSaved
     | ShardFailed
+    | JobRemoved
 )

@@ -370,6 +370,30 @@ class RestoreReply(_message.Message):
     passed_over: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, lineage: _Optional[str] = ..., version: _Optional[int] = ..., passed_over: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class DeleteJobRequest(_message.Message):
+    __slots__ = ("request_id", "job", "author", "without_checkpoint")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    job: str
+    author: str
+    without_checkpoint: bool
+    def __init__(self, request_id: _Optional[str] = ..., job: _Optional[str] = ..., author: _Optional[str] = ..., without_checkpoint: bool = ...) -> None: ...
+
+class DeleteJobReply(_message.Message):
+    __slots__ = ("version", "kept_version", "checkpoint_url", "shards_away")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEPT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_URL_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_AWAY_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    kept_version: int
+    checkpoint_url: str
+    shards_away: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, version: _Optional[int] = ..., kept_version: _Optional[int] = ..., checkpoint_url: _Optional[str] = ..., shards_away: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class ChoreRequest(_message.Message):
     __slots__ = ("job", "worker", "name", "every")
     JOB_FIELD_NUMBER: _ClassVar[int]

@@ -91,6 +91,11 @@ class CoordinatorServiceStub(object):
                 request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreRequest.SerializeToString,
                 response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreReply.FromString,
                 _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/sheepfold.v1.CoordinatorService/DeleteJob',
+                request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.DeleteJobReply.FromString,
+                _registered_method=True)
         self.TakeChore = channel.unary_unary(
                 '/sheepfold.v1.CoordinatorService/TakeChore',
                 request_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.ChoreRequest.SerializeToString,
@@ -186,6 +191,13 @@ class CoordinatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteJob(self, request, context):
+        """Reads the newest checkpoint whole first; nothing that is kept is removed by it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TakeChore(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -268,6 +280,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.Restore,
                     request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreRequest.FromString,
                     response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreReply.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.DeleteJobRequest.FromString,
+                    response_serializer=sheepfold__wire_dot_v1_dot_coordinator__pb2.DeleteJobReply.SerializeToString,
             ),
             'TakeChore': grpc.unary_unary_rpc_method_handler(
                     servicer.TakeChore,
@@ -588,6 +605,33 @@ class CoordinatorService(object):
             '/sheepfold.v1.CoordinatorService/Restore',
             sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreRequest.SerializeToString,
             sheepfold__wire_dot_v1_dot_coordinator__pb2.RestoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sheepfold.v1.CoordinatorService/DeleteJob',
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.DeleteJobRequest.SerializeToString,
+            sheepfold__wire_dot_v1_dot_coordinator__pb2.DeleteJobReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -355,6 +355,16 @@ class SaveCheckpoint(_message.Message):
     version: int
     def __init__(self, job: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
+class RemoveJob(_message.Message):
+    __slots__ = ("job", "term", "lineages")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LINEAGES_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    term: int
+    lineages: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, job: _Optional[str] = ..., term: _Optional[int] = ..., lineages: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Hello(_message.Message):
     __slots__ = ("incarnation", "shard", "shard_count", "address", "numeric_fingerprint", "staging_bytes", "kernels", "kernel_note", "external_address", "keeps_log")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -541,8 +551,16 @@ class ShardFailed(_message.Message):
     why: str
     def __init__(self, job: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
+class JobRemoved(_message.Message):
+    __slots__ = ("job", "lineage")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    lineage: str
+    def __init__(self, job: _Optional[str] = ..., lineage: _Optional[str] = ...) -> None: ...
+
 class ShardCommand(_message.Message):
-    __slots__ = ("welcome", "open_job", "expect", "end_attempts", "load_init", "admit", "refold", "restart", "close", "commit", "totals", "keep_versions", "save_checkpoint")
+    __slots__ = ("welcome", "open_job", "expect", "end_attempts", "load_init", "admit", "refold", "restart", "close", "commit", "totals", "keep_versions", "save_checkpoint", "remove_job")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     OPEN_JOB_FIELD_NUMBER: _ClassVar[int]
     EXPECT_FIELD_NUMBER: _ClassVar[int]
@@ -556,6 +574,7 @@ class ShardCommand(_message.Message):
     TOTALS_FIELD_NUMBER: _ClassVar[int]
     KEEP_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     SAVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_JOB_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     open_job: OpenJob
     expect: Expect
@@ -569,10 +588,11 @@ class ShardCommand(_message.Message):
     totals: Totals
     keep_versions: KeepVersions
     save_checkpoint: SaveCheckpoint
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open_job: _Optional[_Union[OpenJob, _Mapping]] = ..., expect: _Optional[_Union[Expect, _Mapping]] = ..., end_attempts: _Optional[_Union[EndAttempts, _Mapping]] = ..., load_init: _Optional[_Union[LoadInit, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., refold: _Optional[_Union[Refold, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ..., keep_versions: _Optional[_Union[KeepVersions, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ...) -> None: ...
+    remove_job: RemoveJob
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open_job: _Optional[_Union[OpenJob, _Mapping]] = ..., expect: _Optional[_Union[Expect, _Mapping]] = ..., end_attempts: _Optional[_Union[EndAttempts, _Mapping]] = ..., load_init: _Optional[_Union[LoadInit, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., refold: _Optional[_Union[Refold, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ..., keep_versions: _Optional[_Union[KeepVersions, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., remove_job: _Optional[_Union[RemoveJob, _Mapping]] = ...) -> None: ...
 
 class ShardReport(_message.Message):
-    __slots__ = ("hello", "job_opened", "staged", "part_refused", "folded", "part_lost", "prepared", "norms", "applied", "shard_failed", "part_saved")
+    __slots__ = ("hello", "job_opened", "staged", "part_refused", "folded", "part_lost", "prepared", "norms", "applied", "shard_failed", "part_saved", "job_removed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     JOB_OPENED_FIELD_NUMBER: _ClassVar[int]
     STAGED_FIELD_NUMBER: _ClassVar[int]
@@ -584,6 +604,7 @@ class ShardReport(_message.Message):
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     SHARD_FAILED_FIELD_NUMBER: _ClassVar[int]
     PART_SAVED_FIELD_NUMBER: _ClassVar[int]
+    JOB_REMOVED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     job_opened: JobOpened
     staged: Staged
@@ -595,7 +616,8 @@ class ShardReport(_message.Message):
     applied: Applied
     shard_failed: ShardFailed
     part_saved: PartSaved
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., job_opened: _Optional[_Union[JobOpened, _Mapping]] = ..., staged: _Optional[_Union[Staged, _Mapping]] = ..., part_refused: _Optional[_Union[PartRefused, _Mapping]] = ..., folded: _Optional[_Union[Folded, _Mapping]] = ..., part_lost: _Optional[_Union[PartLost, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., norms: _Optional[_Union[Norms, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., shard_failed: _Optional[_Union[ShardFailed, _Mapping]] = ..., part_saved: _Optional[_Union[PartSaved, _Mapping]] = ...) -> None: ...
+    job_removed: JobRemoved
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., job_opened: _Optional[_Union[JobOpened, _Mapping]] = ..., staged: _Optional[_Union[Staged, _Mapping]] = ..., part_refused: _Optional[_Union[PartRefused, _Mapping]] = ..., folded: _Optional[_Union[Folded, _Mapping]] = ..., part_lost: _Optional[_Union[PartLost, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., norms: _Optional[_Union[Norms, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., shard_failed: _Optional[_Union[ShardFailed, _Mapping]] = ..., part_saved: _Optional[_Union[PartSaved, _Mapping]] = ..., job_removed: _Optional[_Union[JobRemoved, _Mapping]] = ...) -> None: ...
 
 class ShardCommands(_message.Message):
     __slots__ = ("commands",)

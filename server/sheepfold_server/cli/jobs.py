@@ -26,6 +26,8 @@ app = typer.Typer(cls=Group, no_args_is_help=True, help="Create, look at and ste
 
 REWIND_SECONDS = 3_600.0
 """Every file of the checkpoint is read first."""
+DELETE_SECONDS = 3_600.0
+"""The same."""
 
 JobFile = Annotated[Path, typer.Option("--file", "-f", metavar="JOB.TOML", help="The job file.")]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.")]
@@ -160,6 +162,52 @@ def rewind(
     with Control(address, REWIND_SECONDS) as control:
         reply = control.rewind(m.RewindRequest(uuid.uuid4().hex, name, to, skip, author()))
     typer.echo(f"job {name}: goes on from version {reply.version} as lineage {reply.lineage}")
+
+
+@app.command(epilog="Example: `sheepfold job delete lenet`")
+def delete(
+    name: JobName,
+    without_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--without-checkpoint", help="Also if no checkpoint holds its newest version: it is lost."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the name again.")] = False,
+    address: Address = DEFAULT,
+) -> None:
+    """Forget a job that has ended: its logs, and the memory it takes on shards. Its name is free then.
+
+    Its checkpoints stay, always; `sheepfold checkpoint restore` takes it up from them. The newest is read
+    whole first."""
+    with Control(address, DELETE_SECONDS) as control:
+        if not yes:
+            _confirm(name, control.status(name).version)
+        reply = control.delete(m.DeleteJobRequest(uuid.uuid4().hex, name, author(), without_checkpoint))
+    typer.echo(f"job {name} is deleted; {_kept(name, reply)}")
+    if reply.shards_away:
+        away = ", ".join(map(str, reply.shards_away))
+        typer.echo(f"not linked at present: shards {away}; they remove what they hold of it when they are")
+
+
+def _confirm(name: str, version: int) -> None:
+    """Raises BadConfig unless the name is typed once more."""
+    try:
+        typed = typer.prompt(f"Job {name}, at version {version}, is to be deleted. Its name again", err=True)
+    except typer.Abort:
+        raise BadConfig("nobody has typed the name again, nothing is deleted; --yes does not ask") from None
+    if typed != name:
+        raise BadConfig(f"{typed!r} is not {name!r}: nothing is deleted")
+
+
+def _kept(name: str, reply: m.DeleteJobReply) -> str:
+    if reply.kept_version < 0:
+        return "nothing of it is kept"
+    lost = "" if reply.kept_version == reply.version else f", and nothing after it up to {reply.version}"
+    return (
+        f"version {reply.kept_version} stays in {reply.checkpoint_url}{lost}: `sheepfold checkpoint restore "
+        f"{name}` takes it up"
+    )
 
 
 def parse_range(text: str) -> m.SampleRange:

@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterable
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core.administration import Administration
+from sheepfold_server.core.attaching import attach
 from sheepfold_server.core.attempts import Attempts
 from sheepfold_server.core.batch import BatchPlan
 from sheepfold_server.core.checkpointing import Checkpointing, books_of
+from sheepfold_server.core.deleting import Deleting
 from sheepfold_server.core.events import (
     Answer,
     BooksFound,
     CallLost,
     CheckpointFound,
+    CheckpointVerified,
     CoordinatorEffect,
     CoordinatorEvent,
     FromShard,
@@ -48,8 +51,6 @@ from sheepfold_server.core.state import Checkpoints, JobState, Life, ShardState
 from sheepfold_server.core.stepping import Stepping
 from sheepfold_wire.errors import (
     BadConfig,
-    DataMismatch,
-    NotReady,
     PreconditionError,
     SheepfoldError,
 )
@@ -89,6 +90,7 @@ class Coordinator:
         self._recovery = Recovery(self._state, self._granting, self._stepping)
         self._checkpointing = Checkpointing(self._state, self._granting)
         self._rewinding = Rewinding(self._state, self._checkpointing)
+        self._deleting = Deleting(self._state)
         self._opening = Opening(self._state, self._recovery, self._rewinding)
         self._administration = Administration(self._state, self._stepping)
         self._lease_calls = LeaseCalls(self._state, self._granting)
@@ -136,6 +138,8 @@ class Coordinator:
                 self._rewinding.on_found(event)
             case BooksFound():
                 self._rewinding.on_books(event)
+            case CheckpointVerified():
+                self._deleting.on_verified(event)
             case ShardUp():
                 self._checkpointing.on_shard_down(event.shard)  # what it was told on an earlier link is lost
                 self._opening.on_shard_up(event)
@@ -191,7 +195,7 @@ class Coordinator:
                         "create", request.request_id, lambda: self._opening.create(request)
                     )
                 case m.AttachRequest():
-                    reply = self._attach(request)
+                    reply = attach(self._state, self._opening, request)
                 case m.LeaseRequest():
                     self._lease_calls.ask(caller, request)
                     return
@@ -216,6 +220,9 @@ class Coordinator:
                     reply = known
                 case m.CheckpointRequest():
                     self._checkpointing.ask(caller)
+                    return
+                case m.DeleteJobRequest():
+                    self._deleting.ask(caller, request)
                     return
                 case m.ChoreRequest():
                     self._state.known_worker(request.worker)
@@ -242,52 +249,6 @@ class Coordinator:
             while len(self._answered) > REQUESTS_KEPT:
                 self._answered.popitem(last=False)
         return reply
-
-    def _attach(self, request: m.AttachRequest) -> m.AttachReply:
-        state = self._state
-        data = state.job.data
-        if request.network not in ("", "cluster", "external"):
-            raise BadConfig(f"network = {request.network!r}: give cluster or external")
-        if request.data_samples and data.samples and request.data_samples != data.samples:
-            raise DataMismatch(
-                f"the data set has {request.data_samples} samples, the job says data.samples = {data.samples}"
-            )
-        if request.data_fingerprint and data.fingerprint and request.data_fingerprint != data.fingerprint:
-            raise DataMismatch(
-                f"the data set's fingerprint is {request.data_fingerprint}, the job's {data.fingerprint}"
-            )
-        if request.manifest_json:
-            self._opening.take_manifest(request.manifest_json)
-        if state.unusable is not None:
-            raise state.unusable
-        missing = [index for index, shard in enumerate(state.shards) if not shard.is_up]
-        if missing:
-            raise NotReady(
-                f"shards {missing} of {len(state.shards)} have not connected to the coordinator yet"
-            )
-        if state.geometry is None:
-            raise NotReady(f"job {state.name} has no model yet; attach a worker first")
-        if state.workers.get(request.worker) is None:
-            state.quotas.check_workers(state.name, state.workers.attached)
-        if state.workers.attach(request, state.now) and not request.is_reader:
-            place = f"{request.host}, pid {request.pid}, {request.device}"
-            state.event("attach", f"worker {request.worker} attached from {place}")
-        return m.AttachReply(
-            job=state.name,
-            worker=request.worker,
-            term=state.term,
-            lineage=state.lineage,
-            version=state.version,
-            manifest_json=state.geometry.manifest.to_json(),
-            config_json=state.resolved_json,
-            shards=tuple(
-                m.ShardAddress(i, s.address(request.network), s.incarnation)
-                for i, s in enumerate(state.shards)
-                if s.hello is not None
-            ),
-            heartbeat_seconds=min(2.0, state.job.leases.seconds / 4),
-            durability=state.durability,
-        )
 
     def _release(self, request: m.ReleaseRequest) -> m.ReleaseReply:
         reason = request.reason or "released"

@@ -57,6 +57,7 @@ ROLES_OF_CALL: dict[str, frozenset[Role]] = {
     _COORDINATOR + "Rewind": ADMINS,
     _COORDINATOR + "Checkpoint": ADMINS,
     _COORDINATOR + "Restore": ADMINS,
+    _COORDINATOR + "DeleteJob": ADMINS,
     _COORDINATOR + "Link": SHARDS,
     _MONITOR + "ListJobs": READERS,
     _MONITOR + "Status": READERS,

@@ -74,7 +74,7 @@ class JobNow:
         if before is None or _place(before) != _place(status):
             self.waits_since = seconds
         if before is not None and before.lineage != status.lineage:
-            self.rates, self.noise, self.slice_noise = Rates(), NoiseScale(), SliceNoise()
+            self.rates, self.noise, self.slice_noise, self.plan = Rates(), NoiseScale(), SliceNoise(), None
             self.newest.clear()
         if self.plan is not None and self.plan.shard_count != len(status.shards):
             self.plan = None

@@ -25,6 +25,7 @@ NOTED: dict[str, tuple[str, ...]] = {
     "Rewind": ("request_id", "to_version", "author"),
     "Checkpoint": ("author",),
     "Restore": ("request_id", "version", "author"),
+    "DeleteJob": ("request_id", "author", "without_checkpoint"),
     "Link": (),
 }
 """Calls that are written down, and what of the request is."""

@@ -113,6 +113,23 @@ class CheckpointDesk:
         numerics = index.numeric_fingerprint
         return e.CheckpointFound(ref, ledger, tuple(versions), lineage, tuple(passed_over), numerics)
 
+    def verify(self, job: str, ref: m.CheckpointRef) -> e.CheckpointVerified:
+        """Whether every file of that checkpoint is as its index says."""
+        try:
+            store = CheckpointStore(self.url, job)
+            listing = store.listing(ref.lineage)
+            for index in listing.indices + listing.superseded:
+                if (index.version, index.term) == (ref.version, ref.term):
+                    store.verify(index)
+                    return e.CheckpointVerified()
+            problems = "".join(f"; {problem.file}: {problem.reason}" for problem in listing.problems)
+            return e.CheckpointVerified(f"{self.url} has no index of version {ref.version}{problems}")
+        except (*StoreErrors, CheckpointCorrupt) as error:
+            return e.CheckpointVerified(str(error))
+        except Exception as error:
+            log.exception("the checkpoint of version %d of job %s cannot be read", ref.version, job)
+            return e.CheckpointVerified(f"{type(error).__name__}: see the log of the coordinator")
+
     def newest(
         self, job: str, version: int | None
     ) -> tuple[tuple[CheckpointIndex, Ledger] | None, tuple[str, ...]]:

@@ -22,6 +22,7 @@ from sheepfold_wire.convert import commands_to_proto, from_proto, report_from_pr
 from sheepfold_wire.errors import (
     BadFrame,
     InvalidError,
+    JobDeleted,
     JobUnknown,
     Overloaded,
     SheepfoldError,
@@ -48,8 +49,8 @@ async def guarded(context: Context, work: Callable[[], Awaitable[Any]], job: str
     context.caller.check_job(job or context.caller.job)
     try:
         return await work()
-    except JobUnknown:
-        if not context.caller.is_scoped:
+    except JobUnknown as error:
+        if not context.caller.is_scoped or isinstance(error, JobDeleted):  # that is told of its own job only
             raise
         raise context.caller.absent(job) from None
 
@@ -111,6 +112,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
             return to_proto(await asyncio.to_thread(self._fleet.restore, asked))
 
         return await guarded(context, work, request.job)
+
+    async def DeleteJob(self, request: Any, context: Context) -> Any:
+        return await self._call(m.DeleteJobRequest, request, context)
 
     async def TakeChore(self, request: Any, context: Context) -> Any:
         return await self._call(m.ChoreRequest, request, context)

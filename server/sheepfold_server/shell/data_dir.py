@@ -65,18 +65,22 @@ class DataDir:
 
     def save(self, numbers: Numbers) -> None:
         """On the disk when it returns; whole or not at all. Raises OSError."""
-        file = self.path / NUMBERS
-        fresh = file.with_suffix(".new")
         text = json.dumps({"term": numbers.term, "incarnations": numbers.incarnations}) + "\n"
-        with fresh.open("w", encoding="ascii") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-        fresh.replace(file)
-        sync_directory(self.path)
+        write_whole(self.path / NUMBERS, text)
 
     def release(self) -> None:
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(self._fd)
             self._fd = -1
+
+
+def write_whole(file: Path, text: str) -> None:
+    """ASCII, on the disk when it returns; whole or not at all. Raises OSError."""
+    fresh = file.with_suffix(".new")
+    with fresh.open("w", encoding="ascii") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    fresh.replace(file)
+    sync_directory(file.parent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,31 +22,20 @@ from sheepfold_server.core.remembering import identity
 from sheepfold_server.shell.checkpoint_desk import CheckpointDesk, new_lineage
 from sheepfold_server.shell.data_dir import DataDir, Numbers
 from sheepfold_server.shell.job_actor import JobActor
-from sheepfold_server.shell.job_log import JobLog
+from sheepfold_server.shell.job_log import JobLog, clear_buried
 from sheepfold_server.shell.restoring import books_of_checkpoint
+from sheepfold_server.shell.shard_links import LinkState, Send, check_hello
 from sheepfold_server.shell.start import StartError
+from sheepfold_server.shell.tombstones import Tombstone, Tombstones
 from sheepfold_wire.errors import (
-    BadConfig,
     CheckpointFailed,
+    JobDeleted,
     JobUnknown,
-    NotReady,
-    NumericsMismatch,
     PreconditionError,
-    StaleIncarnation,
 )
 from sheepfold_wire.job import Job, job_from_json
 
 log = logging.getLogger(__name__)
-
-Send = Callable[[m.ShardCommand], None]
-
-
-@dataclass(slots=True)
-class _LinkState:
-    incarnation: int
-    hello: m.Hello
-    send: Send
-    is_up: bool = True
 
 
 @dataclass(slots=True)
@@ -60,8 +49,9 @@ class Fleet:
     """Where checkpoints of all jobs are kept; empty: nowhere."""
     quotas: Quotas = UNBOUND
     numbers: Numbers = field(init=False)
+    _tombstones: Tombstones = field(init=False)
     _jobs: dict[str, JobActor] = field(default_factory=dict)
-    _links: dict[int, _LinkState] = field(default_factory=dict)
+    _links: dict[int, LinkState] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _desk: CheckpointDesk | None = None
 
@@ -69,12 +59,14 @@ class Fleet:
         """Begins the next term, takes up the jobs of earlier ones; raises StartError, LogError, OSError."""
         if self.checkpoint_url:
             self._desk = CheckpointDesk(self.checkpoint_url, ThreadPoolExecutor(1, "checkpoints"))
+        self._tombstones = Tombstones(self.directory, self.shard_count)
         if self.directory is None:
             self.numbers = Numbers(int(time.time() * 1000))  # of this process alone
             return
         self.numbers = self.directory.numbers()
         self.numbers.term += 1
         self.directory.save(self.numbers)
+        clear_buried(self.directory.path)
         for path in sorted((self.directory.path / "jobs").glob("*")):
             self._take_up(path)
 
@@ -89,6 +81,9 @@ class Fleet:
         if not records:  # it was being created
             return
         config, lineage, had = identity(records)
+        if self._tombstones.holds(lineage):  # the process that deleted it died before it was removed
+            self._bury(job_log, lineage)
+            return
         if had != self.shard_count:
             raise StartError(
                 f"job {path.name} in {path} is cut over {had} shards, this coordinator is to have "
@@ -107,7 +102,10 @@ class Fleet:
         def begin_again(books: Books) -> None:
             self._begin_again(actor, books)
 
-        actor = JobActor(core, self._send, job_log, self._desk, begin_again)
+        def delete(deleted: e.Delete) -> JobDeleted:
+            return self._delete(job_log, deleted)
+
+        actor = JobActor(core, self._send, job_log, self._desk, begin_again, delete)
         return actor
 
     def _next_term(self) -> int:
@@ -136,7 +134,11 @@ class Fleet:
     def _log_of(self, job: str) -> JobLog:
         directory = None if self.directory is None else self.directory.path / "jobs" / job
         job_log = JobLog(directory, job)
-        list(job_log.read())
+        if list(job_log.read()):
+            raise PreconditionError(
+                f"{directory} holds the log of a deleted job, which could not be removed: see the log of "
+                "the coordinator; remove it, or give another name"
+            )
         return job_log
 
     def _next_incarnation(self, shard: int) -> int:
@@ -152,6 +154,8 @@ class Fleet:
 
     def job(self, name: str) -> JobActor:
         actor = self._jobs.get(name)
+        if actor is None and (deleted := self._tombstones.newest(name)) is not None:
+            raise deleted.error()
         if actor is None:
             known = ", ".join(sorted(self._jobs)) or "none yet"
             raise JobUnknown(
@@ -185,8 +189,8 @@ class Fleet:
     def _check_room(self) -> None:
         if len(self._jobs) >= self.quotas.jobs:
             raise PreconditionError(
-                f"{len(self._jobs)} jobs exist already, quota: {said('jobs', self.quotas)}; raise it with "
-                "--quota jobs=... of the coordinator"
+                f"{len(self._jobs)} jobs exist already, quota: {said('jobs', self.quotas)}; delete one "
+                "that has ended (`sheepfold job delete`), or raise it: --quota jobs=... of the coordinator"
             )
         others = unended(self._jobs.values())
         for actor in others:
@@ -237,9 +241,47 @@ class Fleet:
             )
         return m.RestoreReply(answer.lineage, answer.version)
 
+    def delete(self, request: m.DeleteJobRequest) -> Future[e.WorkerReply]:
+        """Forget a job, unless that very call has done so before."""
+        with self._lock:
+            if (told := self._tombstones.answer_to(request)) is None:
+                return self.job(request.job).call(request)
+        answered: Future[e.WorkerReply] = Future()
+        answered.set_result(told)
+        return answered
+
+    def _delete(self, job_log: JobLog, deleted: e.Delete) -> JobDeleted:
+        """Within the job's own door: durable first, and only then is anything removed.
+
+        The next term begins: no attempt of the job passes for one of another that gets its name. Raises
+        OSError, PreconditionError where it cannot be written down; then nothing is changed.
+        """
+        with self._lock:
+            self._next_term()
+            stone = Tombstone.of(deleted)
+            self._tombstones.add(stone)
+            log.info("job %s of lineage %s is deleted by %s", stone.job, stone.lineages[0], stone.author)
+            del self._jobs[stone.job]
+            self._bury(job_log, stone.lineages[0])
+            for link in self._links.values():
+                if link.is_up:
+                    link.send(stone.command(self.term))
+        return stone.error()
+
+    def _bury(self, job_log: JobLog, lineage: str) -> None:
+        """What fails here is made up for at the next start."""
+        if self.directory is None:
+            return
+        try:
+            job_log.bury(self.directory.path, lineage)
+        except OSError as error:
+            log.error("the log of a deleted job is not removed: %s", error)
+
     def call(self, request: e.WorkerRequest) -> Future[e.WorkerReply]:
         if isinstance(request, m.CreateJobRequest):
             return self.create(request)
+        if isinstance(request, m.DeleteJobRequest):
+            return self.delete(request)
         return self.job(request.job).call(request)
 
     def status(self, name: str) -> m.JobStatus:
@@ -260,49 +302,19 @@ class Fleet:
 
     def link_up(self, hello: m.Hello, send: Send) -> m.Welcome:
         """A shard has said Hello; commands go to `send`, the Welcome first of all."""
-        if hello.shard_count != self.shard_count or not 0 <= hello.shard < self.shard_count:
-            raise BadConfig(
-                f"shard {hello.shard} of {hello.shard_count} does not fit here: this coordinator has "
-                f"{self.shard_count} shards, numbered from 0; start it with the same --shards"
-            )
-        self._check_numerics(hello)
-        self._check_process(hello)
+        check_hello(hello, self.shard_count, self._links, self.numbers.incarnations.get(hello.shard, 0))
         with self._lock:
             newest = self.numbers.incarnations.get(hello.shard, 0)
             is_resumed = bool(hello.incarnation) and hello.incarnation == newest
             incarnation = newest if is_resumed else self._next_incarnation(hello.shard)
-            self._links[hello.shard] = _LinkState(incarnation, hello, send)
-        welcome = m.Welcome(self.term, incarnation)
-        send(welcome)
+            self._links[hello.shard] = LinkState(incarnation, hello, send)
+            welcome = m.Welcome(self.term, incarnation)
+            send(welcome)
+            for command in self._tombstones.commands(hello.shard, self.term):
+                send(command)
         for actor in list(self._jobs.values()):
             actor.submit(e.ShardUp(hello.shard, incarnation, hello, is_resumed))
         return welcome
-
-    def _check_process(self, hello: m.Hello) -> None:
-        """One process is one shard: no second one beside it, none that served another coordinator."""
-        known = self._links.get(hello.shard)
-        newest = self.numbers.incarnations.get(hello.shard, 0)
-        if hello.incarnation and hello.incarnation != newest:
-            raise StaleIncarnation(
-                f"FENCED: shard {hello.shard} at {hello.address} is incarnation {hello.incarnation}, the "
-                f"newest is {newest}: another process has taken its place, or it served another coordinator; "
-                "stop it"
-            )
-        if not hello.incarnation and known is not None and known.is_up:
-            raise NotReady(
-                f"shard {hello.shard} is served by a process at {known.hello.address} already; stop that one "
-                "first, or give this one another --index"
-            )
-
-    def _check_numerics(self, hello: m.Hello) -> None:
-        """Bits are promised within one numeric fingerprint only; the kernel is the job's own choice."""
-        for shard, link in self._links.items():
-            if shard != hello.shard and link.hello.numeric_fingerprint != hello.numeric_fingerprint:
-                raise NumericsMismatch(
-                    f"shard {hello.shard} computes with {hello.numeric_fingerprint}, shard {shard} with "
-                    f"{link.hello.numeric_fingerprint}; give all shards the same device type, processor "
-                    "family and torch version"
-                )
 
     def link_down(self, shard: int, send: Send) -> None:
         """The link that `send` belonged to is gone, unless another has taken its place."""
@@ -318,6 +330,9 @@ class Fleet:
         """A report of a linked shard, passed to the job it is about; none from a link that was replaced."""
         link = self._links.get(shard)
         if isinstance(report, m.Hello) or link is None or link.send is not send:
+            return
+        if isinstance(report, m.JobRemoved):
+            self._tombstones.removed(shard, report)
             return
         actor = self._jobs.get(report.job)
         if actor is not None:

@@ -20,7 +20,14 @@ from sheepfold_server.core.records import Books
 from sheepfold_server.shell.actor import Actor
 from sheepfold_server.shell.checkpoint_desk import CheckpointDesk
 from sheepfold_server.shell.job_log import JobLog
-from sheepfold_wire.errors import InternalError, NotReady, SheepfoldError, WorkerUnknown
+from sheepfold_wire.errors import (
+    InternalError,
+    JobDeleted,
+    NotReady,
+    PreconditionError,
+    SheepfoldError,
+    WorkerUnknown,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +36,10 @@ _OF_WORKERS = (m.LeaseRequest, m.HeartbeatRequest, m.ReleaseRequest, m.ChoreRequ
 
 Reader = Callable[[m.StepReport | None], None]
 """Takes each report as it comes; None: the job has ended. Must not block."""
+
+
+def _cannot_delete(deleted: e.Delete) -> JobDeleted:
+    raise PreconditionError("it is the only one of its process")
 
 
 class JobActor:
@@ -41,16 +52,22 @@ class JobActor:
         job_log: JobLog,
         desk: CheckpointDesk | None = None,
         begin_again: Callable[[Books], None] = lambda books: None,
+        delete: Callable[[e.Delete], JobDeleted] = _cannot_delete,
     ) -> None:
-        """`begin_again`: how another core is made of these books; it calls `replace`."""
+        """`begin_again`: how another core is made of these books; it calls `replace`.
+
+        `delete`: how the job is written down as deleted, and removed; returns what callers are told from then
+        on. Raises OSError, PreconditionError.
+        """
         self.core = coordinator
         self._send, self._log = send, job_log
-        self._desk, self._begin_again = desk, begin_again
+        self._desk, self._begin_again, self._delete = desk, begin_again, delete
         job_log.set_synced(coordinator.job.durability.level == "wal_fsync")
         self._callers: dict[int, tuple[Future[e.WorkerReply], e.WorkerRequest]] = {}
         self._with_core: set[int] = set()
         """Callers that the core knows of."""
-        self._failure: InternalError | None = None
+        self._refusal: SheepfoldError | None = None
+        """What every caller is told once the job is not there any more."""
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
         self.reports: deque[m.StepReport] = deque(maxlen=REPORTS_KEPT)
@@ -60,6 +77,8 @@ class JobActor:
         )
 
     def _handle(self, event: e.CoordinatorEvent) -> list[e.CoordinatorEffect]:
+        if self._refusal is not None:
+            return []
         if isinstance(event, e.FromWorker):
             self._with_core.add(event.caller)
         elif isinstance(event, e.CallLost):
@@ -81,9 +100,9 @@ class JobActor:
             if ended.cancelled():
                 self.submit(e.CallLost(token))
 
-        if self._failure is not None:
-            raise self._failure
         with self._lock:
+            if self._refusal is not None:
+                raise self._refusal
             token = next(self._tokens)
             self._callers[token] = future, request
         if isinstance(request, m.HeartbeatRequest):
@@ -95,9 +114,13 @@ class JobActor:
         """A bug of ours: the job stands still, and everyone who asks is told where to look."""
         incident = uuid.uuid4().hex[:12]
         log.error("incident %s: the job's bookkeeping failed", incident, exc_info=error)
-        self._failure = InternalError(f"incident {incident}: see the log of the coordinator")
-        for caller in list(self._callers):
-            self._answer(caller, self._failure)
+        self._refuse_all(InternalError(f"incident {incident}: see the log of the coordinator"))
+
+    def _refuse_all(self, why: SheepfoldError) -> None:
+        with self._lock:
+            self._refusal, callers = why, list(self._callers)
+        for caller in callers:
+            self._answer(caller, why)
 
     def watch(self, from_version: int, reader: Reader) -> Callable[[], None]:
         """Give `reader` the reports held since `from_version`, then live ones; returns how to stop."""
@@ -123,6 +146,8 @@ class JobActor:
             reader(None)
 
     def _perform(self, effect: e.CoordinatorEffect) -> None:
+        if self._refusal is not None:  # deleted by the effect before
+            return
         match effect:
             case e.Answer(caller, reply):
                 self._answer(caller, reply)
@@ -142,6 +167,10 @@ class JobActor:
             case e.FindBooks(version):
                 records = self._log.read_back()
                 self._ask_desk(lambda desk: books_at(list(records), version))
+            case e.VerifyCheckpoint(ref):
+                self._ask_desk(lambda desk: desk.verify(self.core.job.name, ref))
+            case e.Delete():
+                self._delete_job(effect)
             case e.BeginAgain(books):
                 self._begin_again(books)
             case e.Publish(published):
@@ -170,6 +199,19 @@ class JobActor:
         desk, job = self._desk, self.core.job.name
         assert desk is not None
         desk.do(lambda: desk.clean(job, effect.books.lineage, keep))
+
+    def _delete_job(self, effect: e.Delete) -> None:
+        try:
+            why = self._delete(effect)
+        except (OSError, PreconditionError) as error:
+            told = f"job {effect.request.job} is not deleted, the coordinator cannot write that down: {error}"
+            self._answer(effect.caller, PreconditionError(told))
+            return
+        with self._lock:
+            again = [caller for caller, (_, request) in self._callers.items() if request == effect.request]
+        for caller in again:  # whoever repeated the call while it was made
+            self._answer(caller, effect.reply)
+        self._refuse_all(why)
 
     def replace(self, core: Coordinator) -> None:
         """The job goes on with another core, in a later term; within `begin_again` only."""

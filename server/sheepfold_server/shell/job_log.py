@@ -10,12 +10,15 @@ from typing import get_args
 
 from sheepfold_server.core.records import Books, CheckpointKept, CoordinatorRecord
 from sheepfold_server.storage.log.log import RecordLog
+from sheepfold_server.storage.log.segment import make_directory, sync_directory
 from sheepfold_server.storage.log.values import Values
 
 log = logging.getLogger(__name__)
 
 VALUES: Values[CoordinatorRecord] = Values(get_args(CoordinatorRecord))
 SEGMENT_BYTES = 4 << 20
+BURIED = "deleted"
+"""Folder beside `jobs`, of logs that are about to be removed."""
 
 
 class JobLog:
@@ -72,3 +75,20 @@ class JobLog:
         if self._log is not None and self._directory is not None:
             self._log.close()
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    def bury(self, root: Path, lineage: str) -> None:
+        """Of a job that was deleted: out of `jobs` in one move, since half a log is a damaged one. Raises
+        OSError."""
+        if self._log is None or self._directory is None:
+            return
+        self._log.close()
+        grave = root / BURIED / lineage
+        make_directory(grave.parent)
+        self._directory.rename(grave)
+        sync_directory(self._directory.parent)
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def clear_buried(root: Path) -> None:
+    """What a process that died in between has left."""
+    shutil.rmtree(root / BURIED, ignore_errors=True)

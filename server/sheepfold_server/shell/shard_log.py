@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import sheepfold_wire.messages as m
@@ -14,7 +16,7 @@ from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, St
 from sheepfold_server.core.replay import Place
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.payload import Payload
-from sheepfold_server.storage.log.segment import Found, read_payload
+from sheepfold_server.storage.log.segment import Found, read_payload, sync_directory
 from sheepfold_server.storage.log.values import Values
 from sheepfold_wire.frames import Buffer
 
@@ -146,6 +148,20 @@ class ShardLog:
         self._stopped.set()
         self._writer.shutdown()
         self._log.close()
+
+
+def remove_logs(root: Path, job: str, lineages: Collection[str]) -> None:
+    """Those of these lineages, for good, below a shard's own directory; others stay. Raises OSError."""
+    folder = root / "jobs" / job
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():  # only what is found here can be named
+        if path.name in lineages:
+            shutil.rmtree(path)
+    sync_directory(folder)
+    with suppress(OSError):  # another lineage is there
+        folder.rmdir()
+        sync_directory(folder.parent)
 
 
 class NoLog:

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +22,11 @@ from sheepfold_server.shell.opened_job import OpenedJob
 from sheepfold_server.shell.part_store import NO_PARTS, PartStore, StoreErrors, give_way
 from sheepfold_server.shell.security import Security
 from sheepfold_server.shell.shard_actor import ShardActor
-from sheepfold_server.shell.shard_log import NoLog, ShardLog
+from sheepfold_server.shell.shard_log import NoLog, ShardLog, remove_logs
 from sheepfold_server.storage.log.errors import LogError
 from sheepfold_wire.codecs import Codec
 from sheepfold_wire.connection import DEFAULT, Connection
-from sheepfold_wire.errors import JobUnknown, NotReady, StaleTerm
+from sheepfold_wire.errors import JobDeleted, JobUnknown, NotReady, StaleTerm
 from sheepfold_wire.ids import is_job_name
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ class ShardProcess:
         self, config: ShardConfig, send: Callable[[m.ShardReport], None], on_halt: Callable[[str], None]
     ) -> None:
         self.config = config
-        self.incarnation = 0
+        self.incarnation, self._term = 0, 0
+        """As the coordinator said last."""
         self._send, self._on_halt = send, on_halt
         # OpenMP's number of threads belongs to the thread that asks for it.
         self._kernel = ThreadPoolExecutor(
@@ -109,7 +110,7 @@ class ShardProcess:
         """Take a command of the coordinator."""
         match command:
             case m.Welcome():
-                self.incarnation = command.incarnation
+                self.incarnation, self._term = command.incarnation, command.term
                 log.info(
                     "shard %d is incarnation %d of term %d",
                     self.config.shard,
@@ -119,6 +120,8 @@ class ShardProcess:
             case m.OpenJob():
                 self._young_until = time.monotonic() + OPENING_SECONDS
                 self._on_open(command)
+            case m.RemoveJob():
+                self._on_remove(command)
             case _:
                 actor = self._actors.get(command.job)
                 if actor is None:
@@ -134,10 +137,13 @@ class ShardProcess:
         if known is not None:
             known.command(command)
         else:
-            # Compiling takes a minute, and the link must be read meanwhile.
-            opener = threading.Thread(target=self._open_new, args=(command,), name="open", daemon=True)
-            self._openers = [*(thread for thread in self._openers if thread.is_alive()), opener]
-            opener.start()
+            self._beside(lambda: self._open_new(command))
+
+    def _beside(self, work: Callable[[], None]) -> None:
+        """Compiling takes a minute, removing files a while, and the link must be read meanwhile."""
+        opener = threading.Thread(target=work, name="open", daemon=True)
+        self._openers = [*(thread for thread in self._openers if thread.is_alive()), opener]
+        opener.start()
 
     def _end_lineage(self, command: m.OpenJob) -> ShardActor | None:
         """The job as it is open here, unless in an earlier lineage: that is closed."""
@@ -150,8 +156,16 @@ class ShardProcess:
         known.close(StaleTerm(f"job {command.job} went back to a checkpoint; attach again"))
         return None
 
+    def _is_wanted(self, command: m.OpenJob) -> bool:
+        """Unless its lineage has ended, or its job was deleted, since that was said."""
+        with self._telling:
+            newest = self._newest.get(command.job)
+        return newest is not None and newest.lineage == command.lineage
+
     def _open_new(self, command: m.OpenJob) -> None:
         with self._opening:
+            if not self._is_wanted(command):
+                return
             known = self._end_lineage(command)
             try:
                 if known is None:
@@ -161,19 +175,64 @@ class ShardProcess:
                     known = self._open(command)
             except (KernelError, LogError, *StoreErrors) as error:
                 log.error("job %s cannot be opened: %s", command.job, error)
-                self._send(m.ShardFailed(command.job, f"it cannot be opened here: {error}"))
+                self._tell_failure(command, f"it cannot be opened here: {error}")
                 return
             except Exception as error:
                 incident = uuid.uuid4().hex[:12]
                 log.exception("incident %s: job %s cannot be opened", incident, command.job)
                 kind = type(error).__name__
                 why = f"it cannot be opened here ({kind}), incident {incident}: see the log of the shard"
-                self._send(m.ShardFailed(command.job, why))
+                self._tell_failure(command, why)
                 return
             with self._telling:
                 # Of an earlier link it would undo what was leased since that of the newest one was answered.
-                if self._newest[command.job] is command:
+                if self._newest.get(command.job) is command:
                     known.command(command)
+
+    def _on_remove(self, command: m.RemoveJob) -> None:
+        """Of this coordinator's newest term only, and of the lineages it names: nothing else is touched."""
+        with self._lock:
+            known = self._actors.get(command.job)
+        newest = max(self._term, 0 if known is None else known.job.term)
+        if command.term < newest or not is_job_name(command.job):
+            log.error("job %r is not removed: term %d, the newest is %d", command.job, command.term, newest)
+            return
+        with self._telling:
+            opened = self._newest.get(command.job)
+            if opened is not None and opened.lineage in command.lineages:
+                del self._newest[command.job]
+        self._beside(lambda: self._remove(command))
+
+    def _remove(self, command: m.RemoveJob) -> None:
+        """Its memory and its logs; said once nothing is left."""
+        with self._opening:
+            self._end_deleted(command)
+            try:
+                self._kernel.submit(gc.collect).result()  # its log is closed, and its tensors go
+                if self.config.directory is not None:
+                    remove_logs(self.config.directory, command.job, command.lineages)
+            except OSError as error:
+                log.error(
+                    "job %s: its logs are not removed, tried again at the next link: %s", command.job, error
+                )
+                return
+            except (RuntimeError, CancelledError):  # the process is stopping, and is told again
+                return
+        self._send(m.JobRemoved(command.job, command.lineages[0]))
+
+    def _end_deleted(self, command: m.RemoveJob) -> None:
+        with self._lock:
+            known = self._actors.get(command.job)
+            if known is None or known.job.lineage not in command.lineages:
+                return
+            del self._actors[command.job]
+        log.info("job %s is deleted: lineage %s ends", command.job, known.job.lineage)
+        known.close(JobDeleted(f"job {command.job} was deleted"))
+
+    def _tell_failure(self, command: m.OpenJob, why: str) -> None:
+        """Of a lineage that has ended it would pause the job of that name that is there now."""
+        if self._is_wanted(command):
+            self._send(m.ShardFailed(command.job, why))
 
     def _open(self, command: m.OpenJob) -> ShardActor:
         opened = OpenedJob.of(command, self.config.shard)

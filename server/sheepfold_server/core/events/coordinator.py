@@ -20,6 +20,7 @@ WorkerRequest = (
     | m.ControlRequest
     | m.RewindRequest
     | m.CheckpointRequest
+    | m.DeleteJobRequest
     | m.ChoreRequest
     | m.EvaluationRequest
     | m.PinRequest
@@ -98,6 +99,13 @@ class BooksFound:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointVerified:
+    """Answer to VerifyCheckpoint; `why` if not every file is as its index says."""
+
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CallLost:
     """The connection of that call broke before it was answered."""
 
@@ -121,6 +129,7 @@ CoordinatorEvent = (
     | IndexStored
     | CheckpointFound
     | BooksFound
+    | CheckpointVerified
     | Tick
 )
 
@@ -137,6 +146,7 @@ WorkerReply = (
     | m.RewindReply
     | m.CheckpointReply
     | m.RestoreReply
+    | m.DeleteJobReply
     | m.ChoreReply
     | m.EvaluationReply
     | m.PinReply
@@ -210,6 +220,27 @@ class FindBooks:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifyCheckpoint:
+    """Read every file of it (then CheckpointVerified)."""
+
+    ref: m.CheckpointRef
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Write down that the job is deleted, answer, and remove it: nobody hears of it any more.
+
+    If it cannot be written down, the caller is told why, and the job stays as it was.
+    """
+
+    caller: int
+    request: m.DeleteJobRequest
+    lineages: tuple[str, ...]
+    """All that are known of the job, the present one first."""
+    reply: m.DeleteJobReply
+
+
+@dataclass(frozen=True, slots=True)
 class BeginAgain:
     """Another coordinator takes this one's place, by these books, which are durable: nobody hears of this
     one any more."""
@@ -233,6 +264,8 @@ CoordinatorEffect = (
     | StoreIndex
     | FindCheckpoint
     | FindBooks
+    | VerifyCheckpoint
+    | Delete
     | BeginAgain
     | Note
 )
