@@ -189,11 +189,14 @@ class ShardProcess:
                 if self._newest.get(command.job) is command:
                     known.command(command)
 
+    def _newest_term(self, job: str) -> int:
+        with self._lock:
+            known = self._actors.get(job)
+            return max(self._term, 0 if known is None else known.job.term)
+
     def _on_remove(self, command: m.RemoveJob) -> None:
         """Of this coordinator's newest term only, and of the lineages it names: nothing else is touched."""
-        with self._lock:
-            known = self._actors.get(command.job)
-        newest = max(self._term, 0 if known is None else known.job.term)
+        newest = self._newest_term(command.job)
         if command.term < newest or not is_job_name(command.job):
             log.error("job %r is not removed: term %d, the newest is %d", command.job, command.term, newest)
             return
