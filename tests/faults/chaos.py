@@ -134,7 +134,7 @@ class Run:
 
     def _is_done(self, kills: int) -> bool:
         return self.tally.kills.total() >= kills and not self._pending(
-            "", "restart", "relink", "change", "checkpoint", "rewind", "earlier", "long log"
+            "", "restart", "relink", "change", "checkpoint", "rewind", "earlier", "delete", "long log"
         )
 
     def _wait_calm(self) -> bool:
@@ -150,7 +150,7 @@ class Run:
         return 0 <= self._version < STEPS
 
     def _strike(self) -> None:
-        points = self._pending("", "restart", "relink", "change", "checkpoint", "rewind", "earlier")
+        points = self._pending("", "restart", "relink", "change", "checkpoint", "rewind", "earlier", "delete")
         weights = (6.0 if points else 0.0, 2.0, 0.5, 3.0)
         match self._chance.choices(("failpoint", "link", "stop", "kill"), weights)[0]:
             case "failpoint":

@@ -33,6 +33,7 @@ Needs = Literal[
     "rewind",
     "earlier",
     "restore",
+    "delete",
     "leave",
     "long log",
 ]
@@ -82,6 +83,7 @@ _DESK, _PARTS = f"{_SHELL}.checkpoint_desk:CheckpointDesk", f"{_SHELL}.part_stor
 _STORE = "sheepfold_server.storage.checkpoints.store:CheckpointStore"
 _SENT = f"{_SHELL}.coordinator_service:commands_to_proto"
 _NUMBERS = f"{_SHELL}.data_dir:DataDir.save"
+_DELETED = f"{_SHELL}.tombstones:Tombstones.add"
 
 Point = Failpoint
 # fmt: off
@@ -179,6 +181,12 @@ SHARD = (
           "is to be made again", needs="earlier"),
     Point("shard.earlier.made", "after", f"{_SHELL}.shard_actor:made_again", "it is made, and not stored",
           needs="earlier"),
+    Point("shard.delete", "before", f"{_PROCESS}.command", "a job is deleted, and open here", "RemoveJob",
+          needs="delete"),
+    Point("shard.delete.closed", "before", f"{_SHELL}.shard_process:remove_logs", "it is closed, its logs "
+          "are there", needs="delete"),
+    Point("shard.deleted", "after", f"{_SHELL}.shard_process:remove_logs", "they are removed, and nobody was "
+          "told", needs="delete"),
 )
 COORDINATOR = (
     Point("coordinator.term", "before", _NUMBERS, "its next term is not stored", needs="restart"),
@@ -237,6 +245,16 @@ COORDINATOR = (
           needs="restore"),
     Point("coordinator.restored", "after", f"{_FLEET}.restore", "its books are in the log, nobody was told",
           needs="restore"),
+    Point("coordinator.delete", "before", _DELETED, "a job may be deleted, and that is written nowhere",
+          needs="delete"),
+    Point("coordinator.deleted", "after", _DELETED, "it is, its log is there, nobody was told",
+          needs="delete"),
+    Point("coordinator.delete.log", "after", f"{_BOOKS}.bury", "its log is gone, no shard knows",
+          needs="delete"),
+    Point("coordinator.delete.halfway", "before", _SENT, "one shard knows", "RemoveJob", nth=2,
+          needs="delete"),
+    Point("coordinator.delete.removed", "before", f"{_FLEET}.report", "one shard holds nothing of it",
+          "JobRemoved", needs="delete"),
 )
 # fmt: on
 FAILPOINTS = (*START, *WORKER, *SHARD, *COORDINATOR)

@@ -19,15 +19,20 @@ from tests.faults.fleet import KilledFleet
 from tests.faults.proxy import WHILE, Fault
 
 import sheepfold_wire.messages as m
+from sheepfold_server.core.state import Life
 from sheepfold_server.shell.child import Child
 from sheepfold_wire.control import Control, NoAnswer
 from sheepfold_wire.errors import SheepfoldError
+from sheepfold_wire.manifest import Manifest, TensorSpec
 
 STOP_SECONDS_MAX = 4.0
 HIT_SECONDS = 20.0
 """After which a failpoint that was not reached is given up for now."""
 KILLS = ("shard", "coordinator", "worker", "everything")
 STOPS = ("stopped worker", "stopped shard", "stopped coordinator")
+SPARE = "spare"
+"""A job that nobody trains: it is there to be deleted."""
+SPARE_MODEL = Manifest((TensorSpec("w", (3, 5), "float32", "parameter"),)).to_json()
 
 
 @dataclass(slots=True)
@@ -60,6 +65,7 @@ class Striker:
 
     def __init__(self, fleet: KilledFleet, tally: Tally, chance: random.Random) -> None:
         self.fleet, self.tally, self._chance = fleet, tally, chance
+        self._deletion = m.DeleteJobRequest("", SPARE)
 
     # --- signals --------------------------------------------------------------------------------------
 
@@ -154,13 +160,16 @@ class Striker:
 
         def is_over() -> bool:
             is_late = point.needs == "start" and self.fleet.version() > 0
-            return self.took(point) or time.monotonic() > end or self.has_ended() or is_late
+            is_over = self.has_ended() and point.needs != "delete"
+            return self.took(point) or time.monotonic() > end or is_over or is_late
 
         self.fleet.until(is_over, point.name)
         is_hit = not self.fleet.armed.disarm(point)
         if is_hit:
             self.fleet.until(lambda: self.took(point), f"the pid at {point.name}")
             self.count(point)
+        if point.needs == "delete":
+            self._see_deleted()
         return is_hit
 
     def took(self, point: Failpoint) -> bool:
@@ -184,6 +193,7 @@ class Striker:
             "change": self._change,
             "rewind": self._rewind,
             "earlier": self._rewind_earlier,
+            "delete": self._delete_spare,
         }
         lead.get(point.needs, lambda: None)()
 
@@ -217,10 +227,31 @@ class Striker:
         request = m.RewindRequest(uuid.uuid4().hex, self.fleet.job.name, version, (), "chaos")
         self._ask(lambda control: control.rewind(request))
 
-    def _ask(self, ask: Callable[[Control], object]) -> None:
-        """Whoever answers may be the one that dies of it."""
+    def _delete_spare(self) -> None:
+        """It is created, opened by the shards, ended, and deleted."""
+        job = self.fleet.job.model_copy(update={"name": SPARE})
+        create = m.CreateJobRequest("", job.to_json(), SPARE_MODEL)
+        stop = m.ControlRequest(SPARE, "stop", "chaos")
+        self.fleet.until(lambda: self._ask(lambda control: control.create(create)) is not None, "another job")
+        opened = Life.INITIALISING.value
+        self.fleet.until(lambda: self._ask(lambda control: control.status(SPARE).state) == opened, opened)
+        self.fleet.until(lambda: self._ask(lambda control: control.control(stop)) is not None, "its end")
+        self._deletion = m.DeleteJobRequest(uuid.uuid4().hex, SPARE, "chaos")
+        self._ask(lambda control: control.delete(self._deletion))
+
+    def _see_deleted(self) -> None:
+        """Whoever asked is answered when he asks again, and nothing is left of it anywhere."""
+        again = self._deletion
+        self.fleet.until(lambda: self._ask(lambda control: control.delete(again)) is not None, "an answer")
+        assert self._ask(lambda control: control.status(SPARE)) is None
+        logs = self.fleet.directory
+        self.fleet.until(lambda: not any(logs.glob(f"*/jobs/{SPARE}")), "the end of its logs")
+
+    def _ask(self, ask: Callable[[Control], object]) -> object:
+        """Whoever answers may be the one that dies of it: None."""
         with suppress(NoAnswer, SheepfoldError), Control(self.fleet.connection) as control:
-            ask(control)
+            return ask(control)
+        return None
 
     def has_ended(self) -> bool:
         return self.fleet.version() == self.fleet.job.stop.steps

@@ -35,6 +35,7 @@ DELICATE = (
     "shard.pass1.done",
     "coordinator.totals.halfway",
 )
+DELETING = ("coordinator.deleted", "coordinator.delete.halfway", "shard.delete.closed")
 SIMULATED = {
     "EndAttempts",
     "Refold",
@@ -201,3 +202,21 @@ def test_death_while_a_version_between_checkpoints_is_gone_back_to_changes_no_bi
         striker._lead_to(points[0])
         disturbed.until(lambda: disturbed.lineage() != lineage, "another lineage")
         assert disturbed.finish() == golden(3 * STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_death_while_a_job_is_deleted_leaves_nothing_of_it_and_no_bit_of_another_changed(
+    tmp_path: Path,
+) -> None:
+    tally = Tally()
+    points = [named(name) for name in DELETING]
+    with killed_fleet(tmp_path, JOB, workers=1, staging=Staging(has_failpoints=True)) as disturbed:
+        striker = Striker(disturbed, tally, random.Random(1))
+        disturbed.until(lambda: disturbed.version() >= 0, "version 0")
+        lineage = disturbed.lineage()
+        for point in points:
+            assert striker.fire(point), f"nobody came to {point.name}"
+        assert disturbed.finish() == golden()
+        assert disturbed.lineage() == lineage, "committed steps were lost: the job went back to a checkpoint"
+    assert tally.hit == {point.name for point in points}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.unit.desk import Desk, job_of
+from tests.unit.desk import MODEL, Desk, job_of
 
 import sheepfold_wire.messages as m
 from sheepfold_server.core import events as e
+from sheepfold_server.core.state import Life
+from sheepfold_server.core.steps import Decided
 from sheepfold_wire.errors import CheckpointFailed, NotReady, PreconditionError
 
 URL = "memory://kept"
@@ -110,6 +112,36 @@ def test_job_that_never_began_has_nothing_to_keep() -> None:
     desk.ask(REQUEST)
     (delete,) = deletions(desk)
     assert delete.reply == m.DeleteJobReply(-1, -1, URL, (0, 1))
+
+
+@pytest.mark.parametrize("is_unusable", [False, True])
+def test_job_that_waits_for_initial_weights_or_cannot_run_here_ends_when_it_is_stopped(
+    is_unusable: bool,
+) -> None:
+    """Else it could never be deleted: nobody may ever bring a first version."""
+    desk = Desk(part_slots=1 if is_unusable else 8)
+    for shard in desk.shards:
+        desk.connect(shard)
+    desk.ask(m.CreateJobRequest("", desk.job.to_json(), MODEL.to_json()))
+    for shard in desk.shards:
+        desk.opened(shard)
+    assert desk.state.life is (Life.PAUSED if is_unusable else Life.INITIALISING)
+    assert desk.ask(m.ControlRequest("j", "stop", "ann")) == m.ControlReply("ended")
+    desk.ask(REQUEST)
+    assert len(deletions(desk)) == 1
+
+
+def test_stop_right_after_a_restart_ends_the_job_at_the_version_it_has() -> None:
+    """While shards are opening it, its newest step may be decided, and not applied yet: that one counts."""
+    desk = ended()
+    records = [effect.record for effect in desk.effects if isinstance(effect, e.Persist)]
+    (decided,) = (number for number, record in enumerate(records) if isinstance(record, Decided))
+    again = Desk(desk.job, checkpoint_url=URL)
+    again.coordinator.remember(records[: decided + 1])
+    assert again.state.life is Life.OPENING
+    assert again.ask(m.ControlRequest("j", "stop", "ann")) == m.ControlReply("running")
+    with pytest.raises(PreconditionError, match="has not ended"):
+        again.ask(replace(REQUEST, without_checkpoint=True))
 
 
 def test_second_call_waits_for_the_first() -> None:

@@ -11,6 +11,7 @@ from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.stepping import Stepping
 from sheepfold_server.core.steps import Phase
 from sheepfold_wire.errors import BadConfig, JobHasEnded, PreconditionError
+from sheepfold_wire.ids import NOTHING_LOADED
 from sheepfold_wire.job import Job
 
 
@@ -89,7 +90,7 @@ class Administration:
                 raise PreconditionError(
                     f"job {state.name} is {state.life.value}; only a running job can pause"
                 )
-            case "stop" if state.life in (Life.DECLARED, Life.OPENING):
+            case "stop" if state.version == NOTHING_LOADED and state.life is not Life.ENDED:
                 state.life, state.why = Life.ENDED, f"stopped by {request.author} before it began"
                 state.persist(StopAsked(0, state.why))
                 state.event("state", f"ended: {state.why}")
