@@ -40,6 +40,8 @@ PARSED_ONLY = {
     "up": "runs until ctrl-C; the lines that are run here have one beside them",
     "status --watch": "the same",
     "export": "runs until the job has ended; tests/integration/test_export.py runs it",
+    "checkpoint restore": "wants a job that is not here; tests/integration/test_deleting.py runs it",
+    "job delete": "deletes the job that the other lines need; tests/integration/test_deleting.py runs it",
     "job rewind": "goes back hundreds of steps; tests/integration/test_rewinding.py runs it",
     "job stop": "ends the job that the other lines need; tests/integration/test_contract.py runs it",
     "kernels": "compiles for a minute; tests/oracle/test_compiled.py does",

@@ -38,7 +38,7 @@ from sheepfold_wire.access import Access, Identity
 from sheepfold_wire.connection import Connection
 from sheepfold_wire.control import Control
 from sheepfold_wire.convert import from_proto, proto_class, to_proto
-from sheepfold_wire.errors import JobUnknown, TokenRefused
+from sheepfold_wire.errors import Forbidden, JobDeleted, JobUnknown, TokenRefused
 from sheepfold_wire.frames import push_header_frame
 from sheepfold_wire.status import DETAILS_KEY, from_details
 from sheepfold_wire.tls import fingerprint
@@ -301,6 +301,22 @@ def test_job_of_ones_own_that_is_missing_does_not_name_the_others(world: World) 
     with Control(world.connection(world.token(Role.READER, job="small"))) as control:
         assert control.jobs() == ("small",)
         assert control.status("small").version == 4
+
+
+def test_job_of_ones_own_that_was_deleted_is_told_of_and_that_of_others_is_not(world: World) -> None:
+    with Control(world.connection(world.token(Role.ADMIN))) as control:
+        control.create(m.CreateJobRequest("", small_job("gone").to_json()))
+        control.control(m.ControlRequest("gone", "stop", "ann"))
+        control.delete(m.DeleteJobRequest("", "gone", "ann"))
+    own = world.connection(world.token(Role.READER, job="gone"))
+    with Control(own) as control, pytest.raises(JobDeleted, match="job gone was deleted by ann"):
+        control.status("gone")
+    with Control(world.connection(world.token(Role.READER, job="mine"))) as control:
+        with pytest.raises(JobUnknown) as refused:
+            control.status("gone")
+        assert not isinstance(refused.value, JobDeleted)
+        with pytest.raises(Forbidden, match="DeleteJob is for admin"):
+            control.delete(m.DeleteJobRequest("", "mine", "ann"))
 
 
 # --- clients --------------------------------------------------------------------------------------------

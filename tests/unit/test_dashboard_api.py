@@ -270,6 +270,19 @@ def test_model_of_another_number_of_shards_is_laid_out_anew(client: Browser, sto
     assert [held["shard"] for held in client.get(f"{API}/model").json()["shards"]] == [0]
 
 
+def test_model_of_a_job_under_the_name_of_a_deleted_one_is_read_anew(client: Browser, store: Store) -> None:
+    """Between two looks one job may be deleted and another created: its lineage says so."""
+    before, job = Manifest(TENSORS), job_of()
+    status = replace(STATUS, manifest_digest=before.digest, config_json=job.to_json())
+    store.set_status(status, at=103.0)
+    store.set_manifest("lenet", before)
+    after = Manifest(TENSORS[:1])
+    store.set_status(replace(status, lineage="another", manifest_digest=after.digest), at=104.0)
+    assert store.lacks_manifest("lenet")
+    store.set_manifest("lenet", after)
+    assert client.get(f"{API}/model").json()["tensors_total"] == 1
+
+
 # --- jobs that only the history tells of --------------------------------------------------------------
 
 KEPT = ["steps", "steps.csv", "steps/1", "slices", "slices.csv", "series", "series.csv", "slices/0/series"]

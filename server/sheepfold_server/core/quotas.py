@@ -22,7 +22,7 @@ class Quotas:
     """Of every job of a coordinator; `jobs` of the coordinator itself."""
 
     jobs: int = 64
-    """Jobs that exist, ended ones included."""
+    """Jobs that exist, ended ones included until they are deleted."""
     parameters: int = 1_000_000_000_000
     """Parameters of a job's model."""
     workers: int = 4096
