@@ -67,7 +67,7 @@ security: $(VENV)/installed-dev ## attack decoders and calls by 120,000 odd inpu
 	@$(BIN)/python -m pytest -q tests/security
 	@$(BIN)/python -m tests.security.campaign $(ARGS)
 
-bench-goodput: $(VENV)/installed-dev ## steps per second while workers die every 10 steps, 4 minutes
+bench-goodput: $(VENV)/installed-dev ## steps while a worker dies every 10, beside torchrun (and torchft), 8 minutes (ARGS="--torchft PYTHON")
 	@$(BIN)/python -m tests.bench.goodput $(ARGS)
 
 bench-plan: $(VENV)/installed-dev ## what `sheepfold plan` predicts beside what steps take, 2 minutes (ARGS="--save FILE")

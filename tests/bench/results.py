@@ -1,6 +1,6 @@
 """Benchmarks that were kept, as a page with plots.
 
-    python -m tests.bench.results [links|scale|step|duplex] [-- OPTIONS OF THAT BENCHMARK]
+    python -m tests.bench.results [links|scale|step|duplex|goodput] [-- OPTIONS OF THAT BENCHMARK]
 
 Runs the benchmark, keeps its last line in results/ with date, commit and machine, and renders RESULTS.md and
 its plots. Without a name it only renders.
@@ -23,7 +23,7 @@ from tests.plot_style import STYLE
 
 HERE = Path(__file__).parent
 KEPT, PAGE, PLOTS = HERE / "results", HERE / "RESULTS.md", HERE / "plots"
-NAMES = ("links", "step", "duplex", "scale")
+NAMES = ("links", "step", "duplex", "scale", "goodput")
 Row = dict[str, Any]
 Run = dict[str, Any]
 
@@ -92,6 +92,7 @@ def _lines(runs: dict[str, Run]) -> Iterator[str]:
         "step": _of_step,
         "duplex": _of_duplex,
         "scale": _of_scale,
+        "goodput": _of_goodput,
     }
     for name, section in sections.items():
         if name in runs:
@@ -294,19 +295,124 @@ def _of_scale(run: Run) -> Iterator[str]:
     yield "![a step as one thing grows](plots/scale.png)"
 
 
+def _of_goodput(run: Run) -> Iterator[str]:
+    """What each system keeps of its speed while workers die, and what happens to it until the next step."""
+    rows = run["rows"]
+    yield "## While workers die"
+    yield ""
+    yield from _text(
+        f"{rows[0]['workers']} workers, or as many and a spare one, whose gradients take {run['step_s']:g} s "
+        f"a step and no processor, as on an accelerator; a global batch of {2 * rows[0]['workers']} slots "
+        "and 0.2 M parameters, so that saving costs next to nothing. While they die, one of all workers is "
+        f"killed by SIGKILL every {' or '.join(f'{mtbf:g}' for mtbf in _mtbf(run))} steps on average, at the "
+        "same seconds for all systems, and replaced at once. One machine, loopback; servers, torchrun's "
+        "agent and torchft's lighthouse live on; nobody waits for a disk. Systems take turns, each started "
+        f"anew in each of {run['rounds']} rounds. *Goodput* is useful steps a second while workers die by "
+        "those of the same system while nobody does; *lost* are steps that were complete or whole, and made "
+        "again."
+    )
+    yield ""
+    for line in _systems_under_kills(run):
+        yield from _text(line, first="* ", rest="  ")
+    yield ""
+    yield from _text(_goodput_told(run))
+    yield ""
+    names = ("system", "steps/s calm", "dying", "goodput", "kills", "lost", "kill to next step (p50)", "p95")
+    for mtbf in _mtbf(run):
+        yield from (f"### A worker every {mtbf:g} steps", "")
+        of_mtbf = [row for row in rows if row["mtbf_steps"] == mtbf]
+        yield from _table(names, (_goodput_row(row) for row in of_mtbf))
+        yield ""
+    yield "![steps while workers die](plots/goodput.png)"
+
+
+def _mtbf(run: Run) -> list[float]:
+    return sorted({row["mtbf_steps"] for row in run["rows"]}, reverse=True)
+
+
+def _goodput_row(row: Row) -> Sequence[str]:
+    seconds = (row["recovery_s"][name] for name in ("p50", "p95"))
+    return (
+        goodput_system(row),
+        f"{row['steps_per_s_calm']:.2f}",
+        f"{row['steps_per_s']:.2f}",
+        f"{row['goodput']:.2f}",
+        str(row["kills"]),
+        f"{row['lost_steps']:.1f}",
+        *("-" if each is None else f"{each:.1f} s" for each in seconds),
+    )
+
+
+def goodput_system(row: Row) -> str:
+    """For people."""
+    if row["system"] == "torchrun":
+        return (
+            "torchrun, saves every step" if row["saves"] == "every 1" else f"torchrun, saves {row['saves']}"
+        )
+    if row["system"] == "torchft":
+        return "torchft and a spare" if row["spare"] else "torchft, the batch shrinks"
+    return "sheepfold and a spare" if row["spare"] else "sheepfold"
+
+
+def _systems_under_kills(run: Run) -> Iterator[str]:
+    yield (
+        "sheepfold: a slot whose worker died is leased again; 2 shards, level `wal`. Its workers import "
+        "torch as the others do."
+    )
+    yield (
+        "torchrun: one agent, gloo all-reduce, LAMB on every rank; all ranks start again from the newest "
+        "state that rank 0 saved. By its default a restart did not end within a minute: ranks read addresses "
+        "of dead ones ([pytorch issue 135712](https://github.com/pytorch/pytorch/issues/135712)), so it runs "
+        "with `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`."
+    )
+    if run["torchft"] is None:
+        yield "torchft: not measured here; give `--torchft` an interpreter that has it."
+        return
+    version, torch = run["torchft"].split()
+    patience = run["torchft_patience_s"]
+    yield (
+        f"torchft {version} on torch {torch}: a lighthouse, replicas of one process on gloo that vote on "
+        "each step; a new one takes its state from another, and nothing is saved. With a spare the batch is "
+        f"constant; without one it shrinks, and a step counts by its share. Tuned: {patience['join']:g} s "
+        f"for those who join, {patience['heartbeat']:g} s without a heartbeat, {patience['collective']:g} s "
+        "for a collective (default 60: replicas that are no neighbours of a dead one notice only by that)."
+    )
+
+
+def _goodput_told(run: Run) -> str:
+    """Who wins while workers die, and who while nobody does."""
+    told = []
+    for mtbf in _mtbf(run):
+        of_mtbf = sorted(
+            (row for row in run["rows"] if row["mtbf_steps"] == mtbf), key=lambda row: -row["goodput"]
+        )
+        kept_by = ", ".join(f"{goodput_system(row)} {100 * row['goodput']:.0f} %" for row in of_mtbf)
+        told.append(f"With a death every {mtbf:g} steps they keep of their own speed: {kept_by}.")
+    calm = sorted(of_mtbf, key=lambda row: -row["steps_per_s_calm"])
+    order = ", ".join(f"{goodput_system(row)} {row['steps_per_s_calm']:.2f}" for row in calm)
+    one, many = run["import_s"]["1"], run["import_s"][str(run["rows"][0]["workers"])]
+    return (
+        f"{' '.join(told)} While nobody dies the order is another, in steps a second: {order}. Restarts are "
+        f"mostly processes that import torch, on cores that were busy with other work too (load "
+        f"{run['load']['least']:g} to {run['load']['most']:g}): one alone took {one:.1f} s for it, "
+        f"{run['rows'][0]['workers']} at once {many:.1f} s. They cost the same seconds whatever a step "
+        "takes, so the longer a step, or the more cores, the less of the difference remains."
+    )
+
+
 def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:,.0f} ms"
 
 
-def _text(text: str, width: int = 110) -> Iterator[str]:
-    """In lines."""
-    line = ""
+def _text(text: str, width: int = 110, first: str = "", rest: str = "") -> Iterator[str]:
+    """In lines, which begin with `first` and `rest`."""
+    line, begin = "", first
     for word in text.split():
-        if line and len(line) + 1 + len(word) > width:
-            yield line
-            line = ""
+        if line and len(begin) + len(line) + 1 + len(word) > width:
+            yield f"{begin}{line}"
+            line, begin = "", rest
         line = f"{line} {word}".strip()
-    yield line
+    yield f"{begin}{line}"
 
 
 # --- plots -----------------------------------------------------------------------------------------------
@@ -317,6 +423,7 @@ def draw_all(runs: dict[str, Run]) -> None:
         "links": _draw_links,
         "step": _draw_step,
         "scale": _draw_scale,
+        "goodput": _draw_goodput,
     }
     PLOTS.mkdir(exist_ok=True)
     for name, draw in drawn.items():
@@ -388,6 +495,20 @@ def _draw_scale(axes: Any, run: Run) -> None:
         )
     right.set(xlabel="workers", ylabel="CPU-seconds of a step")
     right.legend()
+
+
+def _draw_goodput(axes: Any, run: Run) -> None:
+    """While workers die, beside while nobody does."""
+    rows, many = run["rows"], len(_mtbf(run)) > 1
+    places = range(len(rows))
+    axes.barh(places, [row["steps_per_s"] for row in rows], color="#4477aa", label="while workers die")
+    calm = [row["steps_per_s_calm"] for row in rows]
+    axes.plot(calm, places, "|", color="#cc3311", markersize=12, label="while nobody dies")
+    every = (f", every {row['mtbf_steps']:g}" if many else "" for row in rows)
+    axes.set_yticks(places, [f"{goodput_system(row)}{said}" for row, said in zip(rows, every, strict=True)])
+    axes.invert_yaxis()
+    axes.set_xlabel("useful steps a second")
+    axes.legend()
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Steps per second while workers die, of ours and of peers: `make bench-goodput`."""
