@@ -308,8 +308,9 @@ def _of_goodput(run: Run) -> Iterator[str]:
         "same seconds for all systems, and replaced at once. One machine, loopback; servers, torchrun's "
         "agent and torchft's lighthouse live on; nobody waits for a disk. Systems take turns, each started "
         f"anew in each of {run['rounds']} rounds. *Goodput* is useful steps a second while workers die by "
-        "those of the same system while nobody does; *lost* are steps that were complete or whole, and made "
-        "again."
+        "those of the same system while nobody does; *lost* are steps that were complete, or computed and "
+        "voted away, and made again. Of a step that a kill breaks off sheepfold loses the dead worker's "
+        "slot, torchrun all that was computed."
     )
     yield ""
     for line in _systems_under_kills(run):
@@ -346,9 +347,8 @@ def _goodput_row(row: Row) -> Sequence[str]:
 def goodput_system(row: Row) -> str:
     """For people."""
     if row["system"] == "torchrun":
-        return (
-            "torchrun, saves every step" if row["saves"] == "every 1" else f"torchrun, saves {row['saves']}"
-        )
+        every = row["saves"].removeprefix("every ")
+        return "torchrun, saves every step" if every == "1" else f"torchrun, saves every {every} steps"
     if row["system"] == "torchft":
         return "torchft and a spare" if row["spare"] else "torchft, the batch shrinks"
     return "sheepfold and a spare" if row["spare"] else "sheepfold"
@@ -392,11 +392,11 @@ def _goodput_told(run: Run) -> str:
     order = ", ".join(f"{goodput_system(row)} {row['steps_per_s_calm']:.2f}" for row in calm)
     one, many = run["import_s"]["1"], run["import_s"][str(run["rows"][0]["workers"])]
     return (
-        f"{' '.join(told)} While nobody dies the order is another, in steps a second: {order}. Restarts are "
-        f"mostly processes that import torch, on cores that were busy with other work too (load "
+        f"{' '.join(told)} While nobody dies they make, in steps a second: {order}. Restarts are mostly "
+        "processes that import torch, all ranks of torchrun at once, on cores that had other work too (load "
         f"{run['load']['least']:g} to {run['load']['most']:g}): one alone took {one:.1f} s for it, "
-        f"{run['rows'][0]['workers']} at once {many:.1f} s. They cost the same seconds whatever a step "
-        "takes, so the longer a step, or the more cores, the less of the difference remains."
+        f"{run['rows'][0]['workers']} together {many:.1f} s. They cost the same seconds whatever a step "
+        "takes, so the longer a step, or the more cores are free, the less of the difference remains."
     )
 
 

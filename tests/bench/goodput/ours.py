@@ -45,6 +45,7 @@ class Sheepfold:
 
     def told(self) -> list[Told]:
         """Nothing before all workers were there once."""
+        self._fleet.mend()
         if self._version < 0 and self._job.name not in self._control.jobs():
             return []
         now, status, before = time.monotonic(), self._control.status(self._job.name), self._version

@@ -108,6 +108,7 @@ class Torchft:
 
     def told(self) -> list[Told]:
         """A step is complete when the first replica says so: no vote undoes it."""
+        self._fleet.mend()
         found = []
         for each in self._progress.told():
             if not each.is_counted or each.step > self._highest:

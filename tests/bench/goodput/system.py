@@ -42,7 +42,7 @@ def environment() -> dict[str, str]:
 
 
 class Fleet:
-    """Workers that are replaced at once when they were killed, as a cluster does."""
+    """Workers that are replaced at once when they ended, killed or by themselves, as a cluster does."""
 
     def __init__(self, command: Callable[[int], list[str]], workers: int, log: Path) -> None:
         """`command`: of the worker with a number, which its successor inherits."""
@@ -55,15 +55,16 @@ class Fleet:
                 self._command(number), cwd=ROOT, env=environment(), stdout=log, stderr=log
             )
 
-    def kill(self, victim: float) -> bool:
-        """A worker that ended by itself is replaced too: its system's runtime would not do better."""
+    def mend(self) -> None:
         for number, worker in enumerate(self._workers):
             if worker.poll() is not None:
                 self._workers[number] = self._start(number)
-        number = int(victim * len(self._workers))
-        self._workers[number].kill()
-        self._workers[number].wait()
-        self._workers[number] = self._start(number)
+
+    def kill(self, victim: float) -> bool:
+        worker = self._workers[int(victim * len(self._workers))]
+        worker.kill()
+        worker.wait()
+        self.mend()
         return True
 
     def close(self) -> None:
