@@ -106,6 +106,23 @@ class Arrival:
                 self._news.wait(WAKE_SECONDS)
 
 
+class Hook:
+    """Of a module's forward. A copy of the module, as for an average of weights, has one without effect."""
+
+    def __init__(self, act: Callable[[], None] | None = None) -> None:
+        self._act = act
+
+    def __call__(self, module: nn.Module, given: Any) -> None:
+        if self._act is not None:
+            self._act()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        return Hook()
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        return Hook, ()
+
+
 class Arriving:
     """One model's weights at the beginning of each slot."""
 
@@ -126,7 +143,7 @@ class Arriving:
             log.warning("job %s: weights come whole before each slot: %s", worker.job.name, why)
             return
         for module, names in _tensors_by_module(model, weights.tensors.all).items():
-            self._hooks.append(module.register_forward_pre_hook(partial(self._before, names)))
+            self._hooks.append(module.register_forward_pre_hook(Hook(partial(self.before, names))))
 
     def next_lease(self) -> m.Lease:
         """The next lease. Unless it is an init lease, its weights are in place or will be when they are used.
@@ -162,8 +179,8 @@ class Arriving:
 
     # --- while the slot is computed ---------------------------------------------------------------------
 
-    def _before(self, names: frozenset[str], module: nn.Module, given: Any) -> None:
-        """The hook: the module is about to use these."""
+    def before(self, names: frozenset[str]) -> None:
+        """A module is about to use these."""
         arrival = self._arrival
         if arrival is None:
             return

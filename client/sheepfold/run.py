@@ -313,6 +313,7 @@ class Run:
         self._close_feed()
         self._pushes.close()
         self._worker.close()
+        self._arriving.turn_off()
         if self._overlap is not None:
             self._overlap.close()
 

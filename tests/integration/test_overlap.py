@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 from functools import cache
 from typing import Any
@@ -428,6 +429,22 @@ def test_module_that_uses_its_children_s_weights_has_them_in_place() -> None:
             assert all(result.counted for result in fitted(fold.address, Attends(), overlap))
             digests.append(digest_of(fold.address, "small"))
     assert digests[0] == digests[1]
+
+
+def test_copy_of_the_model_has_no_part_in_the_job_and_close_leaves_no_hook_behind() -> None:
+    """As an average of weights is made, and as torch.save pickles a model."""
+    model, (x, _) = Layers(), small_data()
+    with running_fold(1) as fold:
+        with sheepfold.attach(model, address=fold.address, config=small_job(), overlap=True) as run:
+            averaged = torch.optim.swa_utils.AveragedModel(model)
+            loaded = pickle.loads(pickle.dumps(model))
+            slot = run.next_slot()
+            assert slot is not None
+            assert torch.isfinite(averaged(x)).all()
+            assert torch.isfinite(loaded(x)).all()
+            assert model(x).shape == (len(x),)
+        assert not any(module._forward_pre_hooks for module in model.modules())
+        assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
 
 
 def test_slot_left_early_leaves_whole_weights_in_the_model() -> None:
