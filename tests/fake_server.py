@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 import sheepfold_wire.messages as m
 from sheepfold.layout import PartLayout, Stretches
-from sheepfold.transport import Arrived, CoordinatorRequest, Ranges
+from sheepfold.transport import CoordinatorRequest, Ranges
 from sheepfold_wire.codecs import Buffer, Codec, decode, encode
 from sheepfold_wire.errors import (
     BadConfig,
@@ -337,9 +337,7 @@ class FakeTransport:
     ) -> m.PushReply:
         return self.server.push(header, payload)
 
-    def pull(
-        self, address: m.ShardAddress, request: m.PullRequest, arrived: Arrived | None = None
-    ) -> tuple[int, Buffer]:
+    def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
         return self.server.pull(request)
 
     def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:

@@ -38,9 +38,8 @@ def attach(
     number on all workers is one condition for the same bits. `notice_seconds`: after SIGTERM a slot that will
     be finished within that time is; any other is handed back at once. `process_group`: its ranks, which all
     attach, are one worker and share each slot; best one group for each host. `overlap`: gradients leave while
-    `slot.backward` still runs, if it is the slot's only one, and weights come while forward does. Gradients
-    must not be changed after backward: a change that torch counts is seen and costs time alone, one through
-    `.grad.data` is not. Weights are NaN until the forward of their module.
+    `slot.backward` still runs, if it is the slot's only one. It changes no bit: what `.grad` is not any more
+    when `step` is called is pushed again.
     Raises Refused, ServerUnavailable, JobEnded; BadAddress and TransportMissing for the address; with a
     process group GroupBroken, as does all that is then asked of the run.
     """
@@ -54,4 +53,4 @@ def attach(
         data_fingerprint=data_fingerprint,
         notice_seconds=notice_seconds,
     )
-    return Run.of(tensors_of(model), joining, process_group, model if overlap else None)
+    return Run.of(tensors_of(model), joining, process_group, overlap)

@@ -7,14 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import sheepfold_wire.messages as m
 from sheepfold.errors import Refused, ServerUnavailable
 from sheepfold.events import Call, LeaseAnswer, Make, Pulled, Pushed, SessionEvent
 from sheepfold.session import LEASE_WAIT_SECONDS
-from sheepfold.transport import Arrived, Brought, Ranges, Transport, TransportError
+from sheepfold.transport import Brought, Ranges, Transport, TransportError
 from sheepfold.usage import Usage
 from sheepfold.waiting import Waiting
 from sheepfold_wire.codecs import Buffer, Codec
@@ -72,16 +71,6 @@ class Terms:
         return cls(reply, job, manifest, plan)
 
 
-class Watcher(Protocol):
-    """Is told of a lease and its weights while they come; from any thread, and must not wait."""
-
-    def leased(self, lease: m.Lease) -> None:
-        """It is known; its weights are asked for now."""
-
-    def arrived(self, shard: int, version: int, part: Buffer, count: int) -> None:
-        """The first `count` bytes of a shard's part are there."""
-
-
 def another_job(before: Job, now: Job) -> str:
     """The first value that differs and that no job changes while it trains; empty if there is none."""
     old, new = (flat_values(job.model_dump(mode="json")) for job in (before, now))
@@ -126,15 +115,13 @@ class WorkerCalls:
         terms: Terms | None,
         contribution: Contribution | None,
         plans_ahead: bool,
-        watcher: Watcher | None = None,
     ) -> Answer:
         """Make a lease, pull or push call that the session asks for."""
         if make.call is Call.LEASE:
             return LeaseAnswer(self.lease(make.holding, make.ends_heard, plans_ahead)), None
         assert terms is not None  # the session attaches before it asks for anything of a shard
         if make.call is Call.PULL:
-            arrived = None if watcher is None else partial(watcher.arrived, make.shard)
-            version, part = self.pull(terms, make.shard, make.version, arrived)
+            version, part = self.pull(terms, make.shard, make.version)
             return Pulled(make.shard, version, make.round), part
         assert contribution is not None
         assert make.attempt is not None
@@ -148,9 +135,7 @@ class WorkerCalls:
         reply: m.LeaseReply = self.transport.call(request)
         return reply
 
-    def pull(
-        self, terms: Terms, shard: int, version: int | None, arrived: Arrived | None = None
-    ) -> tuple[int, Buffer]:
+    def pull(self, terms: Terms, shard: int, version: int | None) -> tuple[int, Buffer]:
         """(version, part); raises ShapeMismatch for a part of another length than the plan's."""
         address = terms.reply.shards[shard]
         request = m.PullRequest(
@@ -164,7 +149,7 @@ class WorkerCalls:
             wait_seconds=PULL_WAIT_SECONDS,
             lineage=terms.reply.lineage,
         )
-        (found, part), seconds = self.usage.timed(lambda: self.transport.pull(address, request, arrived))
+        (found, part), seconds = self.usage.timed(lambda: self.transport.pull(address, request))
         due = terms.plan.part_bytes(shard, self.down)
         if len(part) != due:
             raise ShapeMismatch(f"shard {shard} sent {len(part)} bytes, {due} are due; attach again")

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 
 import sheepfold_wire.messages as m
-from sheepfold.calls import Answer, Contribution, Terms, Watcher, WorkerCalls, for_script
+from sheepfold.calls import Answer, Contribution, Terms, WorkerCalls, for_script
 from sheepfold.errors import JobEnded, Refused
 from sheepfold.events import (
     Attached,
@@ -75,7 +75,6 @@ class Driver:
         self._is_opening = False
         self._wake_at: float | None = None
         self._contribution: Contribution | None = None
-        self._watcher: Watcher | None = None
         self._pulled: dict[int, Buffer] = {}
         self._is_in_place = True
         """Whether the script has taken over all that was pulled; if not, its weights are of no version."""
@@ -101,15 +100,11 @@ class Driver:
             self._is_opening = False
         return self.terms
 
-    def next_lease(self, watcher: Watcher | None = None) -> m.Lease:
+    def next_lease(self) -> m.Lease:
         """The next lease, once the weights it wants are pulled; raises JobEnded when there is no more."""
         if self.slot_clock.is_leaving:
             sys.exit(EXIT_TRY_AGAIN)
-        self._watcher = watcher
-        try:
-            lease = self._reach(Want(Goal.LEASE)).lease
-        finally:
-            self._watcher = None
+        lease = self._reach(Want(Goal.LEASE)).lease
         assert lease is not None
         if not lease.is_init:
             self.slot_clock.begin()
@@ -245,9 +240,6 @@ class Driver:
             if self._is_opening and self._session.attached is not None:
                 self._session.handle(Want(Goal.NOTHING), now)
                 actions = [*(action for action in actions if isinstance(action, Say)), Ready(Goal.NOTHING)]
-            if self._watcher is not None and self._session.lease is not None:
-                self._watcher.leased(self._session.lease)
-                self._is_in_place = False
             for action in actions:
                 self._carry_out(action)
             self._check_limit(now)
@@ -301,7 +293,7 @@ class Driver:
             assert make.attempt is not None
             self._release_quietly((make.attempt,), "its version is no longer served")
             return None, None
-        answer = self.calls.answer(make, self._terms, contribution, self.plans_ahead, self._watcher)
+        answer = self.calls.answer(make, self._terms, contribution, self.plans_ahead)
         if make.call is Call.PUSH:
             self.note_progress()
         return answer

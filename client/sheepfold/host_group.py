@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 import sheepfold_wire.messages as m
 from sheepfold.address import find_address
-from sheepfold.calls import Contribution, Watcher
+from sheepfold.calls import Contribution
 from sheepfold.collectives import Ranks
 from sheepfold.errors import GroupBroken, JobEnded, Refused
 from sheepfold.events import Ended, Goal, Ready
@@ -134,9 +134,8 @@ class GroupWorker(Worker):
 
     # --- leases and weights ---------------------------------------------------------------------------
 
-    def next_lease(self, watcher: Watcher | None = None) -> m.Lease:
+    def next_lease(self) -> m.Lease:
         """This rank's share of the next lease; one of version 0 is rank 0's alone. Raises GroupBroken too."""
-        assert watcher is None  # all ranks have the weights once each has heard all others' parts
         while True:
             news = None
             if self.leads:

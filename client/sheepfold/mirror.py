@@ -17,14 +17,10 @@ def is_far(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def new_host_part(size: int) -> npt.NDArray[np.uint8]:
-    """Zeros; in pinned memory where there are accelerators that copy to and from it by themselves."""
-    part: npt.NDArray[np.uint8] = torch.zeros(size, dtype=torch.uint8, pin_memory=_pins()).numpy()
+def new_pinned_part(size: int) -> npt.NDArray[np.uint8]:
+    """Zeros, in memory that CUDA copies to and from by itself."""
+    part: npt.NDArray[np.uint8] = torch.zeros(size, dtype=torch.uint8, pin_memory=True).numpy()
     return part
-
-
-def _pins() -> bool:
-    return torch.cuda.is_available()
 
 
 class Mirror:
@@ -42,7 +38,7 @@ class Mirror:
         host = torch.from_numpy(np.frombuffer(part, np.uint8))
         for piece in ranges:
             own = slice(piece.start, piece.stop)
-            host[own].copy_(self.bytes[own], non_blocking=True)
+            host[own].copy_(self.bytes[own], non_blocking=self.bytes.is_cuda)
 
     def settle(self) -> None:
         """The one wait for the device."""
@@ -52,13 +48,14 @@ class Mirror:
     def upload(self, part: Buffer, ranges: Iterable[range]) -> None:
         """These bytes of a received part are on the device for whatever the current stream does next."""
         if self._staged is None:
-            self._staged = torch.zeros(self.bytes.numel(), dtype=torch.uint8, pin_memory=_pins())
+            size, pins = self.bytes.numel(), self.bytes.is_cuda
+            self._staged = torch.zeros(size, dtype=torch.uint8, pin_memory=pins)
         if self._uploaded is not None:
             self._uploaded.synchronize()  # the last upload has left the staging memory
         received: npt.NDArray[np.uint8] = np.frombuffer(part, np.uint8)
         for piece in ranges:
             own = slice(piece.start, piece.stop)
             self._staged.numpy()[own] = received[own]
-            self.bytes[own].copy_(self._staged[own], non_blocking=True)
+            self.bytes[own].copy_(self._staged[own], non_blocking=self.bytes.is_cuda)
         if self.bytes.is_cuda:
             self._uploaded = torch.cuda.current_stream(self.bytes.device).record_event()

@@ -1,30 +1,31 @@
 """Gradients that leave while backward still runs, bucket by bucket.
 
 A bucket is a stretch of a shard's part. Once every gradient in it is there, it is packed in a thread and
-pushed ahead in another; `run.step()` then pushes only what is left. It is a matter of time alone: the shard
-counts a part once, when it is whole and has the digest that `run.step()` says, and whatever goes wrong ahead
-of that is pushed again.
+pushed ahead in another. `run.step()` packs all of the contribution as ever, and compares: only where the
+bytes that have left are those of the contribution need they not be pushed again. So it is a matter of time
+alone, whatever a script does to its gradients after backward.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+import xxhash
 from torch import Tensor
 
 import sheepfold_wire.messages as m
 from sheepfold.layout import Move, PartLayout
 from sheepfold.packing import Packer
 from sheepfold.threads import CallThreads
-from sheepfold.transport import Brought, TransportError
+from sheepfold.transport import Brought, Ranges, TransportError
 from sheepfold.worker import Worker
-from sheepfold_wire.codecs import Codec
+from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import SheepfoldError
 
 log = logging.getLogger("sheepfold")
@@ -40,12 +41,19 @@ class Bucket:
 
     shard: int
     moves: tuple[Move, ...]
-    ranges: tuple[range, ...]
+    ranges: Ranges
     """Bytes of the part."""
 
     @property
     def tensors(self) -> frozenset[int]:
         return frozenset(move.tensor for move in self.moves)
+
+    def digest(self, part: Buffer) -> int:
+        """XXH3-64 of its bytes in a part."""
+        found, view = xxhash.xxh3_64(), memoryview(part)
+        for piece in self.ranges:
+            found.update(view[piece.start : piece.stop])
+        return found.intdigest()
 
 
 def buckets_of(layout: PartLayout, codec: Codec) -> Iterator[Bucket]:
@@ -68,19 +76,13 @@ class Flight:
     """What is leaving of one slot's gradient."""
 
     lease: m.Lease
-    gradients: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
-    """By tensor: `.grad` and how often torch had changed it when it was ready."""
-    arrived: list[Bucket] = field(default_factory=list)
-    packed: list[Bucket] = field(default_factory=list)
+    gradients: dict[int, Tensor] = field(default_factory=dict)
+    """By tensor, once they are there."""
+    arrived: list[tuple[Bucket, int]] = field(default_factory=list)
+    """With the digest of the bytes that have left."""
     given_up: set[int] = field(default_factory=set)
     """Shards to which nothing more is pushed ahead."""
-    under_way: int = 0
     is_spoiled: bool = False
-
-    def is_as_it_was(self, bucket: Bucket, now: Mapping[int, Tensor | None]) -> bool:
-        """Whether its gradients are those that were packed."""
-        known = [(tensor, *self.gradients[tensor]) for tensor in bucket.tensors]
-        return all(now[tensor] is grad and grad._version == version for tensor, grad, version in known)
 
 
 class Overlap:
@@ -88,7 +90,7 @@ class Overlap:
 
     def __init__(self, worker: Worker, packer: Packer, parameters: Sequence[Tensor]) -> None:
         """`parameters`: in manifest order, which begins with them."""
-        self._worker, self._packer, self._parameters = worker, packer, parameters
+        self._worker, self._packer = worker, packer
         self._buckets: dict[int, list[Bucket]] = {index: [] for index in range(len(parameters))}
         """By each of their tensors."""
         for layout in packer.layouts:
@@ -96,7 +98,7 @@ class Overlap:
                 for tensor in bucket.tensors:
                     self._buckets[tensor].append(bucket)
         self._flight: Flight | None = None
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._packing = CallThreads(threads_max=1)
         self._sending = [CallThreads(threads_max=1) for _ in packer.layouts]
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
@@ -122,33 +124,29 @@ class Overlap:
             self._flight.is_spoiled = True
 
     def settle(self) -> Flight | None:
-        """Until nothing is under way; returns what has left, once."""
+        """Until nothing is under way, so that parts may be packed again; returns what has left, once."""
+        self._packing.settle()
+        for threads in self._sending:
+            threads.settle()
         flight, self._flight = self._flight, None
-        if flight is not None:
-            with self._changed:
-                while flight.under_way:
-                    self._changed.wait(1.0)
         return flight
 
-    def finish(self) -> tuple[frozenset[tuple[int, Move]], Brought]:
-        """(packed, brought): fragments by shard that need not be packed again, bytes that need not be pushed.
+    def brought(self, flight: Flight | None, lease: m.Lease, parts: Sequence[Buffer]) -> Brought:
+        """What of this contribution its shards hold already. `flight`: what `settle` returned.
 
-        Nothing where gradients are not what they were when they left.
+        All of what has left for a shard, or nothing: it holds that as one.
         """
-        flight = self.settle()
-        if flight is None:
-            return frozenset(), ()
-        now = {tensor: self._parameters[tensor].grad for tensor in flight.gradients}
-        if flight.is_spoiled or not all(flight.is_as_it_was(bucket, now) for bucket in flight.packed):
-            self.turn_off(
-                "gradients change after backward, by another one or by the script (such as clipping)"
-            )
-            return frozenset(), ()
-        packed = frozenset((bucket.shard, move) for bucket in flight.packed for move in bucket.moves)
-        arrived = flight.arrived
-        return packed, tuple(
-            tuple(piece for bucket in arrived if bucket.shard == shard for piece in bucket.ranges)
-            for shard in range(len(self._sending))
+        if flight is None or flight.lease.attempt != lease.attempt:
+            return ()
+        changed = {b.shard for b, digest in flight.arrived if b.digest(parts[b.shard]) != digest}
+        if flight.is_spoiled or changed:
+            self.turn_off("gradients change after backward, by another one or the script (such as clipping)")
+        if flight.is_spoiled:
+            return ()
+        kept = [bucket for bucket, _ in flight.arrived if bucket.shard not in changed]
+        return tuple(
+            tuple(piece for bucket in kept if bucket.shard == shard for piece in bucket.ranges)
+            for shard in range(len(parts))
         )
 
     def turn_off(self, why: str) -> None:
@@ -164,6 +162,7 @@ class Overlap:
     def close(self) -> None:
         """May be repeated."""
         self._forget_hooks()
+        self.spoil()
         for threads in (self._packing, *self._sending):
             threads.close(CLOSE_SECONDS)
 
@@ -174,55 +173,49 @@ class Overlap:
         flight, grad = self._flight, parameter.grad
         if flight is None or flight.is_spoiled or grad is None:
             return
-        with self._changed:
+        with self._lock:
             if tensor in flight.gradients:  # a second time in one slot
                 flight.is_spoiled = True
                 return
-            flight.gradients[tensor] = grad, grad._version
+            flight.gradients[tensor] = grad
             whole = [b for b in self._buckets[tensor] if b.tensors <= flight.gradients.keys()]
-            flight.under_way += len(whole)
         made = torch.cuda.current_stream(grad.device).record_event() if grad.is_cuda else None
         for bucket in whole:
             self._packing.submit(partial(self._pack, flight, bucket, made))
 
     def _pack(self, flight: Flight, bucket: Bucket, made: torch.cuda.Event | None) -> None:
-        """In a stream of its own where gradients are on a GPU: backward goes on in the other."""
-        sources = {tensor: flight.gradients[tensor][0] for tensor in bucket.tensors}
+        """In a stream of its own where gradients are on a GPU: backward goes on in the other.
+
+        A gradient that is still being written by a third one is packed half; the digest shows it.
+        """
+        sources = {tensor: flight.gradients[tensor] for tensor in bucket.tensors}
         try:
             with self._behind(made, next(iter(sources.values())).device):
-                part = self._packer.pack_moves(
-                    bucket.shard, bucket.moves, sources, self._worker.up, flight.lease.seed
-                )
+                seed = flight.lease.seed
+                part = self._packer.pack_moves(bucket.shard, bucket.moves, sources, self._worker.up, seed)
+            digest = bucket.digest(part)
+            self._sending[bucket.shard].submit(partial(self._send, flight, bucket, part, digest))
         except Exception as error:  # step() packs it again, and says what is wrong
             log.debug("job %s: a bucket cannot be packed: %s", self._worker.job.name, error)
-            self._over(flight)
-            return
-        flight.packed.append(bucket)
-        self._sending[bucket.shard].submit(partial(self._send, flight, bucket, part))
 
     def _behind(self, made: torch.cuda.Event | None, device: torch.device) -> AbstractContextManager[object]:
         if made is None:
             return nullcontext()
-        stream = self._streams.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-        stream.wait_event(made)
-        return torch.cuda.stream(stream)
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._streams[device].wait_event(made)
+        return torch.cuda.stream(self._streams[device])
 
-    def _send(self, flight: Flight, bucket: Bucket, part: memoryview) -> None:
+    def _send(self, flight: Flight, bucket: Bucket, part: memoryview, digest: int) -> None:
         """Not tried again: what does not arrive goes with the rest."""
+        if bucket.shard in flight.given_up or flight.is_spoiled:
+            return
+        flight.given_up.add(bucket.shard)
         try:
-            if bucket.shard not in flight.given_up and not flight.is_spoiled:
-                attempt = flight.lease.attempt
-                if self._worker.push_ahead(attempt, bucket.shard, part, bucket.ranges):
-                    flight.arrived.append(bucket)
-                else:
-                    flight.given_up.add(bucket.shard)
+            if self._worker.push_ahead(flight.lease.attempt, bucket.shard, part, bucket.ranges):
+                flight.arrived.append((bucket, digest))
+                flight.given_up.remove(bucket.shard)
         except (SheepfoldError, TransportError) as error:
             log.debug("job %s: nothing more is pushed ahead of this slot: %s", self._worker.job.name, error)
-            flight.given_up.add(bucket.shard)
-        finally:
-            self._over(flight)
-
-    def _over(self, flight: Flight) -> None:
-        with self._changed:
-            flight.under_way -= 1
-            self._changed.notify_all()
+        except Exception:
+            log.exception("job %s: nothing more is pushed ahead of this slot", self._worker.job.name)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from torch import Tensor
 from sheepfold.errors import Refused
 from sheepfold.int8 import RowEncoder
 from sheepfold.layout import Move, PartLayout, part_layouts, presence_bitmap
-from sheepfold.mirror import Mirror, is_far, new_host_part
+from sheepfold.mirror import Mirror, is_far, new_pinned_part
 from sheepfold.model_tensors import TORCH_DTYPES
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import ShapeMismatch
@@ -41,7 +40,9 @@ class Packer:
     host, or a received part to the accelerator, and packing waits for the device once.
     """
 
-    def __init__(self, manifest: Manifest, plan: Plan) -> None:
+    def __init__(self, manifest: Manifest, plan: Plan, pins: bool = False) -> None:
+        """`pins`: parts lie in memory that CUDA copies to by itself."""
+        self._pins = pins
         self._names = [tensor.name for tensor in manifest.tensors]
         self._shapes = [tensor.shape for tensor in manifest.tensors]
         self.layouts = part_layouts(plan)
@@ -61,18 +62,16 @@ class Packer:
         values: Mapping[str, Tensor | None],
         codec: Codec,
         seed: int = 0,
-        done: frozenset[tuple[int, Move]] = frozenset(),
         room: Room = no_room,
     ) -> tuple[memoryview, ...]:
         """The parts of a contribution: gradients by parameter name, current values by buffer name.
 
         An absent (None) gradient is zeros. Rounds as torch does, to nearest even, and int8 by noise of the
-        lease's `seed`. The parts are valid until the next call: the buffers are used again. `done`: moves by
-        shard that `pack_moves` has brought there already, where `prepare` has told it to.
+        lease's `seed`. The parts are valid until the next call: the buffers are used again. They are in
+        `room` where there is some.
         """
-        if not done:
-            self.prepare(codec, room)
-        self._filled(self._parts, values, codec, seed, done)
+        self.prepare(codec, room)
+        self._filled(self._parts, values, codec, seed)
         return tuple(self._parts)
 
     def prepare(self, codec: Codec, room: Room = no_room) -> None:
@@ -81,7 +80,7 @@ class Packer:
             self._parts, self._codec = [], codec
         held: list[memoryview | None] = [*self._parts] or [None] * len(self.layouts)
         self._parts = [
-            _buffer(layout, codec, part, room) for layout, part in zip(self.layouts, held, strict=True)
+            self._buffer(layout, codec, part, room) for layout, part in zip(self.layouts, held, strict=True)
         ]
 
     @torch.no_grad()
@@ -94,6 +93,17 @@ class Packer:
         for mirror in self._fill(shard, part, moves, (), flat, codec, seed):
             mirror.settle()
         return part
+
+    def _buffer(self, layout: PartLayout, codec: Codec, held: memoryview | None, room: Room) -> memoryview:
+        """Where a part is packed: its padding is zero, as in what the last one was packed into."""
+        given = room(layout.shard, layout.part_bytes(codec))
+        if given is None and held is not None:
+            return held
+        if given is None:
+            return (layout.new_part(codec, new_pinned_part) if self._pins else layout.new_part(codec)).data
+        if held is None or given.obj is not held.obj:
+            np.frombuffer(given, np.uint8)[:] = 0
+        return given
 
     @torch.no_grad()
     def pack_weights(self, tensors: Mapping[str, Tensor]) -> tuple[memoryview, ...]:
@@ -108,13 +118,11 @@ class Packer:
         values: Mapping[str, Tensor | None],
         codec: Codec,
         seed: int = 0,
-        done: Container[tuple[int, Move]] = (),
     ) -> None:
         flat = {index: self._flat(index, values.get(name)) for index, name in enumerate(self._names)}
         mirrors: list[Mirror] = []
         for layout, part in zip(self.layouts, parts, strict=True):
-            moves = [move for move in layout.parameters if (layout.shard, move) not in done]
-            mirrors += self._fill(layout.shard, part, moves, layout.floats, flat, codec, seed)
+            mirrors += self._fill(layout.shard, part, layout.parameters, layout.floats, flat, codec, seed)
             _fill_integers(layout.integers, layout.stretches(part, codec).integers, flat)
         for mirror in mirrors:
             mirror.settle()
@@ -230,18 +238,6 @@ class Packer:
                     own = view.integers[move.at : move.at + move.count].copy()
                     _write(tensor, move, torch.from_numpy(own))
 
-    @torch.no_grad()
-    def unpack_one(
-        self, name: str, part: Callable[[int, int], Buffer | None], codec: Codec, tensor: Tensor
-    ) -> bool:
-        """One parameter, from parts of which the first bytes have come; False if `part` gives none."""
-        for shard, move in self._moves_of[name]:
-            found = part(shard, (move.at + move.count) * codec.itemsize)
-            if found is None:
-                return False
-            self._copy(shard, found, codec, (move,), (), {name: tensor})
-        return True
-
     def _copy(
         self,
         shard: int,
@@ -265,15 +261,6 @@ class Packer:
                 assert target is not None  # those are by no device
                 _write(target, move, source.narrow(0, move.at, move.count))
 
-    @cached_property
-    def _moves_of(self) -> dict[str, list[tuple[int, Move]]]:
-        """Fragments by their tensor, with their shard."""
-        found: dict[str, list[tuple[int, Move]]] = {}
-        for layout in self.layouts:
-            for move in layout.parameters:
-                found.setdefault(self._names[move.tensor], []).append((layout.shard, move))
-        return found
-
     def _flat(self, index: int, value: Tensor | None) -> Tensor | None:
         name = self._names[index]
         if value is None:
@@ -286,16 +273,6 @@ class Packer:
                 "attach the changed model to another job"
             )
         return value.detach().reshape(-1)
-
-
-def _buffer(layout: PartLayout, codec: Codec, held: memoryview | None, room: Room) -> memoryview:
-    """Where a part is packed: its padding is zero, as in what the last one was packed into."""
-    given = room(layout.shard, layout.part_bytes(codec))
-    if given is None:
-        return layout.new_part(codec, new_host_part).data if held is None else held
-    if held is None or given.obj is not held.obj:
-        np.frombuffer(given, np.uint8)[:] = 0
-    return given
 
 
 def _by_device(moves: Sequence[Move], tensors: Flat) -> dict[torch.device | None, list[Move]]:

@@ -12,13 +12,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import sheepfold_wire.messages as m
-from sheepfold.arriving import Arriving
 from sheepfold.contract import contract
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
-from sheepfold.events import Goal, Ready
 from sheepfold.joining import Joining
 from sheepfold.loading import Feed, SlotSampler, feed_of
 from sheepfold.model_tensors import ModelTensors, check_loss_scale, down_codec, manifest_of
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("sheepfold")
 
 FINAL_PULL_SECONDS = 30.0
-CLOSE_SECONDS = 5.0
-"""For weights on their way to come whole."""
 
 _announced: set[str] = set()
 """Jobs whose contract this process has printed."""
@@ -51,13 +47,11 @@ def _join_group(joining: Joining, group: ProcessGroup) -> Worker:
 class Run:
     """One model's place in a job. Close it, or use it in a `with`, so that leases are handed back."""
 
-    def __init__(self, worker: Worker, tensors: ModelTensors, overlapped: nn.Module | None = None) -> None:
-        """`overlapped`: the model, where communication goes on beside its forward and backward."""
+    def __init__(self, worker: Worker, tensors: ModelTensors, overlap: bool = False) -> None:
         self._worker = worker
         self._weights = ModelWeights(worker, tensors)
         self._pushes = Pushes(worker)
-        self._overlap = self._weights.overlap() if overlapped is not None else None
-        self._arriving = Arriving(worker, self._weights, overlapped)
+        self._overlap = self._weights.overlap() if overlap else None
         self._slot: Slot | None = None
         self._slot_began = 0.0
         self._feed: Feed | None = None
@@ -73,7 +67,7 @@ class Run:
         tensors: ModelTensors,
         joining: Joining,
         group: ProcessGroup | None = None,
-        overlapped: nn.Module | None = None,
+        overlap: bool = False,
     ) -> Run:
         """Join with these tensors, and say on what terms; loads the newest weights if there are any yet."""
         leave_on_rerun(tensors.parameters.values())
@@ -82,7 +76,7 @@ class Run:
         worker = join(joining) if group is None else _join_group(joining, group)
         try:
             check_loss_scale(tensors, worker.job)
-            return cls(worker, tensors, overlapped)._begun()
+            return cls(worker, tensors, overlap)._begun()
         except BaseException:
             worker.close()
             raise
@@ -109,7 +103,7 @@ class Run:
     @property
     def version(self) -> int:
         """Committed steps in the weights that the model holds; -1 while the job has none."""
-        return self._arriving.version
+        return self._worker.version
 
     @property
     def step_number(self) -> int:
@@ -200,13 +194,15 @@ class Run:
         if self._ended is not None:
             return None
         try:
-            lease = self._arriving.next_lease()
+            lease = self._worker.next_lease()
             while lease.is_init:
                 self._weights.push_first()
-                lease = self._arriving.next_lease()
+                lease = self._worker.next_lease()
         except JobEnded as ended:
             self._end(ended.why)
             return None
+        self._weights.load()
+        self._weights.restore_buffers()
         torch.manual_seed(lease.seed)
         self._slot_began = time.perf_counter()
         job, parameters = self._worker.job, self._weights.tensors.parameters.values()
@@ -231,28 +227,20 @@ class Run:
                 "no slot is leased: call step() once for each slot of run.slots(), before the job ends"
             )
         outcome = slot.finish(weight, loss)
-        if why := self._arriving.check(outcome.loss):
-            return self._lost(slot, why)
         usage = self._worker.usage
         usage.computed(time.perf_counter() - self._slot_began)
         usage.data_wait_seconds = self.data_wait_seconds
         if outcome.weight > m.WEIGHT_MIN and not self._weights.has_gradient:
             raise Refused("no parameter has a gradient: call slot.backward(loss) before run.step()")
         self._pushes.wait()
-        packed, brought = self._overlap.finish() if self._overlap is not None else (frozenset(), ())
-        parts, present = self._weights.contribution(slot.lease.seed, packed)
+        flight = None if self._overlap is None else self._overlap.settle()
+        parts, present = self._weights.contribution(slot.lease.seed)
+        brought = () if self._overlap is None else self._overlap.brought(flight, slot.lease, parts)
         facts = m.Facts(outcome.samples, outcome.weight, self.version, present, outcome.loss, slot.metrics())
         self._slot = None
         answer = self._pushes.push(parts, facts, slot, brought)
         fate = partial(self._worker.outcome, slot.lease.attempt)
         return StepResult(slot.step, self.version, outcome.loss, answer, fate)
-
-    def _lost(self, slot: Slot, why: str) -> StepResult:
-        """It cannot count; another worker, or this one, gets it again."""
-        self.give_back(why)
-        answer = Ready(Goal.PUSH, slot.lease, is_counted=False, why=why)
-        fate = partial(self._worker.outcome, slot.lease.attempt)
-        return StepResult(slot.step, self.version, None, lambda: answer, fate)
 
     def log(self, values: Mapping[str, float | Tensor]) -> None:
         """Numbers to see beside the loss: averaged by weight over a step's slots, shown with its version.
@@ -287,7 +275,6 @@ class Run:
         """Hand the slot back at once, so that nobody waits for its lease to expire."""
         slot, self._slot = self._slot, None
         if slot is not None:
-            self._arriving.settle(FINAL_PULL_SECONDS)
             self._worker.release(reason, (slot.lease.attempt,))
 
     def _close_feed(self) -> None:
@@ -307,13 +294,10 @@ class Run:
 
     def close(self) -> None:
         """Hand leases back and leave the job. May be repeated."""
-        if not self._is_closed:
-            self._arriving.settle(CLOSE_SECONDS)
         self._slot, self._is_closed = None, True
         self._close_feed()
         self._pushes.close()
         self._worker.close()
-        self._arriving.turn_off()
         if self._overlap is not None:
             self._overlap.close()
 

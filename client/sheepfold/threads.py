@@ -7,11 +7,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 Work = Callable[[], None]
 
 THREADS_MAX = 16
 IDLE_SECONDS = 60.0
+WAKE_SECONDS = 0.5
+"""Ctrl-C just before a wait is noticed after it."""
 
 
 class CallThreads:
@@ -30,6 +33,8 @@ class CallThreads:
         self._all: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._pending = 0
         """Pieces of work handed in and not finished."""
+        self._quiet: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """Holds one thing after there was nothing pending."""
 
     def submit(self, work: Work) -> None:
         """`work` must not raise."""
@@ -42,6 +47,12 @@ class CallThreads:
             thread = threading.Thread(target=self._run, name="sheepfold-call", daemon=True)
             self._all.add(thread)
             thread.start()
+
+    def settle(self) -> None:
+        """Wait until all that was handed in is done. Ctrl-C may interrupt it."""
+        while self._pending:
+            with suppress(queue.Empty):
+                self._quiet.get(timeout=WAKE_SECONDS)
 
     def close(self, seconds: float) -> None:
         """End the threads that have nothing to do, and wait so long for the others.
@@ -72,3 +83,5 @@ class CallThreads:
             finally:
                 with self._lock:
                     self._pending -= 1
+                    if not self._pending and self._quiet.empty():
+                        self._quiet.put(None)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
 
 import torch
 from torch import Tensor
 
 from sheepfold.initial import check_shapes, sources
-from sheepfold.layout import Move
 from sheepfold.model_tensors import ModelTensors
 from sheepfold.overlap import Overlap
 from sheepfold.packing import Packer
 from sheepfold.worker import Worker
-from sheepfold_wire.codecs import Buffer
 
 log = logging.getLogger("sheepfold")
 
@@ -28,28 +25,17 @@ class ModelWeights:
     def __init__(self, worker: Worker, tensors: ModelTensors) -> None:
         self.tensors = tensors
         self._worker = worker
-        self._packer = Packer(worker.manifest, worker.plan)
+        pins = any(tensor.is_cuda for tensor in tensors.parameters.values())
+        self._packer = Packer(worker.manifest, worker.plan, pins)
         self._buffers_at_version: list[Tensor] = []
 
-    def load(self, missing: Container[str] | None = None) -> None:
-        """What the worker has pulled, if anything is new, is the model's from now on.
-
-        `missing`: of the parameters, those that `load_one` has not put in place.
-        """
+    def load(self) -> None:
+        """What the worker has pulled, if anything is new, is the model's from now on."""
         parts = self._worker.take_weights()
         if parts is not None:
-            kept = self.tensors.parameters
-            due = {name: kept[name] for name in kept if missing is None or name in missing}
-            self._packer.unpack(parts, self._worker.down, {**due, **self.tensors.buffers})
+            self._packer.unpack(parts, self._worker.down, self.tensors.all)
             self._buffers_at_version = [buffer.clone() for buffer in self.tensors.buffers.values()]
         self._worker.confirm_weights()
-
-    def load_one(self, name: str, part: Callable[[int, int], Buffer | None]) -> bool:
-        """Put one parameter in place from parts that are still coming; False if some will not come.
-
-        `part`: gives a shard's part once so many bytes of it are there.
-        """
-        return self._packer.unpack_one(name, part, self._worker.down, self.tensors.parameters[name])
 
     def restore_buffers(self) -> None:
         """A slot begins with the version's statistics, not with those of the worker's slot before."""
@@ -85,14 +71,14 @@ class ModelWeights:
         """Has gradients leave for this model's parts before `contribution` is asked for."""
         return Overlap(self._worker, self._packer, list(self.tensors.parameters.values()))
 
-    def contribution(self, seed: int, done: frozenset[tuple[int, Move]] = frozenset()) -> tuple[Parts, bytes]:
+    def contribution(self, seed: int) -> tuple[Parts, bytes]:
         """(parts, presence bitmap) of gradients and buffers; the parts are valid until the next call.
 
-        `seed`: the lease's, which int8 rounds by. `done`: what is packed already, as `Overlap.finish` says.
+        `seed`: the lease's, which int8 rounds by.
         """
         gradients = {name: parameter.grad for name, parameter in self.tensors.parameters.items()}
         values = {**gradients, **self.tensors.buffers}
-        parts = self._packer.pack(values, self._worker.up, seed, done, self._worker.room)
+        parts = self._packer.pack(values, self._worker.up, seed, self._worker.room)
         return parts, self._packer.presence(values)
 
     def clear_gradients(self) -> None:

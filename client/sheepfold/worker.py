@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import sheepfold_wire.messages as m
 from sheepfold.address import find_address
-from sheepfold.calls import Contribution, Terms, Watcher, WorkerCalls, insist
+from sheepfold.calls import Contribution, Terms, WorkerCalls, insist
 from sheepfold.driver import Driver
 from sheepfold.events import Ended, Ready
 from sheepfold.exits import set_exit_codes
@@ -65,9 +65,9 @@ class Worker:
         """Version of the weights pulled last; -1 before the first."""
         return self._driver.version
 
-    def next_lease(self, watcher: Watcher | None = None) -> m.Lease:
+    def next_lease(self) -> m.Lease:
         """Waits for work; the weights for it are then in `take_weights`. Raises JobEnded."""
-        return self._driver.next_lease(watcher)
+        return self._driver.next_lease()
 
     def pull(self, version: int | None = None, limit_seconds: float | None = None) -> int:
         """Waits for a version, by default the newest; the weights are then in `take_weights`."""

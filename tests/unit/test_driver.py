@@ -18,7 +18,7 @@ from sheepfold.driver import Driver
 from sheepfold.errors import JobEnded, Refused, ServerUnavailable
 from sheepfold.events import Call, Ended, Make, Ready
 from sheepfold.session import Session
-from sheepfold.transport import Arrived, Ranges, TransportError
+from sheepfold.transport import Ranges, TransportError
 from sheepfold_wire.codecs import Buffer, Codec
 from sheepfold_wire.errors import JobHasEnded, ShapeMismatch, StaleIncarnation, VersionGone, WorkerUnknown
 from sheepfold_wire.manifest import Manifest, TensorSpec
@@ -215,9 +215,7 @@ def test_a_late_answer_of_an_earlier_push_is_not_taken_for_the_next_goal(
                 held.wait(10)
             return super().push(address, header, payload)
 
-        def pull(
-            self, address: m.ShardAddress, request: m.PullRequest, arrived: Arrived | None = None
-        ) -> tuple[int, Buffer]:
+        def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
             if request.shard == 1:
                 held.set()
             return super().pull(address, request)
@@ -300,9 +298,7 @@ def test_a_part_of_the_wrong_length_is_refused_before_it_is_unpacked(
     server: FakeServer, make: Callable[..., Driver]
 ) -> None:
     class Short(FakeTransport):
-        def pull(
-            self, address: m.ShardAddress, request: m.PullRequest, arrived: Arrived | None = None
-        ) -> tuple[int, Buffer]:
+        def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
             version, part = super().pull(address, request)
             return version, part[:-4]
 
@@ -478,9 +474,7 @@ def test_bytes_of_an_earlier_round_are_dropped(server: FakeServer, make: Callabl
     class Altered(FakeTransport):
         is_late = False
 
-        def pull(
-            self, address: m.ShardAddress, request: m.PullRequest, arrived: Arrived | None = None
-        ) -> tuple[int, Buffer]:
+        def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
             version, part = super().pull(address, request)
             return version, bytes(len(part) - 1) + b"x" if self.is_late else part
 

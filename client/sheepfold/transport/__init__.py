@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -32,9 +31,6 @@ Ranges = tuple[range, ...]
 
 Brought = tuple[Ranges, ...]
 """What of a contribution's parts their shards hold already, in shard order; () for nothing."""
-
-Arrived = Callable[[int, Buffer, int], None]
-"""Of this version the first so many bytes of the payload are in the buffer, which stays the same."""
 
 REPLIES: dict[type, type] = {
     m.CreateJobRequest: m.CreateJobReply,
@@ -81,10 +77,8 @@ class Transport(Protocol):
         The same as long as it can be had, and of whoever asks last.
         """
 
-    def pull(
-        self, address: m.ShardAddress, request: m.PullRequest, arrived: Arrived | None = None
-    ) -> tuple[int, Buffer]:
-        """(version, payload). `arrived` is told of the payload as it comes, from any thread."""
+    def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
+        """(version, payload)."""
 
     def digest(self, address: m.ShardAddress, job: str) -> m.DigestReply:
         """Digests of the shard's state, piece by piece."""

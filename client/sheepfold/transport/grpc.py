@@ -15,7 +15,7 @@ import grpc
 import grpc.experimental
 
 import sheepfold_wire.messages as m
-from sheepfold.transport import REPLIES, Arrived, CoordinatorRequest, Ranges, TransportError
+from sheepfold.transport import REPLIES, CoordinatorRequest, Ranges, TransportError
 from sheepfold.transport.shared_memory import Region, SharedMemory
 from sheepfold_wire.access import Access, Metadata
 from sheepfold_wire.codecs import Buffer
@@ -113,7 +113,7 @@ class GrpcTransport:
         self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, brought: Ranges = ()
     ) -> m.PushReply:
         if brought:
-            with suppress(AheadGone):
+            with suppress(AheadGone, BadFrame):  # it holds none of it, or not just these
                 rest = chunk_frames(payload, ranges=left_of(len(payload), brought))
                 return self._push(address, replace(header, ahead_bytes=sum(map(len, brought))), rest)
         with suppress(RegionGone), self._shared.lent(address, len(payload), payload) as region:
@@ -140,21 +140,15 @@ class GrpcTransport:
             raise translated(error, f"Push to shard {address.shard} at {address.address}") from None
         return from_proto(m.PushReply, reply)
 
-    def pull(
-        self, address: m.ShardAddress, request: m.PullRequest, arrived: Arrived | None = None
-    ) -> tuple[int, Buffer]:
+    def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
         known = self._pull_bytes.get((address.address, request.codec))
         with suppress(RegionGone), self._shared.lent(address, known or 0) as region:
             if region is not None:
-                return self._pull(address, replace(request, region=region.number), region, arrived)
-        return self._pull(address, request, None, arrived)
+                return self._pull(address, replace(request, region=region.number), region)
+        return self._pull(address, request, None)
 
     def _pull(
-        self,
-        address: m.ShardAddress,
-        request: m.PullRequest,
-        region: Region | None,
-        arrived: Arrived | None,
+        self, address: m.ShardAddress, request: m.PullRequest, region: Region | None
     ) -> tuple[int, Buffer]:
         method: Any = self._channel(address.address).unary_stream(
             "/sheepfold.v1.ShardService/Pull", shard_pb2.PullRequest.SerializeToString, None
@@ -166,7 +160,7 @@ class GrpcTransport:
         try:
             header = _header(next(frames, b""))
             self._pull_bytes[address.address, request.codec] = header.payload_bytes
-            return header.version, _payload(header, frames, self._parts, region, arrived)
+            return header.version, _payload(header, frames, self._parts, region)
         except grpc.RpcError as error:
             raise translated(error, f"Pull from shard {address.shard} at {address.address}") from None
         finally:
@@ -243,11 +237,7 @@ def _header(frame: bytes) -> m.PullHeader:
 
 
 def _payload(
-    header: m.PullHeader,
-    frames: Iterator[bytes],
-    pool: BufferPool,
-    region: Region | None,
-    arrived: Arrived | None,
+    header: m.PullHeader, frames: Iterator[bytes], pool: BufferPool, region: Region | None
 ) -> Buffer:
     """The rest of a pull: its chunks, or what is in the region instead; then the version once more.
 
@@ -262,8 +252,6 @@ def _payload(
                 raise RegionGone("it does not write to the memory shared with it")
             case Chunk() as chunk if end is None:
                 buffer.add(chunk)
-                if arrived is not None:
-                    arrived(header.version, buffer.payload, buffer.prefix)
             case Written(checksum) if end is None and written is None and region is not None:
                 written = region.payload(header.payload_bytes, checksum)
             case int(version) if end is None:

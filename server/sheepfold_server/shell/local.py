@@ -154,9 +154,7 @@ class LocalTransport:
     def way(self, address: m.ShardAddress) -> str:
         return "this process"
 
-    def pull(
-        self, address: m.ShardAddress, request: m.PullRequest, arrived: object | None = None
-    ) -> tuple[int, Buffer]:
+    def pull(self, address: m.ShardAddress, request: m.PullRequest) -> tuple[int, Buffer]:
         """(version, payload); the payload is shared and must not be written to."""
         actor = self._fold.processes[address.shard].actor(request.job)
         check_pull(actor.job, request)

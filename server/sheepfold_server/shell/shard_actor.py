@@ -177,7 +177,7 @@ class ShardActor:
             case e.DropParts(attempts):
                 for attempt in attempts:
                     self._parts.pop(attempt, None)
-                    self._ahead.pop(attempt, None)
+                    self._ahead.pop(attempt, AheadPart()).take(0)
             case e.KeepVersion(step):
                 self._encoded.carry_over(step)
             case e.RetireVersions(oldest, kept_versions):

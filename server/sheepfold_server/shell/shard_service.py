@@ -126,7 +126,8 @@ class ShardService:
             return m.PushReply(duplicate=True)
         held = cast(AheadPart, answer)
         if header.is_ahead:
-            self._receive_ahead(requests, header, held)
+            with held.stream():
+                self._receive_ahead(requests, header, held)
             return m.PushReply(duplicate=False)
         try:
             payload, codec = self._receive(requests, header, held), Codec(header.codec)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sheepfold_wire.errors import AheadGone
+from sheepfold_wire.errors import AheadGone, PushInProgress
 from sheepfold_wire.frames import Buffer, Chunk, PartBuffer
 from sheepfold_wire.pooling import BufferPool
 
@@ -26,8 +28,19 @@ class AheadPart:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._stream = threading.Lock()
         self._buffer: PartBuffer | None = None
         self._is_taken = False
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """One call brings pieces at a time: each holds a thread of the shard. Raises PushInProgress."""
+        if not self._stream.acquire(blocking=False):
+            raise PushInProgress("other bytes are being pushed ahead of this part; send these after them")
+        try:
+            yield
+        finally:
+            self._stream.release()
 
     def add(self, chunk: Chunk, payload_bytes: int, pool: BufferPool) -> None:
         """`payload_bytes`: of the whole part. Raises AheadGone once it was taken, BadFrame."""
