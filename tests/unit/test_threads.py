@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 from sheepfold.threads import THREADS_MAX, CallThreads
 
@@ -61,3 +62,16 @@ def test_closing_ends_idle_threads_and_does_not_wait_long_for_a_busy_one() -> No
     goes_on.set()
     threads.close(seconds=10.0)
     assert not any(thread.is_alive() for thread in alive)
+
+
+def test_one_thread_keeps_the_order_and_settling_waits_for_the_last_piece() -> None:
+    threads, done = CallThreads(threads_max=1), list[int]()
+    threads.settle()
+    for _ in range(3):
+        done.clear()
+        for number in range(200):
+            threads.submit(partial(done.append, number))
+        threads.settle()
+        assert done == list(range(200))
+    assert len(threads._all) == 1
+    threads.close(seconds=10.0)
