@@ -54,7 +54,7 @@ def keep(name: str, options: Sequence[str]) -> None:
             _git("status", "--porcelain", "--", ":!tests/bench/results", ":!tests/bench/plots")
         ),
         "machine": f"{os.cpu_count()} cores, {_processor()}",
-        "command": " ".join(["python -m", f"tests.bench.{name}", *options]),
+        "command": " ".join(["python -m", f"tests.bench.{name}", *map(_portable, options)]),
     }
     KEPT.mkdir(exist_ok=True)
     text = json.dumps({**told, **json.loads(last)}, indent=1)
@@ -64,6 +64,11 @@ def keep(name: str, options: Sequence[str]) -> None:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def _portable(option: str) -> str:
+    """A path of this machine by its last name."""
+    return Path(option).name if option.startswith("/") else option
 
 
 def _processor() -> str:
@@ -394,9 +399,10 @@ def _goodput_told(run: Run) -> str:
     return (
         f"{' '.join(told)} While nobody dies they make, in steps a second: {order}. Restarts are mostly "
         "processes that import torch, all ranks of torchrun at once, on cores that had other work too (load "
-        f"{run['load']['least']:g} to {run['load']['most']:g}): one alone took {one:.1f} s for it, "
-        f"{run['rows'][0]['workers']} together {many:.1f} s. They cost the same seconds whatever a step "
-        "takes, so the longer a step, or the more cores are free, the less of the difference remains."
+        f"{run['load']['least']:g} to {run['load']['most']:g}): once a round, "
+        f"one alone took {one:.1f} s for it, {run['rows'][0]['workers']} together {many:.1f} s. They cost "
+        "the same seconds whatever a step takes, so the longer a step, or the more cores are free, the less "
+        "of the difference remains."
     )
 
 

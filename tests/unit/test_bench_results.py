@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.bench.results import NAMES, PAGE, kept, page
+from tests.bench.results import NAMES, PAGE, _portable, kept, page
 
 ROW = {"rate": "1gbit", "workers": 2, "median_s": 0.4, "p95_s": 0.5, "ideal_s": 0.3, "cpu_s": 0.2}
 ORIGIN = {
@@ -80,3 +80,8 @@ def test_goodput_tells_the_version_and_the_timeouts_of_torchft() -> None:
     text = " ".join(page({"goodput": {**run, "rows": rows}}).split())
     assert "torchft 0.2.0 on torch 2.13.0+cpu" in text
     assert "1.5 s for a collective (default 60" in text
+
+
+def test_paths_of_a_machine_are_not_kept() -> None:
+    assert _portable("/somewhere/bin/python") == "python"
+    assert _portable("--torchft") == "--torchft"
