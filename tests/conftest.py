@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure. In CI Hypothesis takes its own profile, which has no deadline either.
+hypothesis.settings.register_profile("without deadline", deadline=None)
+if "CI" not in os.environ:
+    hypothesis.settings.load_profile("without deadline")
 
 # Before any test module imports grpc: servers and clients live in one process here, and DataLoaders fork.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
