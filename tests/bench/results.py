@@ -231,7 +231,7 @@ def _of_duplex(run: Run) -> Iterator[str]:
     by = "shared memory" if run["shared"] else "gRPC"
     yield from _text(
         f"{run['workers']} workers that compute for {_ms(run['compute_seconds'])} without the processors, as "
-        f"an accelerator does, a third of it in forward and the rest in backward; {run['shards']} shard, "
+        f"an accelerator does, a third of it in forward and the rest in backward; {run['shards']} shards, "
         f"{run['model']} in bf16, by {by}. *Exposed* is communication that computing does not hide. What "
         f"`delay = 1` costs in quality stands in the study; `overlap = True` changes no bit."
     )
