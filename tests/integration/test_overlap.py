@@ -264,7 +264,22 @@ class Fails(Watched):
         return super().push_ahead(*given)
 
 
-@pytest.mark.parametrize("kind", [Lies, Alters, Fails])
+class Misplaces(Watched):
+    """Brings as many bytes as it says, but those from the beginning of the part; once for each part."""
+
+    seen: tuple[Any, ...] = ()
+
+    def push_ahead(
+        self, address: m.ShardAddress, header: m.PushHeader, payload: Buffer, ranges: Ranges
+    ) -> bool:
+        part = (header.attempt, header.shard)
+        if part in self.seen:
+            return False
+        self.seen += (part,)
+        return super().push_ahead(address, header, payload, (range(sum(map(len, ranges))),))
+
+
+@pytest.mark.parametrize("kind", [Lies, Alters, Fails, Misplaces])
 def test_whatever_becomes_of_what_left_early_the_part_counts_once_and_as_it_is(
     kind: type[Watched],
 ) -> None:
