@@ -1,6 +1,6 @@
 """What durability costs a step, end to end: two levels, and a step while a checkpoint is written.
 
-    python -m tests.bench.durability [--parameters 27000000] [--shards 1] [--rounds 12] [--dir DIR]
+    python -m tests.bench.durability [--parameters 27000000] [--shards 1] [--rounds 12] [--dir DIR] [--record]
 
 Real servers under `up`'s supervisor, one NumPy worker for two jobs of the same model, of level `wal` and of
 level `checkpoint`, whose steps take turns. Then steps of the first take turns with and without a checkpoint,
@@ -19,8 +19,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tests.faults.results import record
 
 import sheepfold
 from sheepfold_server.shell.supervisor import Supervisor, UpConfig
@@ -32,6 +34,8 @@ ROWS = 1024
 WARM_UP = 24
 """Steps of each job before anything is measured: files of the log are then used again, not new."""
 SAVE_SECONDS = 600.0
+RATIO_MAX = 1.1
+"""What is aimed at, for both: a record above it is red."""
 
 Arrays = dict[str, "np.typing.NDArray[np.float32]"]
 
@@ -121,7 +125,7 @@ def arrays(parameters: int, scale: float) -> Arrays:
     }
 
 
-def measure(directory: Path, parameters: int, shards: int, rounds: int) -> dict[str, object]:
+def measure(directory: Path, parameters: int, shards: int, rounds: int) -> dict[str, Any]:
     config = UpConfig(
         directory, shard_count=shards, port=0, dashboard_port=0, checkpoint_url=str(directory / "checkpoints")
     )
@@ -165,9 +169,13 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--dir", type=Path, default=None, help="a folder on the disk to be measured")
+    parser.add_argument("--record", action="store_true", help="add the result to tests/faults/RESULTS.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.dir) as folder:
-        print(json.dumps(measure(Path(folder), given.parameters, given.shards, given.rounds)))
+        line = measure(Path(folder), given.parameters, given.shards, given.rounds)
+    if given.record:
+        record(line, max(line["wal_ratio"], line["saving_ratio"]) <= RATIO_MAX)
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Runs that were recorded, as a page: python -m tests.faults.results
 
-`make sim`, `chaos`, `soak` and `overload` with ARGS=--record add a line to results.jsonl, red or green; this
-renders RESULTS.md.
+`make sim`, `chaos`, `soak` and `overload` with ARGS=--record add a line to results.jsonl, red or green, and
+so do the exhaustive runs of the simulation and the benchmarks of durability and recovery; this renders
+RESULTS.md.
 """
 
 from __future__ import annotations
@@ -147,11 +148,34 @@ def _runs(recorded: Iterable[Mapping[str, Any]]) -> str:
         color = "green" if run["is_green"] else "**red**"
         rows.append(f"| {run['date']} | {commit} | `{run['command']}` | {color} | {_found(run)} |")
     head = ("## Runs", "", "| date | commit | command | | result |", "|---|---|---|---|---|")
-    return "\n".join((*head, *rows, ""))
+    return "\n".join((*head, *rows, "", _seeds_in_all(recorded)))
+
+
+def _seeds_in_all(recorded: Iterable[Mapping[str, Any]]) -> str:
+    """Of the simulation: how many different seeds ended without a violation, each on some commit."""
+    found = [run for run in recorded if run["bench"] == "sim" and not run["violations"]]
+    seeds, end = 0, 0
+    for run in sorted(found, key=lambda run: run["first"]):
+        last = run["first"] + run["seeds"]
+        seeds += max(0, last - max(end, run["first"]))
+        end = max(end, last)
+    faults = sum(run["faults"] for run in found)
+    return (
+        f"Of the simulation {seeds:,} different seeds ran without a violation, each on the commit of its "
+        f"row, with {faults:,} faults; seeds that several rows hold count once, their faults in each.\n"
+    )
 
 
 def _found(run: Mapping[str, Any]) -> str:
-    by_bench = {"sim": _of_sim, "chaos": _of_chaos, "soak": _of_soak, "overload": _of_overload}
+    by_bench = {
+        "sim": _of_sim,
+        "sim exhaustive": _of_exhaustive,
+        "chaos": _of_chaos,
+        "soak": _of_soak,
+        "overload": _of_overload,
+        "durability": _of_durability,
+        "recovery": _of_recovery,
+    }
     return by_bench[run["bench"]](run)
 
 
@@ -162,6 +186,30 @@ def _of_sim(run: Mapping[str, Any]) -> str:
         f"{run['violations']} violations; {reached} of {run['marks']} rare states reached; "
         f"{run['ablations_caught']} of {run['ablations']} safeguards missed when taken away; "
         f"{run['seconds']:.0f} s"
+    )
+
+
+def _of_exhaustive(run: Mapping[str, Any]) -> str:
+    return (
+        f"{run['schedules']:,} schedules: {run['faults_of_messages']:,} faults of a message, "
+        f"{run['crashes']:,} crashes, {run['pairs']:,} pairs of both; 0 violations; {run['seconds']:.0f} s"
+    )
+
+
+def _of_durability(run: Mapping[str, Any]) -> str:
+    return (
+        f"{run['parameters'] / 1e6:.0f} M parameters, {run['shards']} shard: a step {run['step_wal_s']} s at "
+        f"`wal`, {run['wal_ratio']} of one at `checkpoint`; {run['saving_ratio']} while a checkpoint of "
+        f"{run['save_s']} s is written, {run['first_step_ratio']} the step that it begins with"
+    )
+
+
+def _of_recovery(run: Mapping[str, Any]) -> str:
+    beyond, replay = run["beyond_start_and_replay_s"], run["replay_s"]
+    return (
+        f"{run['rounds']} kills of a shard of {run['parameters'] / 1e6:.0f} M parameters: back "
+        f"{beyond['p50']} s (p50), {beyond['p95']} s (p95) after its process had started, and "
+        f"{replay['p50']} s, {replay['p95']} s for {run['steps_replayed']} steps made again"
     )
 
 

@@ -56,6 +56,21 @@ def test_ordinary_leases_use_all_places_but_one() -> None:
     assert desk.lease("c") is None
 
 
+def test_who_waits_for_room_is_told_which_shard_lacks_it_and_what_helps() -> None:
+    desk = Desk(part_slots=2).start("b")
+    desk.leased("a")
+    assert desk.lease("b") is None
+    told = desk.coordinator.status(desk.now).waiting_for
+    assert "no other slot is leased meanwhile: the staging budget of shard 0 holds 2 contributions" in told
+    assert "raise --staging-bytes or add shards" in told
+
+
+def test_lack_of_room_is_not_told_where_another_slot_could_be_leased() -> None:
+    desk = Desk(part_slots=3).start("b")
+    desk.leased("a")
+    assert "staging budget" not in desk.coordinator.status(desk.now).waiting_for
+
+
 def test_window_is_the_least_room_of_any_shard() -> None:
     desk = Desk(part_slots=8).open()
     desk.from_shard(1, m.JobOpened("j", 3, -1, desk.state.term))

@@ -324,6 +324,7 @@ class ShardFailed:
     """The shard cannot go on with the job; `why` is one sentence for the operator."""
 
     job: str
+    term: int
     why: str
 
 

@@ -544,12 +544,14 @@ class PartSaved(_message.Message):
     def __init__(self, job: _Optional[str] = ..., version: _Optional[int] = ..., file: _Optional[str] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ShardFailed(_message.Message):
-    __slots__ = ("job", "why")
+    __slots__ = ("job", "why", "term")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     job: str
     why: str
-    def __init__(self, job: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+    term: int
+    def __init__(self, job: _Optional[str] = ..., why: _Optional[str] = ..., term: _Optional[int] = ...) -> None: ...
 
 class JobRemoved(_message.Message):
     __slots__ = ("job", "lineage")

@@ -300,7 +300,7 @@ class Coordinator:
                 stepping.on_applied(shard, report)
             case m.PartSaved():
                 self._checkpointing.on_part(shard, report)
-            case m.ShardFailed():
+            case m.ShardFailed() if report.term == self._state.term:
                 self._on_failed(f"shard {shard}: {report.why}")
 
     def _on_failed(self, why: str) -> None:

@@ -182,7 +182,25 @@ def waiting_for(state: JobState) -> str:
     return (
         f"slot {lowest} of step {step.step}, leased to {attempt.worker} "
         f"{state.now - attempt.leased_at:.1f} s ago; its lease ends in "
-        f"{max(0.0, attempt.deadline - state.now):.1f} s unless it shows progress"
+        f"{max(0.0, attempt.deadline - state.now):.1f} s unless it shows progress{_room_is_short(state)}"
+    )
+
+
+def _room_is_short(state: JobState) -> str:
+    """What keeps other slots from being leased meanwhile, if it is the room that shards have; "" if not."""
+    free = sum(
+        1
+        for step in state.steps.values()
+        if step.is_wanted()
+        for _ in state.attempts.free_slots(step.step, len(step.slots))
+    )
+    if not free or state.window() - state.unfolded() > 1:
+        return ""
+    tightest = min(range(len(state.shards)), key=lambda i: state.shards[i].part_slots)
+    return (
+        f"; no other slot is leased meanwhile: the staging budget of shard {tightest} holds {state.window()} "
+        "contributions of this job, one of them kept for the slot that is due; raise --staging-bytes or "
+        "add shards"
     )
 
 

@@ -89,7 +89,7 @@ SETTLING = 50
 def systems(given: Given, workers: int, codec: str, options: argparse.Namespace) -> Iterator[Make]:
     """Those of one table: one n, one codec; peers have none of one byte, and send bf16 beside int8."""
     for shards in () if "ray" in options.peers else options.shards:
-        for level in ("checkpoint", "wal"):
+        for level in options.levels:
             for transport in options.transports:
                 named = label("sheepfold", workers, shards, codec, transport, level)
                 yield ours(given, named, options.dir)
@@ -191,6 +191,8 @@ def main() -> None:
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--codecs", nargs="+", default=["fp32", "bf16", "int8"])
     parser.add_argument("--transports", nargs="+", choices=["grpc", "shared"], default=["grpc", "shared"])
+    levels = ["checkpoint", "wal"]
+    parser.add_argument("--levels", choices=levels, nargs="+", default=levels, help="durability.level")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dir", help="where the servers keep their logs; by default the temporary directory")
     parser.add_argument("--no-oracle", dest="oracle", action="store_false", help="do not compare the weights")

@@ -19,7 +19,7 @@ from torch import nn
 import sheepfold
 from sheepfold.result import StepResult
 from sheepfold.transport.shared_memory import VARIABLE
-from sheepfold_server.shell.supervisor import Supervisor, UpConfig
+from sheepfold_server.shell.supervisor import STAGING_BYTES, Supervisor, UpConfig
 from sheepfold_wire.job import Job, parse_job
 
 
@@ -100,12 +100,19 @@ class SheepfoldRank:
 
 
 @contextmanager
-def servers(shards: int, folder: str | None) -> Iterator[Supervisor]:
+def servers(shards: int, folder: str | None, staging_bytes: int = STAGING_BYTES) -> Iterator[Supervisor]:
     """Servers that run, in a directory of their own."""
     with tempfile.TemporaryDirectory(dir=folder) as made:
         directory = Path(made)
         url = str(directory / "checkpoints")
-        config = UpConfig(directory, shard_count=shards, port=0, dashboard_port=0, checkpoint_url=url)
+        config = UpConfig(
+            directory,
+            shard_count=shards,
+            port=0,
+            dashboard_port=0,
+            checkpoint_url=url,
+            staging_bytes=staging_bytes,
+        )
         supervisor = Supervisor(config, threading.Event(), lambda _: None)
         try:
             supervisor.start()
@@ -119,7 +126,8 @@ class Sheepfold(System):
 
     def __init__(self, label: dict[str, Any], given: Given, folder: str | None) -> None:
         with ExitStack() as stack:
-            self._supervisor = stack.enter_context(servers(label["shards"], folder))
+            room = max(STAGING_BYTES, 4 * given.elements * (label["workers"] + 1))  # all push at a time
+            self._supervisor = stack.enter_context(servers(label["shards"], folder, room))
             address = self._supervisor.coordinator.address
             told = [address, label["codec"], label["durability"], label["transport"]]
             super().__init__(label, given, SheepfoldRank, told)
