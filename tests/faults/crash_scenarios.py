@@ -26,7 +26,7 @@ from sheepfold_server.storage.log import log as logs
 from sheepfold_server.storage.log.errors import LogError
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.reading import SUFFIX
-from sheepfold_server.storage.log.segment import create
+from sheepfold_server.storage.log.segment import create, read_payload
 
 T = TypeVar("T")
 Tell = Callable[[int | str], None]
@@ -112,8 +112,7 @@ def opened_log(directory: Path) -> tuple[RecordLog, list[tuple[str, bytes]]]:
     log = RecordLog(directory, OWNER, SEGMENT_BYTES, is_synced=True)
     found = []
     for each in log.read():
-        content = each.path.read_bytes()[each.payload_offset :]
-        found.append((each.text, content[: each.header.payload_bytes]))
+        found.append((each.text, bytes(read_payload(each))))
     return log, found
 
 

@@ -198,7 +198,7 @@ def test_synced_pages_of_another_start_of_the_machine_may_not_be_missing(
     content[PAGE_BYTES + 900] ^= 1
     path.write_bytes(content)
     monkeypatch.setattr(segments, "boot_id", lambda: "another start")
-    with pytest.raises(LogCorrupt, match=r"record 1 .*expected .* found .* follows; restore"):
+    with pytest.raises(LogCorrupt, match=r"record 1 .*expected .* found .*; restore"):
         read(tmp_path)
 
 
@@ -227,6 +227,47 @@ def test_record_that_is_cut_is_told_and_room_that_was_never_used_is_not(
     assert read(tmp_path) == records(3)
     assert "record 3 at byte" in caplog.text
     assert "expected a payload with checksum" in caplog.text
+
+
+def test_room_that_was_never_used_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its end it is looked through for records that must not follow; most of its room is empty."""
+    room = 40 * segments.READ_BYTES
+    log = RecordLog(tmp_path, OWNER, room)
+    list(log.read())
+    for text, payload in records(3):
+        log.append(text, [payload])
+    log.close()
+    counts = []
+
+    def counted(fd: int, count: int, at: int) -> bytes:
+        piece = pread(fd, count, at)
+        counts.append(len(piece))
+        return piece
+
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", counted)
+    assert read(tmp_path) == records(3)
+    if not knows_holes(only_segment(tmp_path)):
+        pytest.skip("this file system does not tell what was never written")
+    assert sum(counts) < room / 10
+
+
+def knows_holes(path: Path) -> bool:
+    with path.open("rb") as file:
+        return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < path.stat().st_size
+
+
+def test_damaged_payload_that_another_record_follows_is_told_by_who_reads_it(tmp_path: Path) -> None:
+    """A restart reads no payload twice, and none that it does not use."""
+    written(tmp_path, records(3))
+    damaged = list(opened(tmp_path).read())[1]
+    with damaged.path.open("r+b") as file:
+        file.seek(damaged.payload_offset)
+        file.write(b"\0\0")
+    first, second, third = opened(tmp_path).read()
+    assert [bytes(read_payload(each)) for each in (first, third)] == [records(3)[i][1] for i in (0, 2)]
+    with pytest.raises(LogCorrupt, match=r"payload of record 1 .*restore the file"):
+        read_payload(second)
 
 
 def test_segment_that_cannot_be_put_aside_leaves_no_gap(

@@ -236,7 +236,7 @@ class KernelWork:
         init: Buffer = b"" if found.init is None else self.log.payload(found.init_place)
         self.log.end_of_reading()
         log.info(
-            "the log was read and checked in %.2f s; %d steps of it were made again in %.2f s, the rest of "
+            "the log was read in %.2f s; %d steps of it were made again in %.2f s, the rest of "
             "%.2f s went into state and weights",
             read - began,
             redone.steps,

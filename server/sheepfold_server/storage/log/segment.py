@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -115,14 +116,22 @@ def read_records(path: Path, head: SegmentHeader, end_sequence: int | None) -> I
     process died. If a good one follows, something else has happened: LogCorrupt. Pages of another start of
     the machine that were not synced may be missing anywhere, so there the first bad one ends it too. A
     warning tells of a record that is cut.
+
+    Payloads are read, and checked, where they could end it: in the newest record, and wherever pages may be
+    missing. Elsewhere a record was whole before the next was begun, and `read_payload` checks what is used.
     """
+    may_lack_pages = head.boot_id != boot_id() and not head.is_synced
     with _SegmentFile(path) as segment:
         at, sequence, previous = PAGE_BYTES, head.first_sequence, head.previous
         while end_sequence is None or sequence < end_sequence:
             found = segment.record(at, head.generation, sequence, previous)
+            if isinstance(found, Found) and (
+                may_lack_pages or not segment.is_followed(at, found.header, end_sequence)
+            ):
+                found = segment.with_payload(found)
             if isinstance(found, str):
                 end = f"{path}: record {sequence} at byte {at} is not as it was written ({found})"
-                _check_end(segment, head, at, sequence, end_sequence, end)
+                _check_end(segment, at, head.generation, sequence, end_sequence, may_lack_pages, end)
                 return
             yield found
             at, sequence = found.header.end(at), sequence + 1
@@ -155,8 +164,13 @@ class _SegmentFile:
         return b"".join(pieces)
 
     def _piece(self, at: int, count: int) -> bytes:
-        try:
+        with self._losses_told(at, count):
             return os.pread(self._file.fileno(), min(count, READ_BYTES), at)
+
+    @contextmanager
+    def _losses_told(self, at: int, count: int) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if error.errno not in ERRORS_OF_A_LOST_FILE:
                 raise
@@ -172,8 +186,21 @@ class _SegmentFile:
             at, count = at + len(piece), count - len(piece)
         return checksum.intdigest()
 
+    def fill(self, room: memoryview, at: int) -> int:
+        """Checksum of what stands from a byte of the file on, read into `room`; the file may end before."""
+        checksum, done = xxhash.xxh3_64(), 0
+        while done < len(room):
+            piece = room[done : done + READ_BYTES]
+            with self._losses_told(at + done, len(room) - done):
+                count = os.preadv(self._file.fileno(), [piece], at + done)
+            if not count:
+                break
+            checksum.update(piece[:count])
+            done += count
+        return checksum.intdigest()
+
     def record(self, at: int, generation: int, sequence: int, previous: int) -> Found | str:
-        """The record at a byte of the file, or what is wrong with it."""
+        """The record at a byte of the file, or what is wrong with it, its payload aside."""
         header = decode_header(self.read(at, HEADER_BYTES))
         if header is None or header.generation != generation:
             return "expected a header under its checksum, found other bytes"
@@ -183,14 +210,25 @@ class _SegmentFile:
             found = f"record {header.sequence} after {header.previous:016x}"
             return f"expected record {sequence} after {previous:016x}, found {found}"
         text = self.read(header.text_at(at), header.text_bytes)
-        payload_at = header.payload_at(at)
-        for part, expected, checksum in (
-            ("text", header.text_checksum, xxhash.xxh3_64_intdigest(text)),
-            ("payload", header.payload_checksum, self._checksum(payload_at, header.payload_bytes)),
-        ):
-            if checksum != expected:
-                return f"expected a {part} with checksum {expected:016x}, found {checksum:016x}"
-        return Found(header, text.decode(), self._path, payload_at)
+        if wrong := _difference("text", header.text_checksum, xxhash.xxh3_64_intdigest(text)):
+            return wrong
+        return Found(header, text.decode(), self._path, header.payload_at(at))
+
+    def with_payload(self, found: Found) -> Found | str:
+        """The same record, or what is wrong with its payload."""
+        header = found.header
+        checksum = self._checksum(found.payload_offset, header.payload_bytes)
+        return _difference("payload", header.payload_checksum, checksum) or found
+
+    def is_followed(self, at: int, header: Header, end_sequence: int | None) -> bool:
+        """Whether another record was begun after the one at `at`, here or in a later segment."""
+        if end_sequence is not None:
+            return True
+        following = decode_header(self.read(header.end(at), HEADER_BYTES))
+        return following is not None and (following.generation, following.previous) == (
+            header.generation,
+            header.checksum,
+        )
 
     def is_begun(self, at: int, generation: int, sequence: int) -> bool:
         """Whether a record was begun there: its marker tells, or its number where the marker is damaged."""
@@ -201,24 +239,60 @@ class _SegmentFile:
     def later_record(self, at: int, generation: int, sequence: int) -> Header | None:
         """A good header of the same generation after `at`."""
         sought = marker(generation)
-        for start in range(at + ALIGNMENT, self.length, READ_BYTES):
-            data = self.read(start, READ_BYTES + HEADER_BYTES)
+        for start, end in self._written_from(at + ALIGNMENT):
+            data = self.read(start, end - start)
             place = -1
             while (place := data.find(sought, place + 1)) >= 0:
                 header = decode_header(data[place : place + HEADER_BYTES])
-                if place % ALIGNMENT == 0 and header is not None and header.sequence > sequence:
+                if (start + place) % ALIGNMENT == 0 and header is not None and header.sequence > sequence:
                     return header
         return None
 
+    def _written_from(self, at: int) -> Iterator[tuple[int, int]]:
+        """(first byte, the one after the last) of pieces that may have been written, each of which reaches a
+        header's length into the next: what never was written reads as zeros, slowly."""
+        fd = self._file.fileno()
+        # What the system reads ahead would pass for written, and so would a page of which we read a byte.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        while (at := self._place(at, os.SEEK_DATA)) < self.length:
+            hole = self._place(at, os.SEEK_HOLE)
+            for start in range(at, hole, READ_BYTES):
+                yield start, min(hole, start + READ_BYTES + HEADER_BYTES)
+            at = hole
+
+    def _place(self, at: int, whence: int) -> int:
+        """Where what was written, or a hole in it, begins from `at` on; the length of the file if nowhere."""
+        with self._losses_told(at, self.length - at):
+            try:
+                return os.lseek(self._file.fileno(), at, whence)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return self.length
+                if error.errno == errno.EINVAL:  # the file system does not know of holes
+                    return at if whence == os.SEEK_DATA else self.length
+                raise
+
+
+def _difference(part: str, expected: int, checksum: int) -> str:
+    if checksum == expected:
+        return ""
+    return f"expected a {part} with checksum {expected:016x}, found {checksum:016x}"
+
 
 def _check_end(
-    segment: _SegmentFile, head: SegmentHeader, at: int, sequence: int, end_sequence: int | None, end: str
+    segment: _SegmentFile,
+    at: int,
+    generation: int,
+    sequence: int,
+    end_sequence: int | None,
+    may_lack_pages: bool,
+    end: str,
 ) -> None:
     """Raises LogCorrupt unless the log may end here; `end` is what it ends with."""
     if end_sequence is None:
-        later = segment.later_record(at, head.generation, sequence)
-        if later is None or (head.boot_id != boot_id() and not head.is_synced):
-            if later is not None or segment.is_begun(at, head.generation, sequence):
+        later = segment.later_record(at, generation, sequence)
+        if later is None or may_lack_pages:
+            if later is not None or segment.is_begun(at, generation, sequence):
                 log.warning("%s; the log is cut before it: its process or machine died in it", end)
             return
         follows = f"record {later.sequence} follows"
@@ -231,10 +305,10 @@ def _check_end(
 
 
 def read_payload(found: Found) -> Buffer:
-    """The payload again, checked again. Raises LogCorrupt."""
-    with _SegmentFile(found.path) as segment:
-        payload = segment.read(found.payload_offset, found.header.payload_bytes)
-    checksum = xxhash.xxh3_64_intdigest(payload)
+    """The payload, checked. Raises LogCorrupt."""
+    payload = bytearray(found.header.payload_bytes)
+    with _SegmentFile(found.path) as segment, memoryview(payload) as room:
+        checksum = segment.fill(room, found.payload_offset)
     if checksum != found.header.payload_checksum:
         raise LogCorrupt(
             f"{found.path}: the payload of record {found.header.sequence} at byte {found.payload_offset} is "
