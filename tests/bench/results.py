@@ -1,6 +1,6 @@
 """Benchmarks that were kept, as a page with plots.
 
-    python -m tests.bench.results [links|scale|step|duplex|goodput] [-- OPTIONS OF THAT BENCHMARK]
+    python -m tests.bench.results [links|scale|step|step-base|duplex|goodput] [-- OPTIONS OF THAT BENCHMARK]
 
 Runs the benchmark, keeps its last line in results/ with date, commit and machine, and renders RESULTS.md and
 its plots. Without a name it only renders.
@@ -23,7 +23,9 @@ from tests.plot_style import STYLE
 
 HERE = Path(__file__).parent
 KEPT, PAGE, PLOTS = HERE / "results", HERE / "RESULTS.md", HERE / "plots"
-NAMES = ("links", "step", "duplex", "scale", "goodput")
+NAMES = ("links", "step", "step-base", "duplex", "scale", "goodput")
+MODULES = {"step-base": "step"}
+"""Where the benchmark is not named like what is kept of it."""
 Row = dict[str, Any]
 Run = dict[str, Any]
 
@@ -38,7 +40,8 @@ def kept(name: str) -> Run | None:
 
 def keep(name: str, options: Sequence[str]) -> None:
     """Runs one benchmark; what it prints goes on, and its last line stays."""
-    command = [sys.executable, "-m", f"tests.bench.{name}", *options]
+    module = f"tests.bench.{MODULES.get(name, name)}"
+    command = [sys.executable, "-m", module, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         last = ""
@@ -54,7 +57,7 @@ def keep(name: str, options: Sequence[str]) -> None:
             _git("status", "--porcelain", "--", ":!tests/bench/results", ":!tests/bench/plots")
         ),
         "machine": f"{os.cpu_count()} cores, {_processor()}",
-        "command": " ".join(["python -m", f"tests.bench.{name}", *map(_portable, options)]),
+        "command": " ".join(["python -m", module, *map(_portable, options)]),
     }
     KEPT.mkdir(exist_ok=True)
     text = json.dumps({**told, **json.loads(last)}, indent=1)
@@ -95,6 +98,7 @@ def _lines(runs: dict[str, Run]) -> Iterator[str]:
     sections: dict[str, Callable[[Run], Iterator[str]]] = {
         "links": _of_links,
         "step": _of_step,
+        "step-base": _of_step_base,
         "duplex": _of_duplex,
         "scale": _of_scale,
         "goodput": _of_goodput,
@@ -191,6 +195,22 @@ def _of_step(run: Run) -> Iterator[str]:
         "difference to "
         "an oracle in fp64 once all are warm; in bf16, of weights that are held in bf16."
     )
+    yield from _tables_of_steps(run)
+    yield ""
+    yield "![steps on one machine](plots/step.png)"
+
+
+def _of_step_base(run: Run) -> Iterator[str]:
+    yield "## On one machine, a larger model"
+    yield ""
+    yield from _text(
+        f"The same of {run['model']}, where what a step costs whatever its size counts for little. As many "
+        "systems as fit into the memory of the machine; weights are not compared."
+    )
+    yield from _tables_of_steps(run)
+
+
+def _tables_of_steps(run: Run) -> Iterator[str]:
     tables = sorted({(row["codec"], row["workers"]) for row in run["rows"]})
     for codec, workers in tables:
         rows = [row for row in run["rows"] if (row["codec"], row["workers"]) == (codec, workers)]
@@ -204,6 +224,7 @@ def _of_step(run: Run) -> Iterator[str]:
             "MiB a worker",
             "MiB a shard",
             "error",
+            "speed of all-reduce, our kernel",
         )
         yield from _table(
             names,
@@ -217,12 +238,11 @@ def _of_step(run: Run) -> Iterator[str]:
                     f"{row['rss_worker']:.0f}",
                     f"{row['rss_shard']:.0f}" if row["rss_shard"] else "-",
                     "-" if row["max_error"] is None else f"{row['max_error']:.1e}",
+                    f"{row['faster']:.2f}" if row.get("faster") else "-",
                 )
                 for row in rows
             ),
         )
-    yield ""
-    yield "![steps on one machine](plots/step.png)"
 
 
 def _of_duplex(run: Run) -> Iterator[str]:

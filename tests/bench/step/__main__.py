@@ -152,9 +152,11 @@ def table(given: Given, workers: int, codec: str, options: argparse.Namespace) -
     finally:
         for entry in entries:
             entry.close()
+    base = next((x for x in rows if x["system"] == "allreduce_ours"), None)
     for row, found in zip(rows, errors, strict=True):
         row["max_error"] = found
-        show(row, next((x for x in rows if x["system"] == "allreduce_ours"), row))
+        row["faster"] = None if base is None else ratio(row, base)
+        show(row, base or row)
     return rows
 
 
