@@ -1,10 +1,11 @@
 """What durability costs a step, end to end: two levels, and a step while a checkpoint is written.
 
-    python -m tests.bench.durability [--parameters 27000000] [--shards 1] [--rounds 12] [--dir DIR] [--record]
+    python -m tests.bench.durability [--parameters 27000000] [--shards 1] [--compute 0] [--record]
 
 Real servers under `up`'s supervisor, one NumPy worker for two jobs of the same model, of level `wal` and of
 level `checkpoint`, whose steps take turns. Then steps of the first take turns with and without a checkpoint,
-as many as it takes to be written: all of them, and the one that it begins with, by themselves. Medians of
+as many as it takes to be written: all of them, and the one that it begins with, by themselves. By default a
+step is nothing but pull and push; with --compute it waits in between, as for an accelerator. Medians of
 paired ratios; prints one line of JSON. Time grows with the parameters: 27 million take about three minutes on
 two cores.
 """
@@ -58,8 +59,10 @@ def job_of(level: str) -> Job:
 class Worker:
     """One worker of one job, which makes every step alone."""
 
-    def __init__(self, address: str, level: str, weights: Arrays, gradients: Arrays) -> None:
-        self.job, self._gradients = job_of(level), gradients
+    def __init__(
+        self, address: str, level: str, weights: Arrays, gradients: Arrays, compute_seconds: float = 0.0
+    ) -> None:
+        self.job, self._gradients, self._compute_seconds = job_of(level), gradients, compute_seconds
         self.client = sheepfold.Client(self.job.name, weights, address=address, config=self.job)
 
     def step(self) -> float:
@@ -67,6 +70,7 @@ class Worker:
         began = time.perf_counter()
         lease = self.client.lease()
         assert lease is not None
+        time.sleep(self._compute_seconds)  # on an accelerator: no processor of ours is needed
         counts = self.client.push(self._gradients, samples=1)
         assert counts
         self.client.pull(lease.base_version + 1)
@@ -125,23 +129,29 @@ def arrays(parameters: int, scale: float) -> Arrays:
     }
 
 
-def measure(directory: Path, parameters: int, shards: int, rounds: int) -> dict[str, Any]:
+def measure(directory: Path, given: argparse.Namespace) -> dict[str, Any]:
     config = UpConfig(
-        directory, shard_count=shards, port=0, dashboard_port=0, checkpoint_url=str(directory / "checkpoints")
+        directory,
+        shard_count=given.shards,
+        port=0,
+        dashboard_port=0,
+        checkpoint_url=str(directory / "checkpoints"),
     )
     supervisor = Supervisor(config, threading.Event(), print)
-    weights, gradients = arrays(parameters, 0.05), arrays(parameters, 0.01)
+    weights, gradients = arrays(given.parameters, 0.05), arrays(given.parameters, 0.01)
     supervisor.start()
     try:
         address = supervisor.coordinator.address
-        logged, kept = (Worker(address, level, weights, gradients) for level in ("wal", "checkpoint"))
+        logged, kept = (
+            Worker(address, level, weights, gradients, given.compute) for level in ("wal", "checkpoint")
+        )
         for worker in (logged, kept):
             for _ in range(WARM_UP):
                 worker.step()
-        levels = in_turns(rounds, logged.step, kept.step)
+        levels = in_turns(given.rounds, logged.step, kept.step)
         with Control(address, SAVE_SECONDS) as control:
             saves = Saving(control, logged)
-            saving = in_turns(rounds, saves.step, logged.step)
+            saving = in_turns(given.rounds, saves.step, logged.step)
         for worker in (logged, kept):
             worker.client.close()
     finally:
@@ -149,8 +159,9 @@ def measure(directory: Path, parameters: int, shards: int, rounds: int) -> dict[
     return {
         "bench": "durability",
         "parameters": sum(array.size for array in weights.values()),
-        "shards": shards,
-        "rounds": rounds,
+        "shards": given.shards,
+        "compute_s": given.compute,
+        "rounds": given.rounds,
         "step_wal_s": round(statistics.median(a for a, _ in levels), 4),
         "step_checkpoint_level_s": round(statistics.median(b for _, b in levels), 4),
         "wal_ratio": median_ratio(levels),
@@ -168,11 +179,12 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=27_000_000)
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--compute", type=float, default=0.0, help="seconds of a step without processors")
     parser.add_argument("--dir", type=Path, default=None, help="a folder on the disk to be measured")
     parser.add_argument("--record", action="store_true", help="add the result to tests/faults/RESULTS.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.dir) as folder:
-        line = measure(Path(folder), given.parameters, given.shards, given.rounds)
+        line = measure(Path(folder), given)
     if given.record:
         record(line, max(line["wal_ratio"], line["saving_ratio"]) <= RATIO_MAX)
     print(json.dumps(line))

@@ -114,9 +114,12 @@ def servers(is_secured: bool) -> Iterator[Supervisor]:
 
 
 def load(supervisor: Supervisor, job: Job, rows: int, crowds: list[tuple[int, int]], seconds: float) -> Load:
-    """Crowds of (honest, rogue) threads, a process each; measured once they have all joined and warmed up."""
+    """Crowds of (honest, rogue) threads, a process each; measured once they have all joined and warmed up.
+
+    Workers have processors of their own; those that share the shard's here give way to it.
+    """
     address = supervisor.connection.secret
-    command = [sys.executable, str(CROWD), address, job.to_json(), str(rows)]
+    command = ["nice", "-n", "19", sys.executable, str(CROWD), address, job.to_json(), str(rows)]
     until_end = str(WARM_UP_SECONDS + seconds + 2.0)
     processes = [
         subprocess.Popen(

@@ -198,9 +198,10 @@ def _of_exhaustive(run: Mapping[str, Any]) -> str:
 
 def _of_durability(run: Mapping[str, Any]) -> str:
     return (
-        f"{run['parameters'] / 1e6:.0f} M parameters, {run['shards']} shard: a step {run['step_wal_s']} s at "
-        f"`wal`, {run['wal_ratio']} of one at `checkpoint`; {run['saving_ratio']} while a checkpoint of "
-        f"{run['save_s']} s is written, {run['first_step_ratio']} the step that it begins with"
+        f"{run['parameters'] / 1e6:.0f} M parameters, {run['shards']} shard, a step with "
+        f"{run.get('compute_s', 0.0):g} s of computing {run['step_wal_s']} s at `wal`, {run['wal_ratio']} of "
+        f"one at `checkpoint`; {run['saving_ratio']} while a checkpoint of {run['save_s']} s is written, "
+        f"{run['first_step_ratio']} the step that it begins with"
     )
 
 
