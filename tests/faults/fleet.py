@@ -97,6 +97,8 @@ class KilledFleet:
             is_secured=staging.is_secured,
         )
         self.said: list[str] = []
+        self.last_refusal = ""
+        """Of what was asked of the coordinator, for who reads of a failure."""
         self.supervisor = Supervisor(config, threading.Event(), self.said.append)
         seed = staging.proxies_seed
         self.links = None if seed is None else Links(self.supervisor, seed)
@@ -178,7 +180,8 @@ class KilledFleet:
     def _told(self) -> str:
         logs = sorted(self.directory.glob("*.log")) + sorted((self.directory / "logs").glob("*.log"))
         tails = [f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-12:]) for log in logs]
-        return f"status {self.status()}, said {self.said}\n" + "\n".join(tails)
+        refused = f"last refused: {self.last_refusal or 'nothing'}"
+        return f"{refused}; status {self.status()}, said {self.said}\n" + "\n".join(tails)
 
     def finish(self, may_be_killed: bool = False) -> str:
         """Wait for the workers, who end with the job; the digest. `may_be_killed`: some were, on purpose."""

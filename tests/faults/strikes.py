@@ -11,7 +11,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.faults.failpoints import FAILPOINTS, Failpoint
@@ -249,9 +248,12 @@ class Striker:
 
     def _ask(self, ask: Callable[[Control], object]) -> object:
         """Whoever answers may be the one that dies of it: None."""
-        with suppress(NoAnswer, SheepfoldError), Control(self.fleet.connection) as control:
-            return ask(control)
-        return None
+        try:
+            with Control(self.fleet.connection) as control:
+                return ask(control)
+        except (NoAnswer, SheepfoldError) as error:
+            self.fleet.last_refusal = f"{type(error).__name__}: {error}"
+            return None
 
     def has_ended(self) -> bool:
         return self.fleet.version() == self.fleet.job.stop.steps

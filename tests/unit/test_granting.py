@@ -61,8 +61,28 @@ def test_who_waits_for_room_is_told_which_shard_lacks_it_and_what_helps() -> Non
     desk.leased("a")
     assert desk.lease("b") is None
     told = desk.coordinator.status(desk.now).waiting_for
-    assert "no other slot is leased meanwhile: the staging budget of shard 0 holds 2 contributions" in told
-    assert "raise --staging-bytes or add shards" in told
+    assert "; 1 at a time can have a slot: the staging budget of shard 0 holds 2 contributions" in told
+    assert "add shards, or start shards with --staging-bytes" in told
+
+
+def test_more_workers_than_shards_have_room_for_are_told_once_for_each_number() -> None:
+    """With a step's slots for all of them: else some have nothing to do whatever the room."""
+    desk = Desk(part_slots=3).start("b")
+
+    def told() -> list[str]:
+        return [event.text for event in desk.state.history.events if "contributions" in event.text]
+
+    desk.leased("a")
+    desk.leased("b")
+    assert not told()
+    desk.attach("c")
+    for _ in range(2):
+        desk.lease("c")
+    assert len(told()) == 1
+    assert (
+        "3 workers are attached, 2 at a time can have a slot: the staging budget of shard 0 holds 3"
+        in told()[0]
+    )
 
 
 def test_lack_of_room_is_not_told_where_another_slot_could_be_leased() -> None:

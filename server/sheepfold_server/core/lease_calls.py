@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sheepfold_wire.messages as m
 from sheepfold_server.core.events import Answer, Refuse
 from sheepfold_server.core.granting import Granting
-from sheepfold_server.core.reports import waiting_for
+from sheepfold_server.core.reports import short_room, waiting_for
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_wire.errors import PreconditionError
 
@@ -33,6 +33,8 @@ class LeaseCalls:
         self._waiters: list[_Waiter] = []
         self._due_at = math.inf
         """When the first of them has to be answered, whatever happens until then."""
+        self._lacking_told = 0
+        """The largest number of workers that was said to wait for room on shards."""
 
     def ask(self, caller: int, request: m.LeaseRequest) -> None:
         """Answered by `serve`, at once or when there is work."""
@@ -44,6 +46,7 @@ class LeaseCalls:
             self._s.workers.expect(request.worker, None)
         worker.ends_after(request.ends_heard)
         self._s.chores.went_on(request.worker)
+        self._tell_short_room()
         lost = [a for a in self._s.attempts.of_worker(request.worker) if a.id not in request.holding]
         if lost:  # the reply that gave this lease never arrived
             self._s.outbox.append(
@@ -54,6 +57,22 @@ class LeaseCalls:
         self._waiters = [w for w in self._waiters if w.worker != request.worker or not self._superseded(w)]
         self._waiters.append(_Waiter(caller, request.worker, self._s.now + wait))
         self._due_at = min(self._due_at, self._s.now + wait)
+
+    def _tell_short_room(self) -> None:
+        """If more workers are there than can have a slot at a time, and again when more have to wait: a step
+        takes longer, and nothing else shows it."""
+        state = self._s
+        if state.life is not Life.RUNNING or not state.all_ready():
+            return
+        attached, most = state.workers.attached, state.window() - 1
+        if attached - most <= self._lacking_told:  # so it is in most calls: nobody is counted
+            return
+        workers = len(state.workers)
+        slots = workers if state.job.batch.is_asynchronous else state.batch.slots(state.version)
+        lacking = min(workers, slots) - most
+        if lacking > self._lacking_told:
+            self._lacking_told = lacking
+            state.event("shard", f"{workers} workers are attached, {short_room(state)}")
 
     def _superseded(self, waiter: _Waiter) -> bool:
         """The worker called again: the earlier call is answered, so that nobody waits for nothing."""

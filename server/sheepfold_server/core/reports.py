@@ -13,6 +13,7 @@ from sheepfold_server.core.quotas import said
 from sheepfold_server.core.slot_norms import SlotNorms, slot_norms
 from sheepfold_server.core.state import JobState, Life
 from sheepfold_server.core.steps import OpenStep
+from sheepfold_wire.codecs import Codec
 from sheepfold_wire.ids import NOTHING_LOADED
 from sheepfold_wire.sums import add_in_order
 
@@ -188,19 +189,28 @@ def waiting_for(state: JobState) -> str:
 
 def _room_is_short(state: JobState) -> str:
     """What keeps other slots from being leased meanwhile, if it is the room that shards have; "" if not."""
-    free = sum(
-        1
+    is_free = any(
+        True
         for step in state.steps.values()
         if step.is_wanted()
         for _ in state.attempts.free_slots(step.step, len(step.slots))
     )
-    if not free or state.window() - state.unfolded() > 1:
+    if not is_free or state.window() - state.unfolded() > 1:
         return ""
+    return f"; {short_room(state)}"
+
+
+def short_room(state: JobState) -> str:
+    """How many workers can have a slot at a time, why, and what helps."""
+    assert state.geometry is not None, "slots are leased once the model is known"
+    sharing, workers, codec = state.quotas.sharing, len(state.workers), Codec(state.job.wire.up)
     tightest = min(range(len(state.shards)), key=lambda i: state.shards[i].part_slots)
+    among = "" if sharing == 1 else f", which {sharing} jobs share,"
+    enough = sharing * (workers + 1) * state.geometry.plan.part_bytes(tightest, codec)
     return (
-        f"; no other slot is leased meanwhile: the staging budget of shard {tightest} holds {state.window()} "
-        "contributions of this job, one of them kept for the slot that is due; raise --staging-bytes or "
-        "add shards"
+        f"{state.window() - 1} at a time can have a slot: the staging budget of shard {tightest}{among} "
+        f"holds {state.window()} contributions, one of them for the slot that is due; for all workers add "
+        f"shards, or start shards with --staging-bytes {enough}"
     )
 
 
