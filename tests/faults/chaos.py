@@ -243,7 +243,7 @@ def restore_once(tally: Tally, point: Failpoint, chance: random.Random, director
 
 
 def _restored(fleet: KilledFleet, request: m.RestoreRequest) -> bool:
-    with suppress(NoAnswer, SheepfoldError), Control(fleet.connection) as control:
+    with suppress(NoAnswer, SheepfoldError), Control(fleet.admin) as control:
         control.restore(request)
         return True
     return False

@@ -123,6 +123,11 @@ class KilledFleet:
         return replace(self.supervisor.connection, target=self.supervisor.coordinator.address)
 
     @property
+    def admin(self) -> Connection:
+        """For whoever changes jobs: past all proxies."""
+        return replace(self.supervisor.admin, target=self.supervisor.coordinator.address)
+
+    @property
     def address(self) -> str:
         return self.connection.secret
 

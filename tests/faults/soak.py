@@ -113,7 +113,7 @@ class Soak:
         """Steps that were committed when the job had ended."""
 
         def is_stopped() -> bool:
-            with suppress(NoAnswer, SheepfoldError), Control(self.fleet.connection) as control:
+            with suppress(NoAnswer, SheepfoldError), Control(self.fleet.admin) as control:
                 control.control(m.ControlRequest(self.fleet.job.name, "stop", "soak"))
                 return True
             return False

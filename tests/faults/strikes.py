@@ -249,7 +249,7 @@ class Striker:
     def _ask(self, ask: Callable[[Control], object]) -> object:
         """Whoever answers may be the one that dies of it: None."""
         try:
-            with Control(self.fleet.connection) as control:
+            with Control(self.fleet.admin) as control:
                 return ask(control)
         except (NoAnswer, SheepfoldError) as error:
             self.fleet.last_refusal = f"{type(error).__name__}: {error}"

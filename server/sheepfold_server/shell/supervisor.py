@@ -154,7 +154,7 @@ class Supervisor:
         self.coordinator = self._child("coordinator")
         self.shards = [self._child(f"shard {i}") for i in range(config.shard_count)]
         self.dashboard = self._child("dashboard")
-        self.connection = self._admin = Connection("")
+        self.connection = self.admin = Connection("")
         """For workers, and for administrators; known once it is started."""
         wait = "workers wait"
         self._tended = [
@@ -183,11 +183,11 @@ class Supervisor:
         for child in (*self.shards, self.dashboard):
             child.await_address(self._stopped)
         self.connection = self._connection(Role.WORKER)
-        self._admin = self._connection(Role.ADMIN)
+        self.admin = self._connection(Role.ADMIN)
         self._write_up()
 
     def _write_up(self) -> None:
-        self.directory.write_up(self.facts(), self.connection.secret, self._admin.secret)
+        self.directory.write_up(self.facts(), self.connection.secret, self.admin.secret)
 
     def _make_security(self) -> None:
         if self.config.is_secured:
