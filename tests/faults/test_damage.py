@@ -284,11 +284,12 @@ def test_log_that_the_disk_has_lost_is_an_error_that_names_the_file(
 ) -> None:
     before = prepared("read_log", tmp_path)
     for name in sorted(path.name for path in before.glob("*.log")):
-        with crashing.tried("read_log", before, ("pread64",), "inject=pread64:error=EIO", only=name) as crash:
-            assert crash.system_call == "pread64"
-            assert not crash.acknowledged
-            assert_tells(crash.errors[0], name, "restore the file")
-    with crashing.tried("read_log", before, ("pread64",)) as crash:
+        for call in ("pread64", "preadv2"):
+            with crashing.tried("read_log", before, (call,), f"inject={call}:error=EIO", only=name) as crash:
+                assert crash.system_call == call
+                assert not crash.acknowledged
+                assert_tells(crash.errors[0], name, "restore the file")
+    with crashing.tried("read_log", before, ("pread64", "preadv2")) as crash:
         assert crash.acknowledged == (RECORDS,)
 
 

@@ -34,7 +34,7 @@ from sheepfold_server.storage.checkpoints import CheckpointIndex
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.reading import read_heads, read_log
 from sheepfold_server.storage.log.records import HEADER_BYTES
-from sheepfold_server.storage.log.segment import Found
+from sheepfold_server.storage.log.segment_file import Found
 from sheepfold_wire.control import Control
 from sheepfold_wire.job import Durability
 

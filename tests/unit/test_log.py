@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sheepfold_server.storage.log import log as logs
 from sheepfold_server.storage.log import segment as segments
+from sheepfold_server.storage.log import segment_file
 from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch, RecordNotAppended
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.segment import PAGE_BYTES, read_payload
@@ -229,9 +232,54 @@ def test_record_that_is_cut_is_told_and_room_that_was_never_used_is_not(
     assert "expected a payload with checksum" in caplog.text
 
 
+def test_segment_that_a_restart_would_find_is_the_one_that_records_go_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name was there when the disk failed: a record in the one before would follow nothing then."""
+    log = written(tmp_path, records(3), is_synced=True)
+    with monkeypatch.context() as patch:
+        refused = OSError(errno.EIO, "Input/output error")
+        patch.setattr(logs, "sync_directory", fails(1, segments.sync_directory, refused))
+        with pytest.raises(RecordNotAppended, match="Input/output"):
+            log.append("large", [b"x" * SEGMENT_BYTES])
+        assert log.append("small", [b"y"]) == 3
+    log.append("next")
+    assert read(tmp_path)[3:] == [("small", b"y"), ("next", b"")]
+
+
+@pytest.mark.parametrize("is_synced", [True, False])
+def test_record_that_is_read_is_durable_before_anybody_acts_on_it(
+    is_synced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote it may have died before it was on the disk."""
+    written(tmp_path, records(3), is_synced=is_synced).close()
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    assert read(tmp_path) == records(3)
+    assert synced == ([str(only_segment(tmp_path))] if is_synced else [])
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_file_system_that_knows_no_holes_is_read_whole(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*arguments: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    written(tmp_path, records(3)).close()
+    monkeypatch.setattr(os, "lseek", refuses)
+    monkeypatch.setattr(os, "posix_fadvise", refuses)
+    assert read(tmp_path) == records(3)
+    with only_segment(tmp_path).open("r+b") as file:
+        file.seek(PAGE_BYTES + 20)
+        file.write(b"\0" * 30)
+    with pytest.raises(LogCorrupt, match="follows"):
+        read(tmp_path)
+
+
 def test_room_that_was_never_used_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its end it is looked through for records that must not follow; most of its room is empty."""
-    room = 40 * segments.READ_BYTES
+    room = 40 * segment_file.READ_BYTES
     log = RecordLog(tmp_path, OWNER, room)
     list(log.read())
     for text, payload in records(3):
@@ -325,10 +373,10 @@ def test_forgotten_segment_is_used_again_and_its_old_records_are_not_taken_for_n
     assert [int(text.split()[1]) for text, _ in found] == list(range(85 - len(found), 85))
 
 
-def fails(on: int, real: Callable[..., int], error: OSError) -> Callable[..., int]:
+def fails(on: int, real: Callable[..., object], error: OSError) -> Callable[..., object]:
     calls = 0
 
-    def call(*arguments: object) -> int:
+    def call(*arguments: object) -> object:
         nonlocal calls
         calls += 1
         if calls == on:

@@ -227,8 +227,11 @@ class KernelWork:
         replay = Replay(job.holds_split, job.counts_skips)
         redone = Redone(self, self.log.payload, oldest)
         for record, place in records:
-            for effect in replay.take(record, place):
+            effects = replay.take(record, place)
+            for effect in effects:
                 redone.take(effect)
+            if isinstance(record, StateSaved) and not effects:
+                self.log.check(place)  # the next state that is saved leaves only this one to begin with
         for effect in replay.finish():
             redone.take(effect)
         found = replay.recovered(redone.slices, oldest)

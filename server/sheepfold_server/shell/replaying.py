@@ -28,7 +28,8 @@ from sheepfold_server.storage.checkpoints.export import tensors_of, write_weight
 from sheepfold_server.storage.checkpoints.parts import FLOATS, INTEGERS, WEIGHTS
 from sheepfold_server.storage.checkpoints.tensors import Arrays
 from sheepfold_server.storage.log.reading import Heads, read_heads, read_log
-from sheepfold_server.storage.log.segment import Found, read_payload
+from sheepfold_server.storage.log.segment import read_payload
+from sheepfold_server.storage.log.segment_file import Found
 from sheepfold_wire.digest import Entry, combine_digests
 from sheepfold_wire.errors import BadConfig, JobUnknown, NumericsMismatch, PreconditionError, VersionGone
 from sheepfold_wire.job import job_from_json

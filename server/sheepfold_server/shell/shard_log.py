@@ -7,7 +7,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from sheepfold_server.core.records import InitPart, PreparedSum, ShardRecord, St
 from sheepfold_server.core.replay import Place
 from sheepfold_server.storage.log.log import RecordLog
 from sheepfold_server.storage.log.payload import Payload
-from sheepfold_server.storage.log.segment import Found, read_payload, sync_directory
+from sheepfold_server.storage.log.segment import check_payload, read_payload, sync_directory
+from sheepfold_server.storage.log.segment_file import Found
 from sheepfold_server.storage.log.values import Values
 from sheepfold_wire.frames import Buffer
 
@@ -50,7 +51,11 @@ class PayloadAhead:
         self._writes.append(self._writer.submit(lambda: self._payload.result().write(piece)))
 
     def written(self) -> Payload | None:
-        """Once all that was taken is written; None if the disk did not take it."""
+        """Once all that was taken is written, or was tried; None if the disk did not take it.
+
+        Nothing is on its way to the file any more: what is written there next must stay.
+        """
+        wait(self._writes)
         try:
             for write in self._writes:
                 write.result()
@@ -94,6 +99,10 @@ class ShardLog:
 
     def payload(self, place: Place) -> Buffer:
         return read_payload(self._found[place])
+
+    def check(self, place: Place) -> None:
+        """That payload is as it was written. Raises LogCorrupt."""
+        check_payload(self._found[place])
 
     def end_of_reading(self) -> None:
         self._found.clear()
@@ -177,6 +186,9 @@ class NoLog:
 
     def payload(self, place: Place) -> Buffer:
         raise LookupError(f"record {place} of a log that keeps nothing")
+
+    def check(self, place: Place) -> None:
+        raise LookupError(f"nothing is at {place}: there is no log")
 
     def end_of_reading(self) -> None:
         pass

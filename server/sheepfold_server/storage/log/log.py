@@ -14,7 +14,6 @@ from sheepfold_server.storage.log.records import encode_header, payload_at, reco
 from sheepfold_server.storage.log.segment import (
     FORMAT,
     PAGE_BYTES,
-    Found,
     SegmentHeader,
     boot_id,
     create,
@@ -22,7 +21,9 @@ from sheepfold_server.storage.log.segment import (
     make_directory,
     new_generation,
     sync_directory,
+    sync_file,
 )
+from sheepfold_server.storage.log.segment_file import Found
 from sheepfold_wire.frames import Buffer
 
 SPARES_MAX = 8
@@ -77,6 +78,9 @@ class RecordLog:
         for found in read_log(heads):
             yield found
             self._sequence, self._previous = found.header.sequence + 1, found.header.checksum
+        for path, head in heads[-1:]:
+            if head.is_synced:  # but for the last record, if its process died before that
+                sync_file(path)
         self._is_read = True
 
     def read_back(self) -> Iterator[Found]:
@@ -166,11 +170,15 @@ class RecordLog:
             write(fd, encode_page(page), 0)
             os.fsync(fd)
             fresh.rename(path)
+        except OSError:
+            os.close(fd)
+            raise
+        self.close()  # whatever happens: a restart would take the new one for what follows
+        try:
             sync_directory(self.directory)
         except OSError:
             os.close(fd)
             raise
-        self.close()
         self._fd, self._at, self._generation = fd, PAGE_BYTES, generation
         self._is_segment_synced = self.is_synced
         self._segments.append(_Segment(path, number, self._sequence, os.fstat(fd).st_size))

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sheepfold_server.storage.log.errors import LogCorrupt, LogMismatch
-from sheepfold_server.storage.log.segment import Found, SegmentHeader, read_page, read_records
+from sheepfold_server.storage.log.segment import SegmentHeader, read_page, read_records
+from sheepfold_server.storage.log.segment_file import Found
 
 SUFFIX = ".log"
 
