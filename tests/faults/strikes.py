@@ -25,8 +25,8 @@ from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.manifest import Manifest, TensorSpec
 
 STOP_SECONDS_MAX = 4.0
-HIT_SECONDS = 20.0
-"""After which a failpoint that was not reached is given up for now."""
+HIT_SECONDS, START_SECONDS = 20.0, 60.0
+"""After which a failpoint that was not reached is given up for now; workers that start import torch first."""
 KILLS = ("shard", "coordinator", "worker", "everything")
 STOPS = ("stopped worker", "stopped shard", "stopped coordinator")
 SPARE = "spare"
@@ -154,7 +154,7 @@ class Striker:
     def fire(self, point: Failpoint) -> bool:
         """Have a process die there; False if none came by in time. Returns as `kill`."""
         self.fleet.armed.arm(point)
-        end = time.monotonic() + HIT_SECONDS
+        end = time.monotonic() + (START_SECONDS if point.needs == "start" else HIT_SECONDS)
         self._lead_to(point)
 
         def is_over() -> bool:
