@@ -81,6 +81,8 @@ class Staging:
     is_secured: bool = False
     shares_memory: bool = True
     """Whether payloads may go through memory, past the proxies."""
+    steps_per_second_max: float | None = None
+    """The quota of every job."""
 
 
 class KilledFleet:
@@ -111,6 +113,8 @@ class KilledFleet:
     def command_of(self, command: list[str]) -> list[str]:
         """What a role is started with, by way of proxies and failpoints."""
         python, *module, role = command[:4]
+        if role == "coordinator" and self.staging.steps_per_second_max is not None:
+            command = [*command, "--quota", f"steps_per_second={self.staging.steps_per_second_max}"]
         if self.links is not None and role == "shard":
             command = self.links.led(command)
         if self.staging.has_failpoints and module == ["-m", "sheepfold_server"]:

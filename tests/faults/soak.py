@@ -34,6 +34,8 @@ from sheepfold_wire.errors import SheepfoldError
 from sheepfold_wire.job import Job
 
 FAULT_SECONDS, SAMPLE_SECONDS = 30.0, 2.0
+STEPS_PER_SECOND_MAX = 3.0
+"""The undisturbed run makes all of these steps again, and must not take as long as the soak."""
 WARM_UP = 0.4
 """Of the time: histories of bounded length fill, allocators find their size."""
 GROWTH_MAX = {"rss_mb": 8.0, "descriptors": 3.0, "threads": 3.0}
@@ -126,9 +128,10 @@ class Soak:
 def measure(minutes: float, seed: int) -> tuple[dict[str, Any], bool]:
     """(what was found, whether it is red)."""
     job, chance = job_of(), random.Random(seed)
+    staging = Staging(proxies_seed=seed, shares_memory=False, steps_per_second_max=STEPS_PER_SECOND_MAX)
     with (
         tempfile.TemporaryDirectory() as directory,
-        killed_fleet(Path(directory), job, 2, Staging(proxies_seed=seed, shares_memory=False)) as fleet,
+        killed_fleet(Path(directory), job, 2, staging) as fleet,
     ):
         fleet.until(lambda: fleet.version() >= 0, "version 0")
         soak, began = Soak(fleet, chance), time.monotonic()

@@ -206,7 +206,7 @@ def test_version_0_is_loaded_also_while_the_job_is_paused() -> None:
     desk = Desk().open()
     desk.stage(desk.leased("a"))
     desk.from_shard(0, m.Applied("j", -1, ()))
-    desk.from_shard(0, m.ShardFailed("j", desk.state.term, "disk"))
+    desk.from_shard(0, m.ShardFailed("j", "disk", desk.state.term))
     desk.from_shard(1, m.Applied("j", -1, ()))
     assert (desk.state.life, desk.state.version) == (Life.PAUSED, 0)
 
@@ -511,15 +511,15 @@ def test_stop_leaves_the_learning_rate_alone() -> None:
 
 def test_job_paused_before_its_start_resumes_where_it_stood() -> None:
     desk = Desk().open()
-    desk.from_shard(0, m.ShardFailed("j", desk.state.term, "disk"))
+    desk.from_shard(0, m.ShardFailed("j", "disk", desk.state.term))
     assert control(desk, "resume") == "initialising"
 
 
 def test_failure_told_in_an_earlier_term_pauses_nothing() -> None:
     desk = Desk().start()
-    desk.from_shard(0, m.ShardFailed("j", desk.state.term - 1, "disk"))
+    desk.from_shard(0, m.ShardFailed("j", "disk", desk.state.term - 1))
     assert desk.state.life is Life.RUNNING
-    desk.from_shard(0, m.ShardFailed("j", desk.state.term, "disk"))
+    desk.from_shard(0, m.ShardFailed("j", "disk", desk.state.term))
     assert (desk.state.life, desk.state.why) == (Life.PAUSED, "shard 0: disk")
 
 
@@ -583,7 +583,7 @@ def test_ended_job_is_not_paused() -> None:
     desk = Desk(job_of(slots=1, stop={"steps": 1})).start()
     desk.stage(desk.leased("a"))
     desk.finish(0)
-    desk.from_shard(0, m.ShardFailed("j", desk.state.term, "disk"))
+    desk.from_shard(0, m.ShardFailed("j", "disk", desk.state.term))
     assert desk.state.life is Life.ENDED
 
 

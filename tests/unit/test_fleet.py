@@ -81,9 +81,9 @@ def test_report_of_a_replaced_link_is_not_heard() -> None:
 
     first = fleet.link_up(hello(0, shard_count=1), old)
     fleet.link_up(hello(0, shard_count=1, incarnation=first.incarnation), new)
-    fleet.report(0, m.ShardFailed("small", fleet.status("small").term, "old news"), old)
+    fleet.report(0, m.ShardFailed("small", "old news", fleet.status("small").term), old)
     assert "old news" not in fleet.status("small").why
-    fleet.report(0, m.ShardFailed("small", fleet.status("small").term, "news"), new)
+    fleet.report(0, m.ShardFailed("small", "news", fleet.status("small").term), new)
     assert "news" in fleet.status("small").why
 
 

@@ -324,8 +324,8 @@ class ShardFailed:
     """The shard cannot go on with the job; `why` is one sentence for the operator."""
 
     job: str
-    term: int
     why: str
+    term: int
 
 
 ShardReport = (

@@ -173,7 +173,7 @@ class Shard:
         if self.version > NOTHING_LOADED:
             self._report_applied()
         elif not self._parts.is_staged_init(command.attempt):
-            self._report(m.ShardFailed(self.job.job, self.job.term, "the initial weights it had are lost"))
+            self._report(m.ShardFailed(self.job.job, "the initial weights it had are lost", self.job.term))
         elif not self._is_loading:
             self._is_loading = True
             self._out += [e.AppendNote(command), e.LoadState(command.attempt)]
@@ -202,7 +202,7 @@ class Shard:
         self._folding.fold_ready(found)
 
     def _halt(self, why: str) -> None:
-        self._report(m.ShardFailed(self.job.job, self.job.term, why))
+        self._report(m.ShardFailed(self.job.job, why, self.job.term))
         self._out.append(e.Halt(why))
 
     def _on_close(self, command: m.Close) -> None:

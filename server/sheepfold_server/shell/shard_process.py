@@ -235,7 +235,7 @@ class ShardProcess:
     def _tell_failure(self, command: m.OpenJob, why: str) -> None:
         """Of a lineage that has ended it would pause the job of that name that is there now."""
         if self._is_wanted(command):
-            self._send(m.ShardFailed(command.job, command.term, why))
+            self._send(m.ShardFailed(command.job, why, command.term))
 
     def _open(self, command: m.OpenJob) -> ShardActor:
         opened = OpenedJob.of(command, self.config.shard)
