@@ -12,6 +12,7 @@ import torch
 from tests.bench.goodput.account import Account, Told, account, kills, quantile
 from tests.bench.goodput.system import Fleet, ProgressFile, children
 from tests.bench.goodput.training import COLUMNS, RATE, ROWS, Progress, Training
+from tests.integration.harness import until
 from tests.oracle.lamb_float64 import Lamb
 
 
@@ -124,11 +125,12 @@ def test_worker_that_was_killed_is_replaced_and_no_other(tmp_path: Path) -> None
     waiting = [sys.executable, "-c", "import sys; open(sys.argv[1]).read()", str(never)]
     fleet = Fleet(lambda number: waiting, 3, tmp_path / "log")
     try:
+        # One that has just been started has no command line for a moment.
+        until(lambda: len(children(os.getpid(), str(never))) == 3, "three workers")
         before = children(os.getpid(), str(never))
-        assert len(before) == 3
         fleet.kill(0.5)
+        until(lambda: len(children(os.getpid(), str(never))) == 3, "three workers again")
         after = children(os.getpid(), str(never))
-        assert len(after) == 3
         assert set(before) - set(after) == {before[1]}
     finally:
         fleet.close()
